@@ -1,0 +1,65 @@
+"""Uncertainty scores: larger means less certain."""
+
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.distributions import Distribution
+
+__all__ = ["SCORES", "nearest_cosine", "posterior_scores", "severity_correlation", "shift_auroc"]
+
+#: What each score is, the library's own first.
+SCORES = {
+    "spread": "1 - |E z|, the spread of the posterior over the sphere",
+    "log_det_k": "log det K, the paper's score; it changes with the joint scale of (mu, K), "
+    "which the posterior does not",
+    "nearest_cosine": "1 - largest cosine to a training embedding (needs no posterior)",
+    "max_probability": "1 - largest probability of the linear probe (needs labels)",
+}
+
+
+def posterior_scores(posterior: Distribution, num_samples: int = 256) -> dict[str, Tensor]:
+    """Return what a posterior says of its own uncertainty.
+
+    Args:
+        posterior: Distribution over the sphere, of batch shape `(N,)`.
+        num_samples: Number of samples for `1 - |E z|`.
+
+    Returns:
+        Scores by name, each of shape `(N,)`; none for a point.
+    """
+    if not getattr(posterior, "has_rsample", False) or type(posterior).__name__ == "Delta":
+        return {}
+    spread = 1 - posterior.rsample((num_samples,)).mean(0).norm(dim=-1)
+    scores = {"spread": spread}
+    if hasattr(posterior, "scale"):
+        scores["log_det_k"] = 2 * posterior.scale.log().sum(-1)
+    return scores
+
+
+def nearest_cosine(embedding: Tensor, train: Tensor, block: int = 4096) -> Tensor:
+    """Return `1 - max_j z_i . t_j`, the distance of embeddings `(N, d)` to a training set.
+
+    Args:
+        embedding: Unit vectors, shape `(N, d)`.
+        train: Unit vectors of the training set, shape `(M, d)`.
+        block: Number of embeddings compared at a time.
+    """
+    parts = [1 - (part @ train.T).amax(-1) for part in embedding.split(block)]
+    return torch.cat(parts)
+
+
+def shift_auroc(familiar: Tensor, unfamiliar: Tensor) -> float:
+    """Return the probability that an unfamiliar input's score exceeds a familiar one's."""
+    is_unfamiliar = torch.cat([torch.zeros(len(familiar)), torch.ones(len(unfamiliar))])
+    return float(roc_auc_score(is_unfamiliar, torch.cat([familiar, unfamiliar])))
+
+
+def severity_correlation(scores: dict[int, Tensor]) -> float:
+    """Return Spearman's rank correlation of the score with the severity, over all images.
+
+    Args:
+        scores: Scores of the same images at each severity, each of shape `(N,)`.
+    """
+    severity = torch.cat([torch.full((len(s),), level) for level, s in scores.items()])
+    return float(spearmanr(severity, torch.cat(list(scores.values()))).statistic)

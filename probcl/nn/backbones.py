@@ -1,0 +1,40 @@
+"""Encoders: images to features."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["ConvNet"]
+
+
+class ConvNet(nn.Module):
+    """Small convolutional network for small images.
+
+    One 3x3 convolution, batch normalisation and ReLU for each width, the resolution halved
+    between them, and a global average at the end. The number of input channels is taken from
+    the first batch.
+
+    Args:
+        widths: Channels of each layer; the last is the number of features.
+
+    Example:
+        >>> ConvNet(widths=(8, 16))(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            if index:
+                layers.append(nn.MaxPool2d(2))
+            layers += [
+                nn.LazyConv2d(width, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(N, channels, height, width)` to features `(N, widths[-1])`."""
+        return self.layers(images)

@@ -1,0 +1,135 @@
+"""Data modules: batches of augmented views for training, of plain images for evaluation."""
+
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from probcl.data import ImageArrays, RandomAffine, load_digits, read_arrays
+
+__all__ = ["Arrays", "Batch", "Digits", "ImageData"]
+
+
+class Batch(NamedTuple):
+    """Images of shape `(V, B, channels, height, width)` with labels and rows `(B,)`."""
+
+    views: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class ImageData(LightningDataModule):
+    """Labelled images in memory, augmented on the device a whole batch at a time.
+
+    Args:
+        train: Images to train on.
+        test: Images to evaluate on.
+        augmentation: Batch of images in [0, 1] to a batch of views; by default
+            `RandomAffine()`.
+        batch_size: Images in a batch; each gives `views` views.
+        views: Views of each image in training.
+    """
+
+    def __init__(
+        self,
+        train: ImageArrays,
+        test: ImageArrays,
+        augmentation: nn.Module | None = None,
+        batch_size: int = 256,
+        views: int = 2,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
+        if len(train) < batch_size:
+            raise ValueError(
+                f"batch_size is {batch_size}, but the data set has {len(train)} training images: "
+                f"set --data.batch_size to {len(train)} or less."
+            )
+        if views < 2:
+            raise ValueError(f"views must be at least 2, got {views}.")
+        self.train = train
+        self.test = test
+        self.augmentation = RandomAffine() if augmentation is None else augmentation
+        self.batch_size = batch_size
+        self.views = views
+
+    @property
+    def example(self) -> Tensor:
+        """Return one training image as a batch, from which lazy layers take their sizes."""
+        return _as_float(self.train.images[:1])
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled batches of full size: a contrastive loss depends on the batch's."""
+        return self._loader(self.train, shuffle=True, drop_last=True)
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """Return the training set, from which evaluation learns its probe, and the test set."""
+        return [self._loader(self.train), self._loader(self.test)]
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """Return the training set and the test set."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
+    ) -> Batch:
+        """Make views on the device: augmented ones in training, else the image itself."""
+        images, labels, index = batch
+        images = _as_float(images)
+        if self.trainer is not None and self.trainer.training:
+            views = torch.stack([self.augmentation(images) for _ in range(self.views)])
+        else:
+            views = images.unsqueeze(0)
+        return Batch(views, labels, index)
+
+    def _loader(self, data: ImageArrays, **options: bool) -> DataLoader:
+        return DataLoader(data, batch_size=self.batch_size, collate_fn=_identity, **options)
+
+
+class Digits(ImageData):
+    """Scikit-learn's 8x8 handwritten digits, 1,437 to train and 360 to test.
+
+    Args:
+        augmentation: Batch of images to a batch of views; by default `RandomAffine()`.
+        batch_size: Images in a batch; each gives `views` views.
+        views: Views of each image in training.
+    """
+
+    def __init__(
+        self, augmentation: nn.Module | None = None, batch_size: int = 256, views: int = 2
+    ) -> None:
+        super().__init__(*load_digits(), augmentation, batch_size, views)
+
+
+class Arrays(ImageData):
+    """Images and labels from an `.npz` file.
+
+    Args:
+        path: File with `train_images`, `train_labels`, `test_images` and `test_labels`: images
+            `(N, channels, height, width)`, integers in 0..255 or floats in [0, 1]; labels
+            `(N,)`, integers.
+        augmentation: Batch of images to a batch of views; by default `RandomAffine()`.
+        batch_size: Images in a batch; each gives `views` views.
+        views: Views of each image in training.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        augmentation: nn.Module | None = None,
+        batch_size: int = 256,
+        views: int = 2,
+    ) -> None:
+        super().__init__(*read_arrays(path), augmentation, batch_size, views)
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def _identity(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pass on a batch that the data set has already put together."""
+    return batch

@@ -1,0 +1,136 @@
+"""The LightningModule that trains any program by its evidence lower bound."""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
+from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation.uncertainty import posterior_scores
+from probcl.infer import ContrastiveELBO
+from probcl.infer.contrastive_elbo import KL
+from probcl.programs import Program
+from probcl.programs.program import mean_direction
+from probcl.training.data import Batch
+
+__all__ = ["ContrastiveModule"]
+
+
+class ContrastiveModule(LightningModule):
+    """Train a program by `ContrastiveELBO` with one optimizer and a cosine learning rate.
+
+    Args:
+        program: The model, guide and encoder.
+        kl: How the ELBO estimates the KL of the posterior, as `ContrastiveELBO` takes it.
+        optimizer: Parameters to an optimizer.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        kl: KL = "gaussian_bound",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+    ) -> None:
+        super().__init__()
+        self.program = program
+        self.objective = ContrastiveELBO(kl)(program.model, program.guide)
+        self.optimizer = optimizer
+        self.evaluation: Evaluation | None = None
+        self._collected: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
+        self._started = 0.0
+
+    def setup(self, stage: str) -> None:
+        """Run one image through the program, from which lazy layers take their sizes."""
+        training = self.training
+        with torch.no_grad():
+            self.eval().program.posterior(self.trainer.datamodule.example)
+        self.train(training)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimizer, its learning rate falling to zero along half a cosine."""
+        optimizer = self.optimizer(self.program.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        """Start the clock of the training."""
+        self._started = time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, and log it with each of its terms."""
+        terms = self.objective.terms(batch.views, batch.labels)
+        loss = torch.stack(list(terms.values())).sum()
+        if batch_idx % self.trainer.log_every_n_steps == 0 and not loss.isfinite():
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            raise ValueError(
+                f"the loss is not finite in epoch {self.current_epoch} ({values}): lower the "
+                "learning rate or raise the temperature."
+            )
+        self.log_dict(
+            {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()},
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch.labels),
+        )
+        return loss
+
+    def on_test_start(self) -> None:
+        """Forget what an earlier evaluation collected."""
+        self._collected.clear()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Embed a batch of the training set (loader 0), or of the test set and its changes."""
+        if dataloader_idx == 0:
+            self._collected["train", 0].append(self.describe(batch))
+            return
+        self._collected["test", 0].append(self.describe(batch))
+        images = batch.views[0]
+        for name, corrupt in CORRUPTIONS.items():
+            for severity in SEVERITIES:
+                changed = batch._replace(views=corrupt(images, severity)[None])
+                self._collected[name, severity].append(self.describe(changed))
+        for name, change in UNFAMILIAR.items():
+            changed = batch._replace(views=change(images)[None])
+            self._collected[f"unfamiliar {name}", 0].append(self.describe(changed))
+
+    def on_test_epoch_end(self) -> None:
+        """Evaluate what was collected; `evaluation` holds the result."""
+        sets = {key: Embeddings.concatenate(parts) for key, parts in self._collected.items()}
+        self.evaluation = evaluate(
+            sets["train", 0],
+            sets["test", 0],
+            {name: {s: sets[name, s] for s in SEVERITIES} for name in CORRUPTIONS},
+            {name: sets[f"unfamiliar {name}", 0] for name in UNFAMILIAR},
+        )
+        self._collected.clear()
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Embeddings:
+        """Return the embeddings of a batch."""
+        return self.describe(batch)
+
+    def describe(self, batch: Batch) -> Embeddings:
+        """Return the embeddings of the first view of a batch, and what the posterior says."""
+        features = self.program.encoder(batch.views[0])
+        posterior = self.program.posterior_from_features(features)
+        return Embeddings(
+            embedding=mean_direction(posterior),
+            features=features,
+            labels=batch.labels,
+            index=batch.index,
+            parameters={
+                name: getattr(posterior, name)
+                for name in posterior.arg_constraints
+                if name in posterior.__dict__
+            },
+            scores=posterior_scores(posterior),
+        )
