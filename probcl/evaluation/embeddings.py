@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ __all__ = ["Embeddings"]
 
 @dataclass
 class Embeddings:
-    """Embeddings of `N` images, with what their posteriors say.
+    """Embeddings of `N` images, with what their posteriors say, in float32 on the CPU.
 
     Args:
         embedding: Mean directions, shape `(N, d)`.
@@ -29,17 +30,27 @@ class Embeddings:
     parameters: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            setattr(self, f.name, _moved(getattr(self, f.name)))
+
     def __len__(self) -> int:
         return len(self.embedding)
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
-        """Join batches into one set, in float32 on the CPU."""
+        """Join the embeddings of batches into one set."""
+        return cls(**{f.name: _joined([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
-        def join(values: list) -> Tensor | dict[str, Tensor]:
-            if isinstance(values[0], dict):
-                return {name: join([value[name] for value in values]) for name in values[0]}
-            joined = torch.cat(values).cpu()
-            return joined.float() if joined.is_floating_point() else joined
 
-        return cls(**{f.name: join([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+def _moved(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _moved(entry) for name, entry in value.items()}
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value
+
+
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {name: _joined([value[name] for value in values]) for name in values[0]}
+    return torch.cat(values)

@@ -16,6 +16,7 @@ from probcl.evaluation.quality import (
     singular_spectrum,
 )
 from probcl.evaluation.uncertainty import (
+    LIBRARY_SCORE,
     SCORES,
     nearest_cosine,
     severity_correlation,
@@ -27,22 +28,38 @@ __all__ = ["Evaluation", "evaluate"]
 
 @dataclass
 class Evaluation:
-    """Metrics of an encoder, and the arrays behind the report's pictures.
+    """What was measured of an encoder, and the arrays behind the report's pictures.
 
     Args:
-        metrics: Numbers by name. The name of the score is added to an uncertainty metric,
-            as in `unc/auroc_inverted/log_det_k`; without it, the score is the library's own.
+        quality: Accuracy, calibration and collapse, by name.
+        uncertainty: For each score, how well it answers each question: `auroc_NAME`, whether
+            it tells unfamiliar inputs from the test set; `spearman_NAME`, its rank correlation
+            with the severity of a corruption.
         test: Embeddings of the test set, with every score.
         probabilities: Class probabilities of the linear probe on the test set, `(N, C)`.
         spectrum: Singular values of the test embeddings.
         by_severity: Scores by corruption, score and severity (0: clean), each of shape `(N,)`.
     """
 
-    metrics: dict[str, float]
+    quality: dict[str, float]
+    uncertainty: dict[str, dict[str, float]]
     test: Embeddings
     probabilities: Tensor
     spectrum: Tensor
     by_severity: dict[str, dict[str, dict[int, Tensor]]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All numbers by name.
+
+        The library's own score gives `unc/auroc_inverted`, any other one its name as well:
+        `unc/auroc_inverted/log_det_k`.
+        """
+        flat = dict(self.quality)
+        for score, answers in self.uncertainty.items():
+            suffix = "" if score == LIBRARY_SCORE else f"/{score}"
+            flat |= {f"unc/{question}{suffix}": value for question, value in answers.items()}
+        return flat
 
 
 def evaluate(
@@ -64,7 +81,7 @@ def evaluate(
     predicted = probabilities.argmax(-1)
     neighbours = k_nearest_neighbours(train.embedding, train.labels, test.embedding)
     spectrum = singular_spectrum(test.embedding)
-    metrics = {
+    quality = {
         "probe/top1": accuracy(predicted, test.labels),
         "knn/top1": accuracy(neighbours, test.labels),
         "cal/ece": calibration_error(probabilities, test.labels),
@@ -72,15 +89,26 @@ def evaluate(
     }
     for part in (test, *unfamiliar.values(), *(e for c in corrupted.values() for e in c.values())):
         _add_baseline_scores(part, train, probe)
-    metrics |= _uncertainty_metrics(test, corrupted, unfamiliar)
+    scores = [score for score in SCORES if score in test.scores]
     by_severity = {
         corruption: {
             score: {0: test.scores[score]} | {s: e.scores[score] for s, e in levels.items()}
-            for score in test.scores
+            for score in scores
         }
         for corruption, levels in corrupted.items()
     }
-    return Evaluation(metrics, test, probabilities, spectrum, by_severity)
+    uncertainty = {
+        score: {
+            f"auroc_{name}": shift_auroc(test.scores[score], part.scores[score])
+            for name, part in unfamiliar.items()
+        }
+        | {
+            f"spearman_{name}": severity_correlation(by_score[score])
+            for name, by_score in by_severity.items()
+        }
+        for score in scores
+    }
+    return Evaluation(quality, uncertainty, test, probabilities, spectrum, by_severity)
 
 
 def _probabilities(probe: Pipeline, part: Embeddings) -> Tensor:
@@ -94,20 +122,3 @@ def _probabilities(probe: Pipeline, part: Embeddings) -> Tensor:
 def _add_baseline_scores(part: Embeddings, train: Embeddings, probe: Pipeline) -> None:
     part.scores["nearest_cosine"] = nearest_cosine(part.embedding, train.embedding)
     part.scores["max_probability"] = 1 - _probabilities(probe, part).amax(-1)
-
-
-def _uncertainty_metrics(
-    test: Embeddings,
-    corrupted: dict[str, dict[int, Embeddings]],
-    unfamiliar: dict[str, Embeddings],
-) -> dict[str, float]:
-    metrics = {}
-    for score in (name for name in SCORES if name in test.scores):
-        suffix = "" if score == next(iter(SCORES)) else f"/{score}"
-        clean = test.scores[score]
-        for name, part in unfamiliar.items():
-            metrics[f"unc/auroc_{name}{suffix}"] = shift_auroc(clean, part.scores[score])
-        for name, levels in corrupted.items():
-            by_level = {0: clean} | {level: e.scores[score] for level, e in levels.items()}
-            metrics[f"unc/spearman_{name}{suffix}"] = severity_correlation(by_level)
-    return metrics

@@ -6,9 +6,19 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["SCORES", "nearest_cosine", "posterior_scores", "severity_correlation", "shift_auroc"]
+__all__ = [
+    "LIBRARY_SCORE",
+    "SCORES", 
+    "nearest_cosine",
+    "posterior_scores",
+    "severity_correlation",
+    "shift_auroc",
+]
 
-#: What each score is, the library's own first.
+#: The posterior's own score, free of the joint scale of its parameters.
+LIBRARY_SCORE = "spread"
+
+#: What each score is.
 SCORES = {
     "spread": "1 - |E z|, the spread of the posterior over the sphere",
     "log_det_k": "log det K, the paper's score; it changes with the joint scale of (mu, K), "

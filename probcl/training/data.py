@@ -1,5 +1,6 @@
 """Data modules: batches of augmented views for training, of plain images for evaluation."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from probcl.data import ImageArrays, RandomAffine, load_digits, read_arrays
+from probcl.data import (
+    ImageArrays,
+    RandomAffine,
+    RandomContrast,
+    RandomNoise,
+    load_digits,
+    read_arrays,
+)
 
 __all__ = ["Arrays", "Batch", "Digits", "ImageData"]
 
@@ -26,8 +34,8 @@ class ImageData(LightningDataModule):
     Args:
         train: Images to train on.
         test: Images to evaluate on.
-        augmentation: Batch of images in [0, 1] to a batch of views; by default
-            `RandomAffine()`.
+        augmentations: Modules that turn a batch of images in [0, 1] into a batch of views, one
+            after the other; by default `RandomAffine`, `RandomContrast` and `RandomNoise`.
         batch_size: Images in a batch; each gives `views` views.
         views: Views of each image in training.
     """
@@ -36,7 +44,7 @@ class ImageData(LightningDataModule):
         self,
         train: ImageArrays,
         test: ImageArrays,
-        augmentation: nn.Module | None = None,
+        augmentations: Sequence[nn.Module] | None = None,
         batch_size: int = 256,
         views: int = 2,
     ) -> None:
@@ -52,7 +60,9 @@ class ImageData(LightningDataModule):
             raise ValueError(f"views must be at least 2, got {views}.")
         self.train = train
         self.test = test
-        self.augmentation = RandomAffine() if augmentation is None else augmentation
+        if augmentations is None:
+            augmentations = (RandomAffine(), RandomContrast(), RandomNoise())
+        self.augment = nn.Sequential(*augmentations)
         self.batch_size = batch_size
         self.views = views
 
@@ -80,7 +90,7 @@ class ImageData(LightningDataModule):
         images, labels, index = batch
         images = _as_float(images)
         if self.trainer is not None and self.trainer.training:
-            views = torch.stack([self.augmentation(images) for _ in range(self.views)])
+            views = torch.stack([self.augment(images) for _ in range(self.views)])
         else:
             views = images.unsqueeze(0)
         return Batch(views, labels, index)
@@ -93,15 +103,15 @@ class Digits(ImageData):
     """Scikit-learn's 8x8 handwritten digits, 1,437 to train and 360 to test.
 
     Args:
-        augmentation: Batch of images to a batch of views; by default `RandomAffine()`.
+        augmentations: As for `ImageData`.
         batch_size: Images in a batch; each gives `views` views.
         views: Views of each image in training.
     """
 
     def __init__(
-        self, augmentation: nn.Module | None = None, batch_size: int = 256, views: int = 2
+        self, augmentations: Sequence[nn.Module] | None = None, batch_size: int = 256, views: int = 2
     ) -> None:
-        super().__init__(*load_digits(), augmentation, batch_size, views)
+        super().__init__(*load_digits(), augmentations, batch_size, views)
 
 
 class Arrays(ImageData):
@@ -111,7 +121,7 @@ class Arrays(ImageData):
         path: File with `train_images`, `train_labels`, `test_images` and `test_labels`: images
             `(N, channels, height, width)`, integers in 0..255 or floats in [0, 1]; labels
             `(N,)`, integers.
-        augmentation: Batch of images to a batch of views; by default `RandomAffine()`.
+        augmentations: As for `ImageData`.
         batch_size: Images in a batch; each gives `views` views.
         views: Views of each image in training.
     """
@@ -119,11 +129,11 @@ class Arrays(ImageData):
     def __init__(
         self,
         path: str,
-        augmentation: nn.Module | None = None,
+        augmentations: Sequence[nn.Module] | None = None,
         batch_size: int = 256,
         views: int = 2,
     ) -> None:
-        super().__init__(*read_arrays(path), augmentation, batch_size, views)
+        super().__init__(*read_arrays(path), augmentations, batch_size, views)
 
 
 def _as_float(images: Tensor) -> Tensor:

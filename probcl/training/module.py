@@ -24,6 +24,9 @@ __all__ = ["ContrastiveModule"]
 class ContrastiveModule(LightningModule):
     """Train a program by `ContrastiveELBO` with one optimizer and a cosine learning rate.
 
+    After `Trainer.test`, `evaluation` holds what was measured; `seconds` holds how long training
+    and evaluation took.
+
     Args:
         program: The model, guide and encoder.
         kl: How the ELBO estimates the KL of the posterior, as `ContrastiveELBO` takes it.
@@ -34,13 +37,14 @@ class ContrastiveModule(LightningModule):
         self,
         program: Program,
         kl: KL = "gaussian_bound",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
     ) -> None:
         super().__init__()
         self.program = program
         self.objective = ContrastiveELBO(kl)(program.model, program.guide)
         self.optimizer = optimizer
         self.evaluation: Evaluation | None = None
+        self.seconds: dict[str, float] = {}
         self._collected: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
         self._started = 0.0
 
@@ -65,6 +69,10 @@ class ContrastiveModule(LightningModule):
         """Start the clock of the training."""
         self._started = time.perf_counter()
 
+    def on_fit_end(self) -> None:
+        """Note the seconds that the training took."""
+        self.seconds["time/fit_s"] = time.perf_counter() - self._started
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with each of its terms."""
         terms = self.objective.terms(batch.views, batch.labels)
@@ -85,7 +93,8 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def on_test_start(self) -> None:
-        """Forget what an earlier evaluation collected."""
+        """Start the clock of the evaluation, and forget what an earlier one collected."""
+        self._started = time.perf_counter()
         self._collected.clear()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -113,6 +122,7 @@ class ContrastiveModule(LightningModule):
             {name: sets[f"unfamiliar {name}", 0] for name in UNFAMILIAR},
         )
         self._collected.clear()
+        self.seconds["time/evaluate_s"] = time.perf_counter() - self._started
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Embeddings:
         """Return the embeddings of a batch."""

@@ -1,0 +1,246 @@
+"""The command `probcl`: fit, test and predict from a configuration."""
+
+import logging
+import sys
+import traceback
+import warnings
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress import ProgressBar
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+from rich.table import Table
+
+import probcl.nn
+import probcl.programs  # noqa: F401  (so that programs are found by their names)
+from probcl.evaluation import Embeddings
+from probcl.report import write_report
+from probcl.training import ContrastiveModule, ImageData
+
+__all__ = ["ProbclCLI", "main"]
+
+DEFAULT = str(files("probcl").joinpath("default.yaml"))
+
+
+class ProbclCLI(LightningCLI):
+    """LightningCLI whose runs each have a folder, and end with a report."""
+
+    run_dir: Path | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the subcommands, with the arguments of the Trainer's methods to leave out."""
+        fit = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
+        rest = {"model", "dataloaders", "datamodule", "verbose", "return_predictions"}
+        return {"fit": fit, "test": rest, "predict": rest}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the folder of the run."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder to write, new or empty (default: runs/<program>-<data>-seed<seed>).",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Make the folder of the run, so that a bad one is known before any work is done."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" and not config.ckpt_path:
+            raise ValueError(
+                f"{self.subcommand} needs the checkpoint of a run: "
+                f"probcl {self.subcommand} --ckpt_path runs/NAME/checkpoints/last.ckpt"
+            )
+        if config.ckpt_path and config.ckpt_path != "last" and not Path(config.ckpt_path).is_file():
+            raise ValueError(
+                f"ckpt_path: there is no checkpoint {config.ckpt_path}: name the .ckpt file of a "
+                "run, such as runs/NAME/checkpoints/last.ckpt."
+            )
+        self.run_dir = make_run_dir(config.run_dir, _run_name(self.subcommand, config))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the run's logger, checkpoints and progress bar to the Trainer's own."""
+        config = self._get(self.config_init, "trainer")
+        callbacks = list(config.get("callbacks") or [])
+        if config["enable_checkpointing"] is not False and self.subcommand == "fit":
+            callbacks.append(
+                ModelCheckpoint(self.run_dir / "checkpoints", save_last=True, save_top_k=0)
+            )
+        shown = config["enable_progress_bar"] is not False
+        if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(RichProgressBar(leave=False))
+        loggers = config["logger"] if isinstance(config["logger"], list) else []
+        loggers = [CSVLogger(self.run_dir, name="", version=""), *loggers]
+        return super().instantiate_trainer(
+            default_root_dir=self.run_dir, callbacks=callbacks, logger=loggers, **kwargs
+        )
+
+    def after_fit(self) -> None:
+        """Evaluate the trained program and write its report."""
+        if self.trainer.state.finished and not self.trainer.fast_dev_run:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            self.after_test()
+
+    def after_test(self) -> None:
+        """Write the report, and print its numbers and where it is."""
+        evaluation, seconds = self.model.evaluation, self.model.seconds
+        self._dump_config()
+        report = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
+        console = Console(highlight=False)
+        console.print(_quality_table(evaluation.quality | seconds))
+        console.print(_uncertainty_table(evaluation.uncertainty))
+        console.print(f"report: {report}")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the embeddings of the training and the test set to one `.npz` file."""
+        batches = self.trainer.predict(**kwargs)
+        path = self.run_dir / "embeddings.npz"
+        np.savez(path, **_arrays({"train": batches[0], "test": batches[1]}))
+        Console(highlight=False).print(f"embeddings: {path}")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command `probcl`.
+
+    Args:
+        args: Arguments after the command's name; by default the process's own.
+    """
+    _show_our_lines_only()
+    args = sys.argv[1:] if args is None else args
+    try:
+        ProbclCLI(
+            ContrastiveModule,
+            ImageData,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs={
+                name: {"default_config_files": [DEFAULT]} for name in ProbclCLI.subcommands()
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=_with_config_of_run(args),
+        )
+    except (ValueError, OSError) as error:
+        if not _is_ours(error):
+            raise
+        sys.exit(f"probcl: error: {error}")
+
+
+class Parser(LightningArgumentParser):
+    """Parser that answers bad input with one sentence instead of its whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the reason, without the usage of every option, and exit with status 2."""
+        sys.stderr.write(f"probcl: error: {' '.join(message.split())}\n")
+        sys.exit(2)
+
+
+def make_run_dir(chosen: str | None, name: str) -> Path:
+    """Make the folder of a run, without ever writing into one that is in use.
+
+    Args:
+        chosen: The folder asked for; it must be new or empty.
+        name: Name of the folder in `runs` if none is asked for; a number is added if taken.
+
+    Raises:
+        ValueError: If the folder asked for is in use, or it cannot be written.
+    """
+    path = Path(chosen) if chosen else _first_free(Path("runs") / name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise ValueError(
+                f"run_dir: the folder {path} holds another run: choose a new one, nothing saved "
+                "is overwritten."
+            )
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another "
+            "with --run_dir."
+        ) from error
+    return path
+
+
+def _first_free(path: Path) -> Path:
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return path if not path.exists() else next(p for p in numbered if not p.exists())
+
+
+def _run_name(subcommand: str, config: Namespace) -> str:
+    """Name a run after what it trains, or after the run that its checkpoint is of."""
+    if subcommand == "fit":
+        program, data = (
+            part.class_path.rsplit(".", 1)[-1].lower() for part in (config.model.program, config.data)
+        )
+        return f"{program}-{data}-seed{config.seed_everything}"
+    return f"{Path(config.ckpt_path).absolute().parents[1].name}-{subcommand}"
+
+
+def _with_config_of_run(args: list[str]) -> list[str]:
+    """Add the configuration that lies beside a checkpoint, unless one is given."""
+    if args[:1] not in (["test"], ["predict"]) or any(
+        arg in ("-c", "--config") or arg.startswith("--config=") for arg in args
+    ):
+        return args
+    for index, arg in enumerate(args):
+        path = arg.partition("=")[2] if arg.startswith("--ckpt_path=") else None
+        if arg == "--ckpt_path" and index + 1 < len(args):
+            path = args[index + 1]
+        config = Path(path).absolute().parents[1] / "config.yaml" if path else None
+        if config is not None and config.is_file():
+            return [args[0], "--config", str(config), *args[1:]]
+    return args
+
+
+def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, np.ndarray]:
+    """Return the embeddings of each split as arrays with a row for each image."""
+    sets = {split: Embeddings.concatenate(parts) for split, parts in batches.items()}
+    whole = Embeddings.concatenate(list(sets.values()))
+    return {
+        "embedding": whole.embedding.numpy(),
+        **{f"posterior_{name}": value.numpy() for name, value in whole.parameters.items()},
+        **{f"uncertainty_{name}": value.numpy() for name, value in whole.scores.items()},
+        "label": whole.labels.numpy(),
+        "index": whole.index.numpy(),
+        "split": np.repeat(list(sets), [len(part) for part in sets.values()]),
+    }
+
+
+def _quality_table(quality: dict[str, float]) -> Table:
+    table = Table("metric", "value", box=None)
+    for name, value in quality.items():
+        table.add_row(name, f"{value:.4g}")
+    return table
+
+
+def _uncertainty_table(uncertainty: dict[str, dict[str, float]]) -> Table:
+    """Return a row for each question and a column for each score."""
+    table = Table("uncertainty", *uncertainty, box=None)
+    for question in next(iter(uncertainty.values())):
+        table.add_row(question, *(f"{answers[question]:.3f}" for answers in uncertainty.values()))
+    return table
+
+
+def _show_our_lines_only() -> None:
+    """Silence the frameworks' hints and notices; their errors still show."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\b")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error is probcl's own answer to bad input rather than a defect."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

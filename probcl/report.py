@@ -1,0 +1,166 @@
+"""The report of a run: one HTML page with its numbers and pictures, and `metrics.json`."""
+
+import base64
+import csv
+import io
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from probcl import plots
+from probcl.evaluation import Evaluation
+from probcl.evaluation.uncertainty import LIBRARY_SCORE, SCORES
+
+__all__ = ["read_history", "write_report"]
+
+LARGEST_MAP = 2000
+
+
+@dataclass
+class Section:
+    """A picture with a title and how to read it, or the words that stand in its place."""
+
+    title: str
+    text: str
+    picture: str | None = None
+
+
+def write_report(
+    run_dir: Path, evaluation: Evaluation, config: str, times: dict[str, float]
+) -> Path:
+    """Write `metrics.json` and `report.html` into the folder of a run.
+
+    Each file appears whole or not at all, `report.html` last.
+
+    Args:
+        run_dir: Folder of the run; the history of its training is read from `metrics.csv`.
+        evaluation: What was measured.
+        config: The run's configuration, as YAML.
+        times: Seconds by name, as `time/fit_s`.
+
+    Returns:
+        The path of `report.html`.
+    """
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        files("probcl").joinpath("report.html.jinja").read_text()
+    )
+    page = template.render(
+        name=run_dir.name,
+        headline=evaluation.quality | times,
+        uncertainty=evaluation.uncertainty,
+        meaning=SCORES,
+        is_point=LIBRARY_SCORE not in evaluation.uncertainty,
+        sections=_sections(run_dir, evaluation),
+        config=config,
+    )
+    _write_whole(run_dir / "metrics.json", json.dumps(evaluation.metrics | times, indent=2) + "\n")
+    _write_whole(run_dir / "report.html", page)
+    return run_dir / "report.html"
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """Read the epochs and each logged term of a training from its `metrics.csv`.
+
+    Args:
+        path: The file; an empty history is returned where there is none.
+
+    Returns:
+        Values by column, each of shape `(E,)`, the columns `epoch` and `loss` first.
+    """
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("loss")]
+    names = sorted((rows[0].keys() if rows else set()) - {"epoch", "loss", "step"})
+    return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+
+
+def _sections(run_dir: Path, evaluation: Evaluation) -> list[Section]:
+    test = evaluation.test
+    score, point = LIBRARY_SCORE, ""
+    if score not in test.scores:
+        score = "nearest_cosine"
+        point = (
+            " This program's posterior is a point without uncertainty of its own: the distance "
+            "to the training set stands in its place."
+        )
+    return [
+        _loss_section(run_dir),
+        Section(
+            "Map of the embeddings",
+            "t-SNE of the test embeddings: images of a class should lie together, and uncertain "
+            "ones at the borders." + point,
+            _picture(_map(evaluation, score)),
+        ),
+        Section(
+            "Reliability",
+            "Accuracy of the linear probe among images of like confidence: on the dashed line it "
+            "is calibrated, below it overconfident. The bars count the images.",
+            _picture(plots.plot_reliability(evaluation.probabilities, test.labels)[0]),
+        ),
+        Section(
+            "Uncertainty against corruption",
+            f"Median and quartiles of {score} over the test images: it should rise with the "
+            "severity of each corruption." + point,
+            _picture(
+                plots.plot_severity(
+                    {name: by_score[score] for name, by_score in evaluation.by_severity.items()},
+                    score,
+                )[0]
+            ),
+        ),
+        Section(
+            "Singular spectrum",
+            "Singular values of the test embeddings: a steep fall means that they use few of "
+            "their dimensions.",
+            _picture(plots.plot_spectrum(evaluation.spectrum)[0]),
+        ),
+    ]
+
+
+def _loss_section(run_dir: Path) -> Section:
+    history = read_history(run_dir / "metrics.csv")
+    if not history:
+        return Section("Loss", "This run did not train: there is no history of the loss.")
+    epochs = history.pop("epoch")
+    text = (
+        "The loss and its terms, mean of each epoch: the contrastive term should fall and the "
+        "KL settle, neither at 0 nor growing without end."
+    )
+    if len(history) == 2:
+        text = "The loss, mean of each epoch. Without a posterior there is no KL term."
+        history.pop("loss")
+    return Section("Loss", text, _picture(plots.plot_terms(epochs, history)[0]))
+
+
+def _map(evaluation: Evaluation, score: str) -> Figure:
+    test = evaluation.test
+    some = slice(LARGEST_MAP)
+    perplexity = min(30.0, (len(test.embedding[some]) - 1) / 3)
+    coordinates = TSNE(
+        metric="cosine", init="random", perplexity=perplexity, random_state=0
+    ).fit_transform(test.embedding[some].numpy())
+    return plots.plot_map(coordinates, test.labels[some], test.scores[score][some])[0]
+
+
+def _picture(figure: Figure) -> str:
+    """Return a figure as an SVG image that an HTML page can hold, and close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file under another name first, so that it never stands there half-written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
