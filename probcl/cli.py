@@ -1,9 +1,11 @@
 """The command `probcl`: fit, test and predict from a configuration."""
 
 import logging
+import re
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress import ProgressBar
@@ -36,6 +39,15 @@ class ProbclCLI(LightningCLI):
     """LightningCLI whose runs each have a folder, and end with a report."""
 
     run_dir: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if self.run_dir is not None:
+                with suppress(OSError):
+                    self.run_dir.rmdir()  # only a folder without anything in it goes
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -116,6 +128,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments after the command's name; by default the process's own.
     """
     _show_our_lines_only()
+    sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     args = sys.argv[1:] if args is None else args
     try:
         ProbclCLI(
@@ -130,18 +143,19 @@ def main(args: list[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             args=_with_config_of_run(args),
         )
-    except (ValueError, OSError) as error:
-        if not _is_ours(error):
+    except Exception as error:
+        answer = _answer_to_bad_input(error)
+        if answer is None:
             raise
-        sys.exit(f"probcl: error: {error}")
+        sys.exit(f"probcl: error: {answer}")
 
 
 class Parser(LightningArgumentParser):
     """Parser that answers bad input with one sentence instead of its whole usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the reason, without the usage of every option, and exit with status 2."""
-        sys.stderr.write(f"probcl: error: {' '.join(message.split())}\n")
+        """Print the reason and exit with status 2."""
+        sys.stderr.write(f"probcl: error: {_parser_sentence(message)}\n")
         sys.exit(2)
 
 
@@ -240,7 +254,31 @@ def _show_our_lines_only() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\b")
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error is probcl's own answer to bad input rather than a defect."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+def _parser_sentence(message: str) -> str:
+    """Turn a message of the parser into one sentence."""
+    message = " ".join(message.split())
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    name = re.search(r"given class_path '([^']+)'|import path string: (\S+)", message)
+    if key and name:
+        known = ""
+        if key[1].endswith("program"):
+            programs = sorted(set(probcl.programs.__all__) - {"Program"})
+            known = f"one of {', '.join(programs)}, or "
+        return (
+            f"{key[1]}: there is no class {name[1] or name[2]}: name {known}a class by its import "
+            "path, as package.module.Class."
+        )
+    if message.startswith("unrecognized arguments"):
+        return f"{message}: see probcl fit --help for those there are."
+    return message
+
+
+def _answer_to_bad_input(error: BaseException | None) -> str | None:
+    """Return what to say where an error is an answer to bad input rather than a defect."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+        if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None

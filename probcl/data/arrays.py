@@ -1,6 +1,7 @@
 """Labelled images held in memory."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ class ImageArrays(Dataset):
     """
 
     def __init__(self, images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> None:
-        self.images = _checked_images(torch.as_tensor(images))
-        self.labels = _checked_labels(torch.as_tensor(labels), len(self.images))
+        self.images = _checked_images(_numbers("images", images))
+        self.labels = _checked_labels(_numbers("labels", labels), len(self.images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,15 +64,23 @@ def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
         raise ValueError(f"path: there is no file {path}.")
     try:
         with np.load(path) as file:
-            missing = [name for name in names if name not in file]
-            if missing:
-                raise ValueError(
-                    f"path: {path} has no array {missing[0]!r}; it must hold {', '.join(names)}."
-                )
-            train_images, train_labels, test_images, test_labels = (file[name] for name in names)
-    except (OSError, TypeError, AttributeError) as error:
+            arrays = dict(file)
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise ValueError(f"path: {path} is not an .npz file that NumPy can read.") from error
+    for name in names:
+        if name not in arrays:
+            raise ValueError(f"path: {path} has no array {name!r}: it needs {', '.join(names)}.")
+    train_images, train_labels, test_images, test_labels = (arrays[name] for name in names)
     return ImageArrays(train_images, train_labels), ImageArrays(test_images, test_labels)
+
+
+def _numbers(name: str, values: Tensor | np.ndarray) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} must be numbers, got {np.asarray(values).dtype}: convert them."
+        ) from error
 
 
 def _checked_images(images: Tensor) -> Tensor:

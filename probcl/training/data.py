@@ -1,5 +1,6 @@
 """Data modules: batches of augmented views for training, of plain images for evaluation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,12 +29,12 @@ class Batch(NamedTuple):
     index: Tensor
 
 
-class ImageData(LightningDataModule):
+class ImageData(LightningDataModule, ABC):
     """Labelled images in memory, augmented on the device a whole batch at a time.
 
+    A data set of your own is a subclass with `load()`.
+
     Args:
-        train: Images to train on.
-        test: Images to evaluate on.
         augmentations: Modules that turn a batch of images in [0, 1] into a batch of views, one
             after the other; by default `RandomAffine`, `RandomContrast` and `RandomNoise`.
         batch_size: Images in a batch; each gives `views` views.
@@ -42,8 +43,6 @@ class ImageData(LightningDataModule):
 
     def __init__(
         self,
-        train: ImageArrays,
-        test: ImageArrays,
         augmentations: Sequence[nn.Module] | None = None,
         batch_size: int = 256,
         views: int = 2,
@@ -51,20 +50,29 @@ class ImageData(LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
-        if len(train) < batch_size:
-            raise ValueError(
-                f"batch_size is {batch_size}, but the data set has {len(train)} training images: "
-                f"set --data.batch_size to {len(train)} or less."
-            )
         if views < 2:
             raise ValueError(f"views must be at least 2, got {views}.")
-        self.train = train
-        self.test = test
         if augmentations is None:
             augmentations = (RandomAffine(), RandomContrast(), RandomNoise())
         self.augment = nn.Sequential(*augmentations)
         self.batch_size = batch_size
         self.views = views
+        self.train: ImageArrays | None = None
+        self.test: ImageArrays | None = None
+
+    @abstractmethod
+    def load(self) -> tuple[ImageArrays, ImageArrays]:
+        """Return the images to train on and the images to evaluate on."""
+
+    def setup(self, stage: str) -> None:
+        """Load the images, once."""
+        if self.train is None:
+            self.train, self.test = self.load()
+        if len(self.train) < self.batch_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but the data set has {len(self.train)} training "
+                f"images: set --data.batch_size to {len(self.train)} or less."
+            )
 
     @property
     def example(self) -> Tensor:
@@ -100,18 +108,11 @@ class ImageData(LightningDataModule):
 
 
 class Digits(ImageData):
-    """Scikit-learn's 8x8 handwritten digits, 1,437 to train and 360 to test.
+    """Scikit-learn's 8x8 handwritten digits, 1,437 to train and 360 to test."""
 
-    Args:
-        augmentations: As for `ImageData`.
-        batch_size: Images in a batch; each gives `views` views.
-        views: Views of each image in training.
-    """
-
-    def __init__(
-        self, augmentations: Sequence[nn.Module] | None = None, batch_size: int = 256, views: int = 2
-    ) -> None:
-        super().__init__(*load_digits(), augmentations, batch_size, views)
+    def load(self) -> tuple[ImageArrays, ImageArrays]:
+        """Return the two parts of `probcl.data.load_digits`."""
+        return load_digits()
 
 
 class Arrays(ImageData):
@@ -133,7 +134,12 @@ class Arrays(ImageData):
         batch_size: int = 256,
         views: int = 2,
     ) -> None:
-        super().__init__(*read_arrays(path), augmentations, batch_size, views)
+        super().__init__(augmentations, batch_size, views)
+        self.path = path
+
+    def load(self) -> tuple[ImageArrays, ImageArrays]:
+        """Return the two parts of the file."""
+        return read_arrays(self.path)
 
 
 def _as_float(images: Tensor) -> Tensor:
