@@ -18,6 +18,7 @@ class ConvNet(nn.Module):
         widths: Channels of each layer; the last is the number of features.
 
     Example:
+        >>> import torch
         >>> ConvNet(widths=(8, 16))(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 16])
     """

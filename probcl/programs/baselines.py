@@ -34,7 +34,7 @@ class DeterministicContrastive(Program):
 
     def model(self, views: Tensor, labels: Tensor | None = None) -> None:
         """Weigh the embeddings by the contrastive factor."""
-        self._register()
+        self._register(views)
         z = self.posterior_from_features(self._view_features(views)).mean
         pyro.factor("contrastive", -self.contrastive(z, labels))
 

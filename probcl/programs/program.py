@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 
 import pyro
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.parameter import UninitializedParameter
 
 from probcl.objectives import info_nce, sup_con
 from probcl.sphere import normalize
@@ -52,9 +54,22 @@ class Program(nn.Module, ABC):
         """Encode all views in one batch: `(V, B, ...)` to features `(V, B, F)`."""
         return self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
 
-    def _register(self) -> None:
+    def materialize(self, images: Tensor) -> None:
+        """Let lazy layers take their sizes from an image; do nothing if they have theirs.
+
+        Args:
+            images: Shape `(N, channels, height, width)`; the first is used.
+        """
+        if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
+            training = self.training
+            with torch.no_grad():
+                self.eval().posterior(images[:1])
+            self.train(training)
+
+    def _register(self, views: Tensor) -> None:
         """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
         if not pyro.settings.get("module_local_params"):
+            self.materialize(views[0])
             pyro.module(type(self).__name__, self)
 
 

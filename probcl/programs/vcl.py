@@ -53,13 +53,19 @@ class VariationalContrastive(Program):
 
     def model(self, views: Tensor, labels: Tensor | None = None) -> None:
         """Draw directions from the prior and weigh them by the contrastive factor."""
-        self._register()
-        z = self._directions(views, self.prior())
+        self._register(views)
+        prior = self.prior()
+        z = self._directions(views, prior)
+        if z.shape[-1:] != prior.event_shape:
+            raise ValueError(
+                f"the prior has dimension {prior.event_shape[0]}, the posterior {z.shape[-1]}: "
+                "give both the same."
+            )
         pyro.factor("contrastive", -self.contrastive(z, labels))
 
     def guide(self, views: Tensor, labels: Tensor | None = None) -> None:
         """Draw each view's direction from its posterior."""
-        self._register()
+        self._register(views)
         self._directions(views, self.posterior_from_features(self._view_features(views)))
 
     def _directions(self, views: Tensor, distribution: dist.Distribution) -> Tensor:
@@ -92,6 +98,7 @@ class VSimCLR(InstanceContrast, VariationalContrastive):
         https://arxiv.org/abs/2506.10159
 
     Example:
+        >>> import torch
         >>> from probcl.nn import ConvNet
         >>> from probcl.infer import ContrastiveELBO
         >>> program = VSimCLR(ConvNet(), temperature=0.2)

@@ -49,11 +49,8 @@ class ContrastiveModule(LightningModule):
         self._started = 0.0
 
     def setup(self, stage: str) -> None:
-        """Run one image through the program, from which lazy layers take their sizes."""
-        training = self.training
-        with torch.no_grad():
-            self.eval().program.posterior(self.trainer.datamodule.example)
-        self.train(training)
+        """Let lazy layers take their sizes from one image."""
+        self.program.materialize(self.trainer.datamodule.example)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer, its learning rate falling to zero along half a cosine."""
