@@ -7,27 +7,26 @@ import traceback
 import warnings
 from contextlib import suppress
 from importlib.resources import files
-from itertools import count
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress import ProgressBar
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
-from rich.table import Table
 
 import probcl.nn
-import probcl.programs  # noqa: F401  (so that programs are found by their names)
+import probcl.programs
 from probcl.evaluation import Embeddings
-from probcl.report import write_report
+from probcl.report import print_summary, write_report
+from probcl.runs import config_of_run, make_run_dir
 from probcl.training import ContrastiveModule, ImageData
 
 __all__ = ["ProbclCLI", "main"]
@@ -38,13 +37,13 @@ DEFAULT = str(files("probcl").joinpath("default.yaml"))
 class ProbclCLI(LightningCLI):
     """LightningCLI whose runs each have a folder, and end with a report."""
 
-    run_dir: Path | None = None
+    run_dir: Path
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
-            if self.run_dir is not None:
+            if hasattr(self, "run_dir"):
                 with suppress(OSError):
                     self.run_dir.rmdir()  # only a folder without anything in it goes
             raise
@@ -65,20 +64,25 @@ class ProbclCLI(LightningCLI):
             help="Folder to write, new or empty (default: runs/<program>-<data>-seed<seed>).",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, with the configuration of the run that a checkpoint is of."""
+        self.config = parser.parse_args(_with_config_of_run(list(args or sys.argv[1:])))
+
     def before_instantiate_classes(self) -> None:
         """Make the folder of the run, so that a bad one is known before any work is done."""
-        config = self.config[self.subcommand]
-        if self.subcommand != "fit" and not config.ckpt_path:
+        subcommand = str(self.subcommand)
+        config = self.config[subcommand]
+        if subcommand != "fit" and not config.ckpt_path:
             raise ValueError(
-                f"{self.subcommand} needs the checkpoint of a run: "
-                f"probcl {self.subcommand} --ckpt_path runs/NAME/checkpoints/last.ckpt"
+                f"{subcommand} needs the checkpoint of a run: "
+                f"probcl {subcommand} --ckpt_path runs/NAME/checkpoints/last.ckpt"
             )
-        if config.ckpt_path and config.ckpt_path != "last" and not Path(config.ckpt_path).is_file():
+        if config.ckpt_path and not Path(config.ckpt_path).is_file():
             raise ValueError(
                 f"ckpt_path: there is no checkpoint {config.ckpt_path}: name the .ckpt file of a "
                 "run, such as runs/NAME/checkpoints/last.ckpt."
             )
-        self.run_dir = make_run_dir(config.run_dir, _run_name(self.subcommand, config))
+        self.run_dir = make_run_dir(config.run_dir, _run_name(subcommand, config))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's logger, checkpoints and progress bar to the Trainer's own."""
@@ -99,7 +103,7 @@ class ProbclCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Evaluate the trained program and write its report."""
-        if self.trainer.state.finished and not self.trainer.fast_dev_run:
+        if not self._get(self.config, "trainer").fast_dev_run:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             self.after_test()
 
@@ -107,17 +111,14 @@ class ProbclCLI(LightningCLI):
         """Write the report, and print its numbers and where it is."""
         evaluation, seconds = self.model.evaluation, self.model.seconds
         self._dump_config()
-        report = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
-        console = Console(highlight=False)
-        console.print(_quality_table(evaluation.quality | seconds))
-        console.print(_uncertainty_table(evaluation.uncertainty))
-        console.print(f"report: {report}")
+        path = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
+        print_summary(evaluation, seconds, path)
 
     def predict(self, **kwargs: Any) -> None:
         """Write the embeddings of the training and the test set to one `.npz` file."""
-        batches = self.trainer.predict(**kwargs)
+        train, test = self.trainer.predict(**kwargs) or ([], [])
         path = self.run_dir / "embeddings.npz"
-        np.savez(path, **_arrays({"train": batches[0], "test": batches[1]}))
+        np.savez(path, **_arrays({"train": train, "test": test}))
         Console(highlight=False).print(f"embeddings: {path}")
 
 
@@ -129,7 +130,6 @@ def main(args: list[str] | None = None) -> None:
     """
     _show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
-    args = sys.argv[1:] if args is None else args
     try:
         ProbclCLI(
             ContrastiveModule,
@@ -141,7 +141,7 @@ def main(args: list[str] | None = None) -> None:
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=_with_config_of_run(args),
+            args=args,
         )
     except Exception as error:
         answer = _answer_to_bad_input(error)
@@ -159,66 +159,31 @@ class Parser(LightningArgumentParser):
         sys.exit(2)
 
 
-def make_run_dir(chosen: str | None, name: str) -> Path:
-    """Make the folder of a run, without ever writing into one that is in use.
-
-    Args:
-        chosen: The folder asked for; it must be new or empty.
-        name: Name of the folder in `runs` if none is asked for; a number is added if taken.
-
-    Raises:
-        ValueError: If the folder asked for is in use, or it cannot be written.
-    """
-    path = Path(chosen) if chosen else _first_free(Path("runs") / name)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise ValueError(
-                f"run_dir: the folder {path} holds another run: choose a new one, nothing saved "
-                "is overwritten."
-            )
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise ValueError(
-            f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another "
-            "with --run_dir."
-        ) from error
-    return path
-
-
-def _first_free(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
-    return path if not path.exists() else next(p for p in numbered if not p.exists())
-
-
 def _run_name(subcommand: str, config: Namespace) -> str:
     """Name a run after what it trains, or after the run that its checkpoint is of."""
     if subcommand == "fit":
         program, data = (
-            part.class_path.rsplit(".", 1)[-1].lower() for part in (config.model.program, config.data)
+            part.class_path.rsplit(".", 1)[-1].lower()
+            for part in (config.model.program, config.data)
         )
         return f"{program}-{data}-seed{config.seed_everything}"
     return f"{Path(config.ckpt_path).absolute().parents[1].name}-{subcommand}"
 
 
 def _with_config_of_run(args: list[str]) -> list[str]:
-    """Add the configuration that lies beside a checkpoint, unless one is given."""
-    if args[:1] not in (["test"], ["predict"]) or any(
-        arg in ("-c", "--config") or arg.startswith("--config=") for arg in args
-    ):
+    """Begin the arguments with the configuration beside a checkpoint, unless one is given."""
+    given = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
+    if args[:1] not in (["test"], ["predict"]) or given:
         return args
-    for index, arg in enumerate(args):
-        path = arg.partition("=")[2] if arg.startswith("--ckpt_path=") else None
-        if arg == "--ckpt_path" and index + 1 < len(args):
-            path = args[index + 1]
-        config = Path(path).absolute().parents[1] / "config.yaml" if path else None
-        if config is not None and config.is_file():
-            return [args[0], "--config", str(config), *args[1:]]
+    for arg, following in pairwise([*args, ""]):
+        if arg == "--ckpt_path" or arg.startswith("--ckpt_path="):
+            config = config_of_run(arg.partition("=")[2] or following)
+            if config is not None:
+                return [args[0], f"--config={config}", "--run_dir=null", *args[1:]]
     return args
 
 
-def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, np.ndarray]:
+def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
     """Return the embeddings of each split as arrays with a row for each image."""
     sets = {split: Embeddings.concatenate(parts) for split, parts in batches.items()}
     whole = Embeddings.concatenate(list(sets.values()))
@@ -230,21 +195,6 @@ def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, np.ndarray]:
         "index": whole.index.numpy(),
         "split": np.repeat(list(sets), [len(part) for part in sets.values()]),
     }
-
-
-def _quality_table(quality: dict[str, float]) -> Table:
-    table = Table("metric", "value", box=None)
-    for name, value in quality.items():
-        table.add_row(name, f"{value:.4g}")
-    return table
-
-
-def _uncertainty_table(uncertainty: dict[str, dict[str, float]]) -> Table:
-    """Return a row for each question and a column for each score."""
-    table = Table("uncertainty", *uncertainty, box=None)
-    for question in next(iter(uncertainty.values())):
-        table.add_row(question, *(f"{answers[question]:.3f}" for answers in uncertainty.values()))
-    return table
 
 
 def _show_our_lines_only() -> None:

@@ -67,7 +67,7 @@ def plot_map(
     if uncertainty is not None:
         panel = axes[0, 1]
         # Ranks spread the colours evenly whatever the scale of the score.
-        ranks = np.argsort(np.argsort(uncertainty)) / max(1, len(points) - 1)
+        ranks = np.argsort(np.argsort(np.asarray(uncertainty))) / max(1, len(points) - 1)
         drawn = panel.scatter(*points.T, c=ranks, cmap="viridis", s=12, linewidths=0)
         figure.colorbar(drawn, ax=panel, label="rank of uncertainty (0: most certain)")
         panel.set_title("by uncertainty")
@@ -120,7 +120,9 @@ def plot_severity(
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     offset = 0.08
     for index, (name, levels) in enumerate(by_severity.items()):
-        quartiles = np.array([np.quantile(values, [0.25, 0.5, 0.75]) for values in levels.values()])
+        quartiles = np.array(
+            [np.quantile(np.asarray(values), [0.25, 0.5, 0.75]) for values in levels.values()]
+        )
         place = np.array(list(levels)) + offset * (index - (len(by_severity) - 1) / 2)
         spread = np.abs(quartiles[:, [0, 2]] - quartiles[:, [1]]).T
         axes.errorbar(

@@ -13,13 +13,15 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 from sklearn.manifold import TSNE
 
 from probcl import plots
 from probcl.evaluation import Evaluation
 from probcl.evaluation.uncertainty import LIBRARY_SCORE, SCORES
 
-__all__ = ["read_history", "write_report"]
+__all__ = ["print_summary", "read_history", "write_report"]
 
 LARGEST_MAP = 2000
 
@@ -34,7 +36,7 @@ class Section:
 
 
 def write_report(
-    run_dir: Path, evaluation: Evaluation, config: str, times: dict[str, float]
+    run_dir: Path, evaluation: Evaluation, config: str, seconds: dict[str, float]
 ) -> Path:
     """Write `metrics.json` and `report.html` into the folder of a run.
 
@@ -44,7 +46,7 @@ def write_report(
         run_dir: Folder of the run; the history of its training is read from `metrics.csv`.
         evaluation: What was measured.
         config: The run's configuration, as YAML.
-        times: Seconds by name, as `time/fit_s`.
+        seconds: Seconds by name, as `time/fit_s`.
 
     Returns:
         The path of `report.html`.
@@ -54,16 +56,39 @@ def write_report(
     )
     page = template.render(
         name=run_dir.name,
-        headline=evaluation.quality | times,
+        headline=evaluation.quality | seconds,
         uncertainty=evaluation.uncertainty,
         meaning=SCORES,
         is_point=LIBRARY_SCORE not in evaluation.uncertainty,
         sections=_sections(run_dir, evaluation),
         config=config,
     )
-    _write_whole(run_dir / "metrics.json", json.dumps(evaluation.metrics | times, indent=2) + "\n")
+    _write_whole(
+        run_dir / "metrics.json", json.dumps(evaluation.metrics | seconds, indent=2) + "\n"
+    )
     _write_whole(run_dir / "report.html", page)
     return run_dir / "report.html"
+
+
+def print_summary(evaluation: Evaluation, seconds: dict[str, float], path: Path) -> None:
+    """Print the numbers of a run, and where its report is.
+
+    Args:
+        evaluation: What was measured.
+        seconds: Seconds by name, as `time/fit_s`.
+        path: The report.
+    """
+    quality = Table("metric", "value", box=None)
+    for name, value in (evaluation.quality | seconds).items():
+        quality.add_row(name, f"{value:.4g}")
+    uncertainty = Table("uncertainty", *evaluation.uncertainty, box=None)
+    answers = list(evaluation.uncertainty.values())
+    for question in answers[0]:
+        uncertainty.add_row(question, *(f"{answer[question]:.3f}" for answer in answers))
+    console = Console(highlight=False)
+    console.print(quality)
+    console.print(uncertainty)
+    console.print(f"report: {path}")
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:

@@ -32,9 +32,7 @@ def fit_linear_probe(features: Tensor, labels: Tensor) -> Pipeline:
     return probe.fit(features, labels)
 
 
-def k_nearest_neighbours(
-    train: Tensor, train_labels: Tensor, test: Tensor, k: int = 5
-) -> Tensor:
+def k_nearest_neighbours(train: Tensor, train_labels: Tensor, test: Tensor, k: int = 5) -> Tensor:
     """Classify embeddings by a vote of their `k` nearest training embeddings, by cosine.
 
     Args:

@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 
 __all__ = [
     "LIBRARY_SCORE",
-    "SCORES", 
+    "SCORES",
     "nearest_cosine",
     "posterior_scores",
     "severity_correlation",

@@ -37,7 +37,9 @@ class VariationalContrastive(Program):
     ) -> None:
         super().__init__(encoder)
         self.posterior_head = ProjectedNormalHead() if posterior is None else posterior
-        self.prior = UniformPrior(self.posterior_head.dim) if prior is None else prior
+        if prior is None:
+            prior = UniformPrior(_dim_of(self.posterior_head))
+        self.prior = prior
         self.temperature = check_temperature(temperature)
         if not 0.0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
@@ -77,6 +79,16 @@ class VariationalContrastive(Program):
             poutine.scale(scale=weight),
         ):
             return pyro.sample("z", distribution)
+
+
+def _dim_of(head: nn.Module) -> int:
+    dim = getattr(head, "dim", None)
+    if not isinstance(dim, int):
+        raise ValueError(
+            f"posterior {type(head).__name__} has no attribute dim, the dimension of its "
+            "embedding: add one, or pass a prior."
+        )
+    return dim
 
 
 class VSimCLR(InstanceContrast, VariationalContrastive):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -22,11 +22,11 @@ __all__ = ["Arrays", "Batch", "Digits", "ImageData"]
 
 
 class Batch(NamedTuple):
-    """Images of shape `(V, B, channels, height, width)` with labels and rows `(B,)`."""
+    """Images `(V, B, channels, height, width)`, their labels and rows in the data set `(B,)`."""
 
     views: Tensor
     labels: Tensor
-    index: Tensor
+    rows: Tensor
 
 
 class ImageData(LightningDataModule, ABC):
@@ -57,35 +57,40 @@ class ImageData(LightningDataModule, ABC):
         self.augment = nn.Sequential(*augmentations)
         self.batch_size = batch_size
         self.views = views
-        self.train: ImageArrays | None = None
-        self.test: ImageArrays | None = None
+        self._sets: tuple[ImageArrays, ImageArrays] | None = None
 
     @abstractmethod
     def load(self) -> tuple[ImageArrays, ImageArrays]:
         """Return the images to train on and the images to evaluate on."""
 
     def setup(self, stage: str) -> None:
-        """Load the images, once."""
-        if self.train is None:
-            self.train, self.test = self.load()
-        if len(self.train) < self.batch_size:
+        """Load the images, and check that they fill a batch."""
+        train, _ = self.sets
+        if len(train) < self.batch_size:
             raise ValueError(
-                f"batch_size is {self.batch_size}, but the data set has {len(self.train)} training "
-                f"images: set --data.batch_size to {len(self.train)} or less."
+                f"batch_size is {self.batch_size}, but the data set has {len(train)} training "
+                f"images: set --data.batch_size to {len(train)} or less."
             )
+
+    @property
+    def sets(self) -> tuple[ImageArrays, ImageArrays]:
+        """Return the training set and the test set, loaded on first use."""
+        if self._sets is None:
+            self._sets = self.load()
+        return self._sets
 
     @property
     def example(self) -> Tensor:
         """Return one training image as a batch, from which lazy layers take their sizes."""
-        return _as_float(self.train.images[:1])
+        return _as_float(self.sets[0].images[:1])
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches of full size: a contrastive loss depends on the batch's."""
-        return self._loader(self.train, shuffle=True, drop_last=True)
+        return self._loader(self.sets[0], training=True)
 
     def test_dataloader(self) -> list[DataLoader]:
         """Return the training set, from which evaluation learns its probe, and the test set."""
-        return [self._loader(self.train), self._loader(self.test)]
+        return [self._loader(part) for part in self.sets]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return the training set and the test set."""
@@ -95,16 +100,22 @@ class ImageData(LightningDataModule, ABC):
         self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
     ) -> Batch:
         """Make views on the device: augmented ones in training, else the image itself."""
-        images, labels, index = batch
+        images, labels, rows = batch
         images = _as_float(images)
         if self.trainer is not None and self.trainer.training:
             views = torch.stack([self.augment(images) for _ in range(self.views)])
         else:
             views = images.unsqueeze(0)
-        return Batch(views, labels, index)
+        return Batch(views, labels, rows)
 
-    def _loader(self, data: ImageArrays, **options: bool) -> DataLoader:
-        return DataLoader(data, batch_size=self.batch_size, collate_fn=_identity, **options)
+    def _loader(self, data: ImageArrays, training: bool = False) -> DataLoader:
+        return DataLoader(
+            data,
+            batch_size=self.batch_size,
+            shuffle=training,
+            drop_last=training,
+            collate_fn=_identity,
+        )
 
 
 class Digits(ImageData):
@@ -146,6 +157,6 @@ def _as_float(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-def _identity(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _identity(batch: Any) -> Any:
     """Pass on a batch that the data set has already put together."""
     return batch

@@ -2,11 +2,12 @@
 
 import time
 from collections import defaultdict
-from typing import Any
 
+import pyro
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
@@ -47,12 +48,13 @@ class ContrastiveModule(LightningModule):
         self.seconds: dict[str, float] = {}
         self._collected: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
         self._started = 0.0
+        self._logged: tuple[str, ...] = ()
 
     def setup(self, stage: str) -> None:
         """Let lazy layers take their sizes from one image."""
-        self.program.materialize(self.trainer.datamodule.example)
+        self.program.materialize(self.trainer.datamodule.example)  # type: ignore[attr-defined]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer, its learning rate falling to zero along half a cosine."""
         optimizer = self.optimizer(self.program.parameters())
         steps = int(self.trainer.estimated_stepping_batches)
@@ -72,22 +74,26 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with each of its terms."""
-        terms = self.objective.terms(batch.views, batch.labels)
+        # Pyro's checks of every site would cost time: the finite loss is checked instead.
+        with pyro.validation_enabled(False):
+            terms = self.objective.terms(batch.views, batch.labels)
         loss = torch.stack(list(terms.values())).sum()
-        if batch_idx % self.trainer.log_every_n_steps == 0 and not loss.isfinite():
-            values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-            raise ValueError(
-                f"the loss is not finite in epoch {self.current_epoch} ({values}): lower the "
-                "learning rate or raise the temperature."
-            )
+        logged = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
+        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._require_finite(logged)
         self.log_dict(
-            {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()},
+            logged,
             on_step=False,
             on_epoch=True,
             prog_bar=True,
             batch_size=len(batch.labels),
         )
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stop before a checkpoint is written if a loss of the epoch was not finite."""
+        metrics = self.trainer.callback_metrics
+        self._require_finite({name: metrics[name] for name in self._logged})
 
     def on_test_start(self) -> None:
         """Start the clock of the evaluation, and forget what an earlier one collected."""
@@ -125,6 +131,15 @@ class ContrastiveModule(LightningModule):
         """Return the embeddings of a batch."""
         return self.describe(batch)
 
+    def _require_finite(self, logged: dict[str, Tensor]) -> None:
+        self._logged = tuple(logged)
+        if not logged["loss"].isfinite():
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in logged.items())
+            raise ValueError(
+                f"the loss is not finite in epoch {self.current_epoch} ({values}): lower the "
+                "learning rate or raise the temperature."
+            )
+
     def describe(self, batch: Batch) -> Embeddings:
         """Return the embeddings of the first view of a batch, and what the posterior says."""
         features = self.program.encoder(batch.views[0])
@@ -133,7 +148,7 @@ class ContrastiveModule(LightningModule):
             embedding=mean_direction(posterior),
             features=features,
             labels=batch.labels,
-            index=batch.index,
+            index=batch.rows,
             parameters={
                 name: getattr(posterior, name)
                 for name in posterior.arg_constraints

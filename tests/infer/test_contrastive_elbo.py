@@ -131,7 +131,7 @@ def test_particles_are_averaged(program):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="kl must be one of auto, exact.*got 'precise'"):
+    with pytest.raises(ValueError, match=r"kl must be one of auto, exact.*got 'precise'"):
         ContrastiveELBO("precise")
     with pytest.raises(ValueError, match="num_particles must be at least 1, got 0"):
         ContrastiveELBO(num_particles=0)

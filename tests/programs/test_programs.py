@@ -82,8 +82,6 @@ def test_a_deterministic_program_is_its_objective():
 
 def test_any_head_and_prior_fit_without_touching_the_package():
     class MyHead(nn.Module):
-        dim = 3
-
         def __init__(self):
             super().__init__()
             self.linear = nn.LazyLinear(3)
@@ -112,6 +110,8 @@ def test_bad_input_is_named():
     program = PROGRAMS["SimCLR"]()
     with pytest.raises(ValueError, match="2 views of each image, got 3"):
         program.model(torch.rand(3, 6, 1, 8, 8))
+    with pytest.raises(ValueError, match="posterior Linear has no attribute dim"):
+        VSimCLR(ConvNet(), nn.Linear(8, 3))
     program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), UniformPrior(6))
     with pytest.raises(ValueError, match="prior has dimension 6, the posterior 5"):
         ContrastiveELBO("gaussian_bound")(program.model, program.guide)(VIEWS)

@@ -1,0 +1,66 @@
+"""Batched augmentation against torchvision's, one image at a time."""
+
+import math
+
+import pytest
+import torch
+from torchvision.transforms.v2.functional import InterpolationMode, affine
+
+from probcl.data import RandomAffine, RandomContrast, RandomNoise
+
+
+def smooth_images(count, size=33):
+    """Images whose values change slowly, so that interpolation hardly matters."""
+    grid = torch.linspace(-1, 1, size)
+    centre = torch.linspace(-0.3, 0.3, count)[:, None, None, None]
+    return torch.exp(-4 * ((grid - centre) ** 2 + (grid[:, None] + 0.2) ** 2))
+
+
+def test_affine_with_forced_amounts_equals_torchvisions(monkeypatch):
+    images = smooth_images(3)
+    amount = torch.tensor([[1.0, -1.0, 0.5], [0.6, -1.0, 0.0], [1.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: (amount + 1) / 2)
+    ours = RandomAffine(degrees=20, scale=0.2, translate=0.1)(images)
+    for image, row, (angle, size, left, up) in zip(images, ours, amount.T, strict=True):
+        scale = math.exp(math.log(1.2) * size)
+        theta, shift = math.radians(20 * angle), 0.1 * 33 * torch.stack([left, up])
+        # Ours shifts the sampled positions, torchvision the image: undo the turn and the sign.
+        rotated = torch.tensor(
+            [[math.cos(theta), math.sin(theta)], [-math.sin(theta), math.cos(theta)]]
+        )
+        moved = -scale * rotated @ shift.double().float()
+        expected = affine(
+            image, angle=float(-20 * angle), translate=moved.tolist(), scale=scale, shear=[0, 0],
+            interpolation=InterpolationMode.BILINEAR,
+        )  # fmt: skip
+        inner = (..., slice(8, -8), slice(8, -8))
+        torch.testing.assert_close(row[inner], expected[inner], atol=0.02, rtol=0)
+
+
+def test_affine_without_amounts_changes_nothing():
+    images = torch.rand(4, 3, 9, 9)
+    torch.testing.assert_close(RandomAffine(0, 0, 0)(images), images)
+
+
+def test_every_image_gets_its_own_draw():
+    images = smooth_images(1).expand(64, 1, 33, 33)
+    for augment in (RandomAffine(), RandomContrast(), RandomNoise()):
+        views = augment(images).flatten(1)
+        assert torch.unique(views, dim=0).shape[0] == 64
+
+
+def test_contrast_keeps_means_and_scales_deviations():
+    images = torch.rand(500, 1, 8, 8)
+    views = RandomContrast(0.5)(images)
+    torch.testing.assert_close(views.mean((1, 2, 3)), images.mean((1, 2, 3)))
+    kept = views.flatten(1).std(1) / images.flatten(1).std(1)
+    assert kept.min() >= 0.5
+    assert kept.max() <= 1
+    assert kept.mean() == pytest.approx(0.75, abs=0.03)  # uniform in [0.5, 1]
+
+
+def test_noise_has_the_strength_it_says():
+    images = torch.full((2000, 1, 8, 8), 0.5)
+    noise = RandomNoise(0.1)(images) - 0.5
+    assert noise.mean().item() == pytest.approx(0, abs=1e-3)
+    assert noise.square().mean().item() == pytest.approx(0.1**2 / 3, rel=0.05)
