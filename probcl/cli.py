@@ -1,4 +1,4 @@
-"""The command `probcl`: fit, test and predict from a configuration."""
+"""The command ``probcl``: fit, test and predict from a configuration."""
 
 import logging
 import re
@@ -115,7 +115,7 @@ class ProbclCLI(LightningCLI):
         print_summary(evaluation, seconds, path)
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the embeddings of the training and the test set to one `.npz` file."""
+        """Write the embeddings of the training and the test set to one ``.npz`` file."""
         train, test = self.trainer.predict(**kwargs) or ([], [])
         path = self.run_dir / "embeddings.npz"
         np.savez(path, **_arrays({"train": train, "test": test}))
@@ -123,7 +123,7 @@ class ProbclCLI(LightningCLI):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command `probcl`.
+    """Run the command ``probcl``.
 
     Args:
         args: Arguments after the command's name; by default the process's own.

@@ -1,4 +1,4 @@
-"""Pictures of runs: functions on arrays that return `(figure, axes)`."""
+"""Pictures of runs: functions on arrays that return ``(figure, axes)``."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,8 +25,8 @@ def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figur
     """Draw the loss and its terms over the epochs of a training.
 
     Args:
-        epochs: Shape `(E,)`.
-        terms: Values by name, each of shape `(E,)`.
+        epochs: Shape ``(E,)``.
+        terms: Values by name, each of shape ``(E,)``.
     """
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for (name, values), colour, marker in zip(terms.items(), COLOURS, MARKERS, strict=False):
@@ -46,9 +46,9 @@ def plot_map(
     """Draw a two-dimensional map of embeddings, by class and by uncertainty.
 
     Args:
-        coordinates: Shape `(N, 2)`.
-        labels: Classes, integers, shape `(N,)`; the first 20 are written at their centres.
-        uncertainty: Shape `(N,)`; without it the map by class stands alone.
+        coordinates: Shape ``(N, 2)``.
+        labels: Classes, integers, shape ``(N,)``; the first 20 are written at their centres.
+        uncertainty: Shape ``(N,)``; without it the map by class stands alone.
     """
     points, classes = np.asarray(coordinates), np.asarray(labels)
     panels = 1 if uncertainty is None else 2
@@ -83,8 +83,8 @@ def plot_reliability(
     """Draw accuracy against confidence, and how often each confidence is given.
 
     Args:
-        probabilities: Class probabilities, shape `(N, C)`.
-        labels: Classes, shape `(N,)`.
+        probabilities: Class probabilities, shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
         bins: Number of equal bins of the confidence.
     """
     values = np.asarray(probabilities)
@@ -114,7 +114,7 @@ def plot_severity(
     """Draw the median of a score, and its quartiles, against the severity of corruptions.
 
     Args:
-        by_severity: Scores of the images by corruption and severity, each of shape `(N,)`.
+        by_severity: Scores of the images by corruption and severity, each of shape ``(N,)``.
         score: Name of the score, for the axis.
     """
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -139,7 +139,7 @@ def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Axes]:
     """Draw the singular values of the embeddings, relative to the largest.
 
     Args:
-        spectrum: Singular values, largest first, shape `(d,)`.
+        spectrum: Singular values, largest first, shape ``(d,)``.
     """
     values = np.asarray(spectrum)
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with its numbers and pictures, and `metrics.json`."""
+"""The report of a run: one HTML page with its numbers and pictures, and ``metrics.json``."""
 
 import base64
 import csv
@@ -38,18 +38,18 @@ class Section:
 def write_report(
     run_dir: Path, evaluation: Evaluation, config: str, seconds: dict[str, float]
 ) -> Path:
-    """Write `metrics.json` and `report.html` into the folder of a run.
+    """Write ``metrics.json`` and ``report.html`` into the folder of a run.
 
-    Each file appears whole or not at all, `report.html` last.
+    Each file appears whole or not at all, ``report.html`` last.
 
     Args:
-        run_dir: Folder of the run; the history of its training is read from `metrics.csv`.
+        run_dir: Folder of the run; the history of its training is read from ``metrics.csv``.
         evaluation: What was measured.
         config: The run's configuration, as YAML.
-        seconds: Seconds by name, as `time/fit_s`.
+        seconds: Seconds by name, as ``time/fit_s``.
 
     Returns:
-        The path of `report.html`.
+        The path of ``report.html``.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("probcl").joinpath("report.html.jinja").read_text()
@@ -75,7 +75,7 @@ def print_summary(evaluation: Evaluation, seconds: dict[str, float], path: Path)
 
     Args:
         evaluation: What was measured.
-        seconds: Seconds by name, as `time/fit_s`.
+        seconds: Seconds by name, as ``time/fit_s``.
         path: The report.
     """
     quality = Table("metric", "value", box=None)
@@ -92,13 +92,13 @@ def print_summary(evaluation: Evaluation, seconds: dict[str, float], path: Path)
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Read the epochs and each logged term of a training from its `metrics.csv`.
+    """Read the epochs and each logged term of a training from its ``metrics.csv``.
 
     Args:
         path: The file; an empty history is returned where there is none.
 
     Returns:
-        Values by column, each of shape `(E,)`, the columns `epoch` and `loss` first.
+        Values by column, each of shape ``(E,)``, the columns ``epoch`` and ``loss`` first.
     """
     if not path.is_file():
         return {}

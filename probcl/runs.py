@@ -11,7 +11,7 @@ def make_run_dir(chosen: str | None, name: str) -> Path:
 
     Args:
         chosen: The folder asked for; it must be new or empty.
-        name: Name of the folder in `runs` if none is asked for; a number is added if taken.
+        name: Name of the folder in ``runs`` if none is asked for; a number is added if taken.
 
     Raises:
         ValueError: If the folder asked for is in use, or it cannot be written.

@@ -9,10 +9,10 @@ __all__ = ["log_area", "normalize"]
 
 
 def log_area(dim: int) -> float:
-    r"""Return the log surface area of the unit sphere, `log(2 pi^{d/2} / Gamma(d/2))`.
+    r"""Return the log surface area of the unit sphere, ``log(2 pi^{d/2} / Gamma(d/2))``.
 
     Args:
-        dim: Dimension `d >= 1` of the space around the sphere.
+        dim: Dimension ``d >= 1`` of the space around the sphere.
 
     Example:
         >>> round(log_area(3), 6) == round(math.log(4 * math.pi), 6)
@@ -22,16 +22,16 @@ def log_area(dim: int) -> float:
 
 
 def normalize(x: Tensor) -> Tensor:
-    r"""Project vectors onto the unit sphere, `x / |x|`, the zero vector onto `e_1`.
+    r"""Project vectors onto the unit sphere, ``x / |x|``, the zero vector onto ``e_1``.
 
     Vectors are scaled by their largest entry first, so that none over- or underflows. The
-    gradient is that of `x / |x|`, and zero at the zero vector.
+    gradient is that of ``x / |x|``, and zero at the zero vector.
 
     Args:
-        x: Vectors, shape `(*, d)`.
+        x: Vectors, shape ``(*, d)``.
 
     Returns:
-        Unit vectors, shape `(*, d)`.
+        Unit vectors, shape ``(*, d)``.
 
     Example:
         >>> normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()

@@ -15,9 +15,9 @@ class ImageArrays(Dataset):
     """Labelled images held in memory, fetched a batch at a time.
 
     Args:
-        images: Shape `(N, channels, height, width)`: integers in 0..255, or floating-point
+        images: Shape ``(N, channels, height, width)``: integers in 0..255, or floating-point
             numbers in [0, 1].
-        labels: Classes, integers from 0, shape `(N,)`; at least two classes.
+        labels: Classes, integers from 0, shape ``(N,)``; at least two classes.
 
     Raises:
         ValueError: If the shapes do not match, a pixel is NaN, infinite or out of range, the
@@ -47,17 +47,17 @@ class ImageArrays(Dataset):
 
 
 def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
-    """Read a train and a test set from an `.npz` file.
+    """Read a train and a test set from an ``.npz`` file.
 
     Args:
-        path: File with `train_images`, `train_labels`, `test_images` and `test_labels`, each
-            as `ImageArrays` takes them.
+        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``, each
+            as ``ImageArrays`` takes them.
 
     Returns:
         The train set and the test set.
 
     Raises:
-        ValueError: If there is no such file, it is not `.npz`, an array is missing or bad.
+        ValueError: If there is no such file, it is not ``.npz``, an array is missing or bad.
     """
     names = ("train_images", "train_labels", "test_images", "test_labels")
     if not Path(path).is_file():

@@ -29,7 +29,7 @@ class RandomAffine(nn.Module):
         self.translate = translate
 
     def forward(self, images: Tensor) -> Tensor:
-        """Transform images `(N, channels, height, width)`, zeros beyond their borders."""
+        """Transform images ``(N, channels, height, width)``, zeros beyond their borders."""
         amount = 2 * torch.rand(4, len(images), dtype=images.dtype, device=images.device) - 1
         angle = math.radians(self.degrees) * amount[0]
         size = torch.exp(math.log1p(self.scale) * amount[1])
@@ -57,7 +57,7 @@ class RandomContrast(nn.Module):
         self.strength = strength
 
     def forward(self, images: Tensor) -> Tensor:
-        """Blend images `(N, channels, height, width)` with their means."""
+        """Blend images ``(N, channels, height, width)`` with their means."""
         mean = images.mean(dim=(-3, -2, -1), keepdim=True)
         return torch.lerp(images, mean, self.strength * _per_image(images))
 
@@ -78,7 +78,7 @@ class RandomNoise(nn.Module):
         self.strength = strength
 
     def forward(self, images: Tensor) -> Tensor:
-        """Add noise to images `(N, channels, height, width)`, within [0, 1]."""
+        """Add noise to images ``(N, channels, height, width)``, within [0, 1]."""
         noise = self.strength * _per_image(images) * torch.randn_like(images)
         return (images + noise).clamp(0, 1)
 

@@ -15,7 +15,7 @@ def load_digits() -> tuple[ImageArrays, ImageArrays]:
     The split is fixed and stratified: 1,437 images to train, 360 to test.
 
     Returns:
-        The train set and the test set, images `(N, 1, 8, 8)` in [0, 1].
+        The train set and the test set, images ``(N, 1, 8, 8)`` in [0, 1].
 
     References:
         Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine

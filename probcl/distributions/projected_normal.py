@@ -10,11 +10,11 @@ __all__ = ["ProjectedNormal"]
 
 
 class ProjectedNormal(TorchDistribution):
-    r"""Direction of a normal vector: `z = x / |x|`, `x ~ N(loc, diag(scale^2))`.
+    r"""Direction of a normal vector: ``z = x / |x|``, ``x ~ N(loc, diag(scale^2))``.
 
     Args:
-        loc: Mean of the normal vector, shape `(*B, d)`.
-        scale: Standard deviation, positive: a number or `(*B, 1)` (isotropic), or `(*B, d)`.
+        loc: Mean of the normal vector, shape ``(*B, d)``.
+        scale: Standard deviation, positive: a number or ``(*B, 1)`` (isotropic), or ``(*B, d)``.
 
     Example:
         >>> ProjectedNormal(torch.zeros(4, 3), 0.5).sample().shape

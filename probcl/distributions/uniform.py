@@ -10,10 +10,10 @@ __all__ = ["HypersphericalUniform"]
 
 
 class HypersphericalUniform(TorchDistribution):
-    r"""Uniform distribution on `S^{d-1}`, density `1 / |S^{d-1}|` in surface measure.
+    r"""Uniform distribution on ``S^{d-1}``, density ``1 / |S^{d-1}|`` in surface measure.
 
     Args:
-        dim: Dimension `d >= 2` of the space around the sphere.
+        dim: Dimension ``d >= 2`` of the space around the sphere.
 
     Example:
         >>> HypersphericalUniform(3).sample((5,)).shape

@@ -12,15 +12,15 @@ __all__ = ["Embeddings"]
 
 @dataclass
 class Embeddings:
-    """Embeddings of `N` images, with what their posteriors say, in float32 on the CPU.
+    """Embeddings of ``N`` images, with what their posteriors say, in float32 on the CPU.
 
     Args:
-        embedding: Mean directions, shape `(N, d)`.
-        features: Output of the backbone, shape `(N, F)`.
-        labels: Classes, shape `(N,)`.
-        index: Row of each image in its data set, shape `(N,)`.
-        parameters: Parameters of the posteriors by name, each of shape `(N, *)`.
-        scores: Uncertainty of each image by the name of the score, each of shape `(N,)`.
+        embedding: Mean directions, shape ``(N, d)``.
+        features: Output of the backbone, shape ``(N, F)``.
+        labels: Classes, shape ``(N,)``.
+        index: Row of each image in its data set, shape ``(N,)``.
+        parameters: Parameters of the posteriors by name, each of shape ``(N, *)``.
+        scores: Uncertainty of each image by the name of the score, each of shape ``(N,)``.
     """
 
     embedding: Tensor

@@ -32,13 +32,13 @@ class Evaluation:
 
     Args:
         quality: Accuracy, calibration and collapse, by name.
-        uncertainty: For each score, how well it answers each question: `auroc_NAME`, whether
-            it tells unfamiliar inputs from the test set; `spearman_NAME`, its rank correlation
+        uncertainty: For each score, how well it answers each question: ``auroc_NAME``, whether
+            it tells unfamiliar inputs from the test set; ``spearman_NAME``, its rank correlation
             with the severity of a corruption.
         test: Embeddings of the test set, with every score.
-        probabilities: Class probabilities of the linear probe on the test set, `(N, C)`.
+        probabilities: Class probabilities of the linear probe on the test set, ``(N, C)``.
         spectrum: Singular values of the test embeddings.
-        by_severity: Scores by corruption, score and severity (0: clean), each of shape `(N,)`.
+        by_severity: Scores by corruption, score and severity (0: clean), each of shape ``(N,)``.
     """
 
     quality: dict[str, float]
@@ -52,8 +52,8 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """All numbers by name.
 
-        The library's own score gives `unc/auroc_inverted`, any other one its name as well:
-        `unc/auroc_inverted/log_det_k`.
+        The library's own score gives ``unc/auroc_inverted``, any other one its name as well:
+        ``unc/auroc_inverted/log_det_k``.
         """
         flat = dict(self.quality)
         for score, answers in self.uncertainty.items():

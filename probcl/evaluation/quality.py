@@ -22,8 +22,8 @@ def fit_linear_probe(features: Tensor, labels: Tensor) -> Pipeline:
     """Fit a multinomial logistic regression on standardised features.
 
     Args:
-        features: Output of the frozen backbone, shape `(N, F)`.
-        labels: Classes, shape `(N,)`.
+        features: Output of the frozen backbone, shape ``(N, F)``.
+        labels: Classes, shape ``(N,)``.
 
     Returns:
         A scikit-learn classifier.
@@ -33,16 +33,16 @@ def fit_linear_probe(features: Tensor, labels: Tensor) -> Pipeline:
 
 
 def k_nearest_neighbours(train: Tensor, train_labels: Tensor, test: Tensor, k: int = 5) -> Tensor:
-    """Classify embeddings by a vote of their `k` nearest training embeddings, by cosine.
+    """Classify embeddings by a vote of their ``k`` nearest training embeddings, by cosine.
 
     Args:
-        train: Unit vectors, shape `(M, d)`.
-        train_labels: Classes, shape `(M,)`.
-        test: Unit vectors, shape `(N, d)`.
-        k: Number of neighbours, at most `M`.
+        train: Unit vectors, shape ``(M, d)``.
+        train_labels: Classes, shape ``(M,)``.
+        test: Unit vectors, shape ``(N, d)``.
+        k: Number of neighbours, at most ``M``.
 
     Returns:
-        Predicted classes, shape `(N,)`.
+        Predicted classes, shape ``(N,)``.
     """
     neighbours = KNeighborsClassifier(n_neighbors=min(k, len(train)), metric="cosine")
     return torch.as_tensor(neighbours.fit(train, train_labels).predict(test))
@@ -57,8 +57,8 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     """Return the expected calibration error: confidence against accuracy in equal bins.
 
     Args:
-        probabilities: Class probabilities, shape `(N, C)`.
-        labels: Classes, shape `(N,)`.
+        probabilities: Class probabilities, shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
         bins: Number of bins of the confidence.
     """
     classes = probabilities.shape[-1]
@@ -66,7 +66,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
 
 
 def singular_spectrum(embedding: Tensor) -> Tensor:
-    """Return the singular values of the embeddings `(N, d)`, largest first."""
+    """Return the singular values of the embeddings ``(N, d)``, largest first."""
     return torch.linalg.svdvals(embedding.double())
 
 
@@ -74,7 +74,7 @@ def effective_rank(spectrum: Tensor) -> float:
     """Return the exponential of the entropy of the normalised singular values.
 
     Args:
-        spectrum: Singular values, shape `(d,)`.
+        spectrum: Singular values, shape ``(d,)``.
 
     References:
         Garrido et al. (2023), RankMe. https://arxiv.org/abs/2210.02885

@@ -32,11 +32,11 @@ def posterior_scores(posterior: Distribution, num_samples: int = 256) -> dict[st
     """Return what a posterior says of its own uncertainty.
 
     Args:
-        posterior: Distribution over the sphere, of batch shape `(N,)`.
-        num_samples: Number of samples for `1 - |E z|`.
+        posterior: Distribution over the sphere, of batch shape ``(N,)``.
+        num_samples: Number of samples for ``1 - |E z|``.
 
     Returns:
-        Scores by name, each of shape `(N,)`; none for a point.
+        Scores by name, each of shape ``(N,)``; none for a point.
     """
     if not getattr(posterior, "has_rsample", False) or type(posterior).__name__ == "Delta":
         return {}
@@ -48,11 +48,11 @@ def posterior_scores(posterior: Distribution, num_samples: int = 256) -> dict[st
 
 
 def nearest_cosine(embedding: Tensor, train: Tensor, block: int = 4096) -> Tensor:
-    """Return `1 - max_j z_i . t_j`, the distance of embeddings `(N, d)` to a training set.
+    """Return ``1 - max_j z_i . t_j``, the distance of embeddings ``(N, d)`` to a training set.
 
     Args:
-        embedding: Unit vectors, shape `(N, d)`.
-        train: Unit vectors of the training set, shape `(M, d)`.
+        embedding: Unit vectors, shape ``(N, d)``.
+        train: Unit vectors of the training set, shape ``(M, d)``.
         block: Number of embeddings compared at a time.
     """
     parts = [1 - (part @ train.T).amax(-1) for part in embedding.split(block)]
@@ -69,7 +69,7 @@ def severity_correlation(scores: dict[int, Tensor]) -> float:
     """Return Spearman's rank correlation of the score with the severity, over all images.
 
     Args:
-        scores: Scores of the same images at each severity, each of shape `(N,)`.
+        scores: Scores of the same images at each severity, each of shape ``(N,)``.
     """
     severity = torch.cat([torch.full((len(s),), level) for level, s in scores.items()])
     return float(spearmanr(severity, torch.cat(list(scores.values()))).statistic)

@@ -25,19 +25,19 @@ KL = Literal["auto", "exact", "gaussian_bound", "monte_carlo"]
 class ContrastiveELBO(ELBO):
     r"""Negative ELBO of a model and guide, with a choice of estimator for each KL.
 
-    For observed sites `x` (the contrastive factor among them) and reparametrised latent
-    sites `z`,
+    For observed sites ``x`` (the contrastive factor among them) and reparametrised latent
+    sites ``z``,
 
         loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q,
 
-    each term with the scale and mask of its site. A program states its weights (`beta`, `1/d`,
-    `1/B`) as scales, so that stock Pyro objectives give the same loss.
+    each term with the scale and mask of its site. A program states its weights (``beta``, ``1/d``,
+    ``1/B``) as scales, so that stock Pyro objectives give the same loss.
 
     Args:
-        kl: How to estimate KL(q || p) of each latent site: `"exact"` by
-            `torch.distributions.kl_divergence`; `"gaussian_bound"`, the upper bound for a
+        kl: How to estimate KL(q || p) of each latent site: ``"exact"`` by
+            ``torch.distributions.kl_divergence``; ``"gaussian_bound"``, the upper bound for a
             projected normal against the uniform that the VCL paper trains with;
-            `"monte_carlo"`, `log q(z) - log p(z)` at the sample; `"auto"`: exact where a
+            ``"monte_carlo"``, ``log q(z) - log p(z)`` at the sample; ``"auto"``: exact where a
             divergence is registered, else Monte Carlo.
         num_particles: Number of posterior samples the loss is averaged over.
 
@@ -63,13 +63,13 @@ class ContrastiveELBO(ELBO):
         self.kl = kl
 
     def __call__(self, model: Callable, guide: Callable) -> "ContrastiveLoss":
-        """Return the loss of `model` and `guide` as a module that owns their parameters."""
+        """Return the loss of ``model`` and ``guide`` as a module that owns their parameters."""
         return ContrastiveLoss(model, guide, self)
 
     def terms(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Return each term of the loss, named after its site (`kl_` before a latent's name).
+        """Return each term of the loss, named after its site (``kl_`` before a latent's name).
 
         The loss is the sum of the terms, and each can be differentiated.
         """
@@ -171,7 +171,7 @@ class ContrastiveLoss(ELBOModule):
         self.owners = nn.ModuleList(owners.values())
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Return each term of the loss, as `ContrastiveELBO.terms`."""
+        """Return each term of the loss, as ``ContrastiveELBO.terms``."""
         with pyro.settings.context(module_local_params=True):
             return self.elbo.terms(self.model, self.guide, *args, **kwargs)
 

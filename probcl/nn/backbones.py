@@ -37,5 +37,5 @@ class ConvNet(nn.Module):
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `(N, channels, height, width)` to features `(N, widths[-1])`."""
+        """Map images ``(N, channels, height, width)`` to features ``(N, widths[-1])``."""
         return self.layers(images)

@@ -26,10 +26,10 @@ class MLP(nn.Sequential):
 
 
 class ProjectedNormalHead(nn.Module):
-    """Projected-normal posterior with diagonal covariance, `PN(mu(h), diag sigma(h)^2)`.
+    """Projected-normal posterior with diagonal covariance, ``PN(mu(h), diag sigma(h)^2)``.
 
     Args:
-        dim: Dimension `d` of the embedding.
+        dim: Dimension ``d`` of the embedding.
         hidden: Hidden units of the two perceptrons, for the location and the log scale.
 
     Example:
@@ -44,5 +44,5 @@ class ProjectedNormalHead(nn.Module):
         self.log_scale = MLP(dim, hidden)
 
     def forward(self, features: Tensor) -> ProjectedNormal:
-        """Map features `(*, F)` to posteriors of batch shape `(*,)`."""
+        """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
         return ProjectedNormal(self.loc(features), torch.exp(self.log_scale(features)))

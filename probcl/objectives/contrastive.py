@@ -8,7 +8,7 @@ __all__ = ["check_temperature", "info_nce", "sup_con"]
 
 
 def check_temperature(temperature: float) -> float:
-    """Return `temperature`, or raise `ValueError` unless it is a finite positive number."""
+    """Return ``temperature``, or raise ``ValueError`` unless it is a finite positive number."""
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
     return temperature
@@ -17,23 +17,23 @@ def check_temperature(temperature: float) -> float:
 def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     r"""Contrast each embedding's other view with the rest of the batch (symmetric NT-Xent).
 
-    With the `N = 2B` embeddings `z = [z1, z2]` and `s_ij = z_i . z_j / temperature`,
+    With the ``N = 2B`` embeddings ``z = [z1, z2]`` and ``s_ij = z_i . z_j / temperature``,
 
         L = (1/N) sum_i log(1 + sum_{j != i, p(i)} exp(s_ij - s_ip(i)))
 
-    where `p(i)` is the other view of `i`. This is the usual cross-entropy over the `N - 1`
+    where ``p(i)`` is the other view of ``i``. This is the usual cross-entropy over the ``N - 1``
     candidates, written so that a value near zero keeps its digits at low temperatures.
 
     Args:
-        z1: Unit vectors of the first view, shape `(*, B, d)`, `B >= 2`.
-        z2: Unit vectors of the second view, shape `(*, B, d)`.
+        z1: Unit vectors of the first view, shape ``(*, B, d)``, ``B >= 2``.
+        z2: Unit vectors of the second view, shape ``(*, B, d)``.
         temperature: Positive number that divides the cosines.
 
     Returns:
         The loss, a scalar: the mean over all anchors and leading dimensions.
 
     Raises:
-        ValueError: If the shapes differ, the batch holds one item or `temperature <= 0`.
+        ValueError: If the shapes differ, the batch holds one item or ``temperature <= 0``.
 
     References:
         Chen et al. (2020), A Simple Framework for Contrastive Learning of Visual
@@ -67,25 +67,25 @@ def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
 
 def sup_con(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    r"""Contrast each embedding's class with the rest of the batch (SupCon, `L_out`).
+    r"""Contrast each embedding's class with the rest of the batch (SupCon, ``L_out``).
 
-    With `s_ij = z_i . z_j / temperature` and `P(i)` the other embeddings of the class of `i`,
+    With ``s_ij = z_i . z_j / temperature`` and ``P(i)`` the other embeddings of the class of ``i``,
 
         L = mean_i (1/|P(i)|) sum_{p in P(i)} [log sum_{j != i} exp(s_ij) - s_ip]
 
-    over the anchors `i` that have a positive.
+    over the anchors ``i`` that have a positive.
 
     Args:
-        z: Unit vectors, shape `(*, N, d)`.
-        labels: Class of each embedding, integers, shape `(N,)`.
+        z: Unit vectors, shape ``(*, N, d)``.
+        labels: Class of each embedding, integers, shape ``(N,)``.
         temperature: Positive number that divides the cosines.
 
     Returns:
         The loss, a scalar: the mean over the anchors with a positive and leading dimensions.
 
     Raises:
-        ValueError: If `labels` does not have shape `(N,)`, no anchor has a positive or
-            `temperature <= 0`.
+        ValueError: If ``labels`` does not have shape ``(N,)``, no anchor has a positive or
+            ``temperature <= 0``.
 
     References:
         Khosla et al. (2020), Supervised Contrastive Learning, equation 2.

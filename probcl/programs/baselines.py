@@ -26,10 +26,10 @@ class DeterministicContrastive(Program):
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the contrastive loss of embeddings `(V, B, d)`, a scalar."""
+        """Return the contrastive loss of embeddings ``(V, B, d)``, a scalar."""
 
     def posterior_from_features(self, features: Tensor) -> dist.Delta:
-        """Map features `(*, F)` to a point on the sphere, as a distribution."""
+        """Map features ``(*, F)`` to a point on the sphere, as a distribution."""
         return dist.Delta(normalize(self.projection(features)), event_dim=1)
 
     def model(self, views: Tensor, labels: Tensor | None = None) -> None:
@@ -47,7 +47,7 @@ class SimCLR(InstanceContrast, DeterministicContrastive):
 
     Args:
         encoder: Images to features.
-        projection: Features to the embedding before normalisation; by default `MLP()`.
+        projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
 
     References:
@@ -61,7 +61,7 @@ class SupCon(ClassContrast, DeterministicContrastive):
 
     Args:
         encoder: Images to features.
-        projection: Features to the embedding before normalisation; by default `MLP()`.
+        projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
 
     References:

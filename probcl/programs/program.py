@@ -18,7 +18,7 @@ class Program(nn.Module, ABC):
     """A Pyro model and guide over the views of a batch, around one encoder.
 
     Args:
-        encoder: Images to features, `(N, channels, height, width)` to `(N, F)`.
+        encoder: Images to features, ``(N, channels, height, width)`` to ``(N, F)``.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -30,8 +30,8 @@ class Program(nn.Module, ABC):
         """Run the generative program.
 
         Args:
-            views: Augmented images, shape `(V, B, channels, height, width)`.
-            labels: Classes, integers, shape `(B,)`.
+            views: Augmented images, shape ``(V, B, channels, height, width)``.
+            labels: Classes, integers, shape ``(B,)``.
         """
 
     @abstractmethod
@@ -40,25 +40,25 @@ class Program(nn.Module, ABC):
 
     @abstractmethod
     def posterior_from_features(self, features: Tensor) -> Distribution:
-        """Map features `(*, F)` to posteriors over the sphere, of batch shape `(*,)`."""
+        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
 
     def posterior(self, images: Tensor) -> Distribution:
-        """Map images `(N, channels, height, width)` to posteriors of batch shape `(N,)`."""
+        """Map images ``(N, channels, height, width)`` to posteriors of batch shape ``(N,)``."""
         return self.posterior_from_features(self.encoder(images))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Map images to embeddings: their posteriors' mean directions, shape `(N, d)`."""
+        """Map images to embeddings: their posteriors' mean directions, shape ``(N, d)``."""
         return mean_direction(self.posterior(images))
 
     def _view_features(self, views: Tensor) -> Tensor:
-        """Encode all views in one batch: `(V, B, ...)` to features `(V, B, F)`."""
+        """Encode all views in one batch: ``(V, B, ...)`` to features ``(V, B, F)``."""
         return self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
 
     def materialize(self, images: Tensor) -> None:
         """Let lazy layers take their sizes from an image; do nothing if they have theirs.
 
         Args:
-            images: Shape `(N, channels, height, width)`; the first is used.
+            images: Shape ``(N, channels, height, width)``; the first is used.
         """
         if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
             training = self.training
@@ -79,7 +79,7 @@ class InstanceContrast:
     temperature: float
 
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return InfoNCE between the two views' directions, `(2, B, d)`."""
+        """Return InfoNCE between the two views' directions, ``(2, B, d)``."""
         if len(z) != 2:
             raise ValueError(f"views must hold 2 views of each image, got {len(z)}.")
         return info_nce(z[0], z[1], self.temperature)
@@ -91,7 +91,7 @@ class ClassContrast:
     temperature: float
 
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return SupCon over all views' directions, `(V, B, d)`."""
+        """Return SupCon over all views' directions, ``(V, B, d)``."""
         if labels is None:
             raise ValueError(
                 f"{type(self).__name__} is supervised: pass labels, integers of shape (B,)."

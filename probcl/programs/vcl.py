@@ -18,13 +18,13 @@ __all__ = ["VSimCLR", "VSupCon"]
 class VariationalContrastive(Program):
     r"""Common ground of VSimCLR and VSupCon.
 
-    Each of the `V` views of each of the `B` images has a latent direction:
+    Each of the ``V`` views of each of the ``B`` images has a latent direction:
 
         z_vb ~ p(z),  q(z_vb | x_vb) = posterior(encoder(x_vb)),
         log factor = -contrastive(z; labels, temperature)
 
-    and every `z_vb` is scaled by `beta / (V B d)`, which makes the negative ELBO the contrastive
-    loss plus `beta` times the mean KL, normalised by the dimension.
+    and every ``z_vb`` is scaled by ``beta / (V B d)``, which makes the negative ELBO the contrastive
+    loss plus ``beta`` times the mean KL, normalised by the dimension.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class VariationalContrastive(Program):
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the contrastive loss of samples `(V, B, d)`, a scalar."""
+        """Return the contrastive loss of samples ``(V, B, d)``, a scalar."""
 
     def posterior_from_features(self, features: Tensor) -> Distribution:
-        """Map features `(*, F)` to posteriors over the sphere, of batch shape `(*,)`."""
+        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
         return self.posterior_head(features)
 
     def model(self, views: Tensor, labels: Tensor | None = None) -> None:
@@ -98,9 +98,9 @@ class VSimCLR(InstanceContrast, VariationalContrastive):
 
     Args:
         encoder: Images to features.
-        posterior: Features to a distribution over the sphere, with its dimension as `dim`;
-            by default `ProjectedNormalHead()`.
-        prior: Module whose `forward()` returns the distribution of one direction; by default
+        posterior: Features to a distribution over the sphere, with its dimension as ``dim``;
+            by default ``ProjectedNormalHead()``.
+        prior: Module whose ``forward()`` returns the distribution of one direction; by default
             uniform.
         temperature: Positive number that divides the cosines.
         beta: Weight of the normalised KL, at least 0.
@@ -127,8 +127,8 @@ class VSupCon(ClassContrast, VariationalContrastive):
 
     Args:
         encoder: Images to features.
-        posterior: As for `VSimCLR`.
-        prior: As for `VSimCLR`.
+        posterior: As for ``VSimCLR``.
+        prior: As for ``VSimCLR``.
         temperature: Positive number that divides the cosines.
         beta: Weight of the normalised KL, at least 0.
 

@@ -22,7 +22,7 @@ __all__ = ["Arrays", "Batch", "Digits", "ImageData"]
 
 
 class Batch(NamedTuple):
-    """Images `(V, B, channels, height, width)`, their labels and rows in the data set `(B,)`."""
+    """Images ``(V, B, channels, height, width)``, their labels and rows in the data set ``(B,)``."""
 
     views: Tensor
     labels: Tensor
@@ -32,12 +32,12 @@ class Batch(NamedTuple):
 class ImageData(LightningDataModule, ABC):
     """Labelled images in memory, augmented on the device a whole batch at a time.
 
-    A data set of your own is a subclass with `load()`.
+    A data set of your own is a subclass with ``load()``.
 
     Args:
         augmentations: Modules that turn a batch of images in [0, 1] into a batch of views, one
-            after the other; by default `RandomAffine`, `RandomContrast` and `RandomNoise`.
-        batch_size: Images in a batch; each gives `views` views.
+            after the other; by default ``RandomAffine``, ``RandomContrast`` and ``RandomNoise``.
+        batch_size: Images in a batch; each gives ``views`` views.
         views: Views of each image in training.
     """
 
@@ -122,19 +122,19 @@ class Digits(ImageData):
     """Scikit-learn's 8x8 handwritten digits, 1,437 to train and 360 to test."""
 
     def load(self) -> tuple[ImageArrays, ImageArrays]:
-        """Return the two parts of `probcl.data.load_digits`."""
+        """Return the two parts of ``probcl.data.load_digits``."""
         return load_digits()
 
 
 class Arrays(ImageData):
-    """Images and labels from an `.npz` file.
+    """Images and labels from an ``.npz`` file.
 
     Args:
-        path: File with `train_images`, `train_labels`, `test_images` and `test_labels`: images
-            `(N, channels, height, width)`, integers in 0..255 or floats in [0, 1]; labels
-            `(N,)`, integers.
-        augmentations: As for `ImageData`.
-        batch_size: Images in a batch; each gives `views` views.
+        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: images
+            ``(N, channels, height, width)``, integers in 0..255 or floats in [0, 1]; labels
+            ``(N,)``, integers.
+        augmentations: As for ``ImageData``.
+        batch_size: Images in a batch; each gives ``views`` views.
         views: Views of each image in training.
     """
 

@@ -23,14 +23,14 @@ __all__ = ["ContrastiveModule"]
 
 
 class ContrastiveModule(LightningModule):
-    """Train a program by `ContrastiveELBO` with one optimizer and a cosine learning rate.
+    """Train a program by ``ContrastiveELBO`` with one optimizer and a cosine learning rate.
 
-    After `Trainer.test`, `evaluation` holds what was measured; `seconds` holds how long training
+    After ``Trainer.test``, ``evaluation`` holds what was measured; ``seconds`` holds how long training
     and evaluation took.
 
     Args:
         program: The model, guide and encoder.
-        kl: How the ELBO estimates the KL of the posterior, as `ContrastiveELBO` takes it.
+        kl: How the ELBO estimates the KL of the posterior, as ``ContrastiveELBO`` takes it.
         optimizer: Parameters to an optimizer.
     """
 
@@ -116,7 +116,7 @@ class ContrastiveModule(LightningModule):
             self._collected[f"unfamiliar {name}", 0].append(self.describe(changed))
 
     def on_test_epoch_end(self) -> None:
-        """Evaluate what was collected; `evaluation` holds the result."""
+        """Evaluate what was collected; ``evaluation`` holds the result."""
         sets = {key: Embeddings.concatenate(parts) for key, parts in self._collected.items()}
         self.evaluation = evaluate(
             sets["train", 0],
