@@ -1,6 +1,7 @@
-"""Geometry of the unit sphere S^{d-1} in R^d."""
+"""Geometry of the unit sphere S^{d-1} in R^d: area and safe normalisation."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,23 +10,34 @@ __all__ = ["log_area", "normalize"]
 
 
 def log_area(dim: int) -> float:
-    r"""Return the log surface area of the unit sphere, ``log(2 pi^{d/2} / Gamma(d/2))``.
+    r"""Return the log surface area of the unit sphere S^{d-1} in R^d.
+
+    .. math:: \log |S^{d-1}| = \log 2 + \tfrac{d}{2} \log \pi - \log \Gamma(\tfrac{d}{2})
 
     Args:
-        dim: Dimension ``d >= 1`` of the space around the sphere.
+        dim: Dimension ``d >= 1`` of the ambient space.
+
+    Returns:
+        The log area as a Python float.
+
+    Raises:
+        ValueError: If ``dim`` is less than 1.
 
     Example:
-        >>> round(log_area(3), 6) == round(math.log(4 * math.pi), 6)
-        True
+        >>> round(log_area(2), 6)  # the circle: log(2 pi)
+        1.837877
     """
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, got {dim}; use the dimension of the vectors.")
     return math.log(2.0) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
 
 
 def normalize(x: Tensor) -> Tensor:
-    r"""Project vectors onto the unit sphere, ``x / |x|``, the zero vector onto ``e_1``.
+    """Divide vectors by their Euclidean norm, safely.
 
-    Vectors are scaled by their largest entry first, so that none over- or underflows. The
-    gradient is that of ``x / |x|``, and zero at the zero vector.
+    Vectors of any finite length are first scaled by a power of two, so that squares neither
+    overflow nor underflow. Zero has no direction: it maps to the unit vector with equal
+    coordinates, with zero gradient, so that the result always lies on the sphere.
 
     Args:
         x: Vectors, shape ``(*, d)``.
@@ -34,12 +46,48 @@ def normalize(x: Tensor) -> Tensor:
         Unit vectors, shape ``(*, d)``.
 
     Example:
-        >>> normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-        [[0.6000000238418579, 0.800000011920929], [1.0, 0.0]]
+        >>> normalize(torch.tensor([[3e-30, 4e-30], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.7071, 0.7071]])
     """
-    largest = x.detach().abs().amax(dim=-1, keepdim=True)
-    is_zero = largest == 0
-    first = torch.zeros_like(x)
-    first[..., 0] = 1.0
-    scaled = torch.where(is_zero, first, x / torch.where(is_zero, 1.0, largest))
-    return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return _Normalize.apply(x)[0]
+
+
+class _Normalize(torch.autograd.Function):
+    """Normalisation with few temporaries; its own second derivative goes by plain operations."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        factor, offset = _rescaling(x)
+        unit = torch.addcmul(offset, x, factor)
+        norm = torch.linalg.vector_norm(unit, dim=-1, keepdim=True)
+        return unit.div_(norm), factor / norm
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+        x, unit, inverse_norm = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            factor, offset = _rescaling(x)
+            scaled = torch.addcmul(offset, x, factor)
+            norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+            unit, inverse_norm = scaled / norm, factor / norm
+        along = torch.linalg.vecdot(grad, unit)[..., None]
+        return torch.addcmul(grad, unit, along, value=-1.0) * inverse_norm
+
+
+def _rescaling(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the power of two that brings x near length one, and what replaces a zero x."""
+    with torch.no_grad():
+        largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+        limit = int(math.log2(torch.finfo(x.dtype).max)) - 1
+        exponent = torch.frexp(largest)[1].clamp(-limit, limit)
+        nonzero = (largest > 0).to(x.dtype)
+        factor = torch.ldexp(nonzero, -exponent)
+        return factor, (1.0 - nonzero) * x.shape[-1] ** -0.5

@@ -81,10 +81,7 @@ def test_the_deterministic_twin_leaves_out_in_words_what_has_no_meaning(runs):
 
 def test_a_checkpoint_alone_gives_the_metrics_of_its_run(runs):
     fitted = without_times(runs / "runs/vsimclr-digits-seed0/metrics.json")
-    tested = without_times(runs / "tested/metrics.json")
-    # Scores that sample their posterior agree up to the draw.
-    assert tested == pytest.approx(fitted, abs=0.05)
-    assert tested["probe/top1"] == fitted["probe/top1"]
+    assert without_times(runs / "tested/metrics.json") == fitted
     assert "did not train" in (runs / "tested/report.html").read_text()
 
 

@@ -50,8 +50,8 @@ def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
     """Read a train and a test set from an ``.npz`` file.
 
     Args:
-        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``, each
-            as ``ImageArrays`` takes them.
+        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``,
+            each as ``ImageArrays`` takes them.
 
     Returns:
         The train set and the test set.

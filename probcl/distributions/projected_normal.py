@@ -1,53 +1,323 @@
-"""The projected normal distribution."""
+"""The projected normal distribution on the unit sphere, for every covariance."""
+
+from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from probcl.sphere import normalize
+from probcl.distributions import checks
+from probcl.distributions.covariance import Covariance, Diagonal, Full, Isotropic, LowRank
+from probcl.distributions.precision import at_least_float32, full_precision
+from probcl.distributions.projected_normal_kl import kl_to_uniform
+from probcl.distributions.radial_exponent import radial_exponent
+from probcl.special.isotropic import relative_mean_resultant
+from probcl.sphere import log_area, normalize
 
 __all__ = ["ProjectedNormal"]
 
 
 class ProjectedNormal(TorchDistribution):
-    r"""Direction of a normal vector: ``z = x / |x|``, ``x ~ N(loc, diag(scale^2))``.
+    r"""Direction of a normal vector: z = x / |x| with x ~ N(mu, Sigma), on S^{d-1}.
+
+    The density with respect to surface measure is exact in every dimension d >= 2. With
+    :math:`a = z^\top \Sigma^{-1} z` and :math:`\alpha = z^\top \Sigma^{-1} \mu / \sqrt a`,
+
+    .. math::
+        p(z) = (2 \pi)^{-d/2} |\Sigma|^{-1/2} a^{-d/2}
+               e^{-(\mu^\top \Sigma^{-1} \mu - \alpha^2) / 2} M_d(\alpha), \qquad
+        M_d(\alpha) = \int_0^\infty s^{d-1} e^{-(s - \alpha)^2 / 2} \, ds
+
+    Only the ratio of mean and scale is identified: PN(c mu, c^2 Sigma) = PN(mu, Sigma) for
+    every c > 0. A zero mean is legal; with an isotropic covariance it gives the uniform.
+    Low-precision parameters are raised to float32, and autocast is switched off inside.
+    Densities are those at z / |z|, so that a value may be off the sphere by rounding, and
+    gradients with respect to it are tangent to the sphere.
 
     Args:
-        loc: Mean of the normal vector, shape ``(*B, d)``.
-        scale: Standard deviation, positive: a number or ``(*B, 1)`` (isotropic), or ``(*B, d)``.
+        loc: Mean mu of the normal, shape ``(*B, d)``.
+        scale: Standard deviations: a number or shape ``(*B, 1)`` for an isotropic covariance,
+            ``(*B, d)`` for a diagonal one; 1 if no covariance is given.
+        scale_tril: Lower Cholesky factor of a full covariance, shape ``(*B, d, d)``.
+        cov_factor: Factor W of the low-rank covariance ``W W' + diag(D)``, shape ``(*B, d, k)``.
+        cov_diag: Diagonal D of the low-rank covariance, shape ``(*B, d)``.
+        validate_args: Whether to check arguments; torch's default if None.
+
+    Raises:
+        ValueError: If d < 2, shapes do not fit, several covariances are given, or, with
+            validation on, a parameter is not finite or a scale not positive.
+
+    References:
+        Hernandez-Stumpfhauser, Breidt and van der Woerd (2017), "The General Projected Normal
+        Distribution of Arbitrary Dimension", Bayesian Analysis 12(1),
+        https://doi.org/10.1214/15-BA989
 
     Example:
-        >>> ProjectedNormal(torch.zeros(4, 3), 0.5).sample().shape
-        torch.Size([4, 3])
+        >>> q = ProjectedNormal(torch.tensor([3.0, 0.0, 0.0]), scale=0.5)
+        >>> q.rsample((5,)).shape
+        torch.Size([5, 3])
+        >>> q.log_prob(torch.tensor([1.0, 0.0, 0.0]))
+        tensor(1.7730)
+        >>> q.mean_resultant_length
+        tensor(0.9722)
+        >>> ProjectedNormal(torch.zeros(2), torch.tensor([1.0, 2.0])).entropy()
+        tensor(1.7201)
     """
 
-    arg_constraints = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real_vector,
         "scale": constraints.independent(constraints.positive, 1),
+        "scale_tril": constraints.lower_cholesky,
+        "cov_factor": constraints.independent(constraints.real, 2),
+        "cov_diag": constraints.independent(constraints.positive, 1),
     }
     support = constraints.sphere
     has_rsample = True
 
-    def __init__(self, loc: Tensor, scale=1.0, *, validate_args: bool | None = None) -> None:
-        scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+    loc: Tensor
+    covariance: Covariance
+    _validate_args: bool
 
-    def expand(self, batch_shape, _instance=None):
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor | float | None = None,
+        *,
+        scale_tril: Tensor | None = None,
+        cov_factor: Tensor | None = None,
+        cov_diag: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(loc, Tensor):
+            loc = torch.as_tensor(loc)
+        given = {
+            "scale": torch.as_tensor(scale, device=loc.device) if scale is not None else None,
+            "scale_tril": scale_tril,
+            "cov_factor": cov_factor,
+            "cov_diag": cov_diag,
+        }
+        loc, parameters = _common_dtype(loc, {k: v for k, v in given.items() if v is not None})
+        shapes = {name: x.shape for name, x in parameters.items()}
+        batch_shape, event_shape = self.infer_shapes(loc=loc.shape, **shapes)
+        self.covariance = _covariance(loc, parameters)
+        self.loc = loc.expand(batch_shape + event_shape)
+        super().__init__(batch_shape, event_shape, validate_args=False)
+        if validate_args is None:
+            del self._validate_args  # back to torch's default
+        else:
+            self._validate_args = validate_args
+        if self._validate_args:
+            _check_values(loc, parameters)
+
+    @staticmethod
+    def infer_shapes(
+        loc: torch.Size,
+        scale: torch.Size | None = None,
+        scale_tril: torch.Size | None = None,
+        cov_factor: torch.Size | None = None,
+        cov_diag: torch.Size | None = None,
+    ) -> tuple[torch.Size, torch.Size]:
+        """Return batch and event shape for arguments of these shapes, or raise ValueError.
+
+        Example:
+            >>> ProjectedNormal.infer_shapes(loc=(5, 3), scale_tril=(3, 3))
+            (torch.Size([5]), torch.Size([3]))
+        """
+        if len(loc) < 1:
+            raise ValueError("loc must be a vector of shape (*B, d), got a number; pass a tensor.")
+        dim = loc[-1]
+        checks.check_dim(dim, "loc")
+        _check_one_covariance(scale, scale_tril, cov_factor, cov_diag)
+        batch_shapes = [loc[:-1]]
+        if scale is not None and len(scale):
+            _check_shape("scale", scale, scale[-1] in (1, dim), f"(*B, 1) or (*B, {dim})")
+            batch_shapes.append(scale[:-1])
+        if scale_tril is not None:
+            fits = tuple(scale_tril[-2:]) == (dim, dim)
+            _check_shape("scale_tril", scale_tril, fits, f"(*B, {dim}, {dim})")
+            batch_shapes.append(scale_tril[:-2])
+        if cov_factor is not None and cov_diag is not None:
+            fits = len(cov_factor) >= 2 and cov_factor[-2] == dim
+            _check_shape("cov_factor", cov_factor, fits, f"(*B, {dim}, k)")
+            _check_shape("cov_diag", cov_diag, tuple(cov_diag[-1:]) == (dim,), f"(*B, {dim})")
+            batch_shapes += [cov_factor[:-2], cov_diag[:-1]]
+        try:
+            batch_shape = torch.broadcast_shapes(*batch_shapes)
+        except RuntimeError:
+            shapes = ", ".join(str(tuple(shape)) for shape in batch_shapes)
+            raise ValueError(
+                f"Batch shapes of loc and the covariance do not broadcast: {shapes};"
+                " make them equal or 1."
+            ) from None
+        return torch.Size(batch_shape), torch.Size([dim])
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: "ProjectedNormal | None" = None
+    ) -> "ProjectedNormal":
+        """Return the distribution with its batch shape expanded; no memory is copied."""
         new = self._get_checked_instance(ProjectedNormal, _instance)
-        shape = torch.Size(batch_shape) + self.event_shape
-        new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
-        super(ProjectedNormal, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self.__dict__.get("_validate_args")
+        batch_shape = torch.Size(batch_shape)
+        new.loc = self.loc.expand(batch_shape + self.event_shape)
+        new.covariance = self.covariance
+        super(ProjectedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
-        noise = torch.randn(
-            self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
-        )
-        return normalize(self.loc + self.scale * noise)
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviations, shape ``(*B, 1)`` or ``(*B, d)``."""
+        return self._parameter("scale", Diagonal, 1)
 
+    @property
+    def scale_tril(self) -> Tensor:
+        """Lower Cholesky factor of a full covariance, shape ``(*B, d, d)``."""
+        return self._parameter("scale_tril", Full, 2)
+
+    @property
+    def cov_factor(self) -> Tensor:
+        """Factor of a low-rank covariance, shape ``(*B, d, k)``."""
+        return self._parameter("cov_factor", LowRank, 2)
+
+    @property
+    def cov_diag(self) -> Tensor:
+        """Diagonal of a low-rank covariance, shape ``(*B, d)``."""
+        return self._parameter("cov_diag", LowRank, 1)
+
+    @full_precision
+    def rsample(
+        self,
+        sample_shape: torch.Size = torch.Size(),  # noqa: B008
+    ) -> Tensor:
+        """Draw reparametrised samples, shape ``sample_shape + batch_shape + (d,)``."""
+        shape = self._extended_shape(sample_shape)
+        return normalize(self.covariance.sample(self.loc, shape))
+
+    @full_precision
     def log_prob(self, value: Tensor) -> Tensor:
-        raise NotImplementedError("the log density of ProjectedNormal")
+        """Return the exact log density with respect to surface measure.
+
+        Args:
+            value: Unit vectors, shape ``(*S, *B, d)``.
+
+        Returns:
+            Log densities, shape ``(*S, *B)``; differentiable twice.
+        """
+        dim = self.event_shape[0]
+        if self._validate_args:
+            checks.check_on_sphere(value, dim)
+        value = at_least_float32(value)
+        if isinstance(self.covariance, Isotropic):
+            scale = self.covariance.scale
+            return radial_exponent(value, self.loc, scale, dim) - log_area(dim)
+        direction, mean, half_log_det = self.covariance.standardise(value, self.loc)
+        stretch = torch.linalg.vecdot(direction, direction) / torch.linalg.vecdot(value, value)
+        exponent = radial_exponent(direction, mean, mean.new_ones(1), dim)
+        return exponent - half_log_det - 0.5 * dim * stretch.log() - log_area(dim)
+
+    def entropy(self) -> Tensor:
+        """Return the differential entropy, log area minus KL to the uniform, shape ``(*B,)``."""
+        return log_area(self.event_shape[0]) - kl_to_uniform(self)
+
+    @property
+    def mode(self) -> Tensor:
+        """Direction of highest density: loc / |loc| for an isotropic covariance."""
+        self._require_isotropic("mode")
+        return normalize(self.loc)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Expectation E[z], inside the ball, for an isotropic covariance; shape ``(*B, d)``.
+
+        Its length is the mean resultant length. It is not the mean direction: that is
+        :attr:`mode`.
+        """
+        self._require_isotropic("mean")
+        whitened = self.covariance.whiten(self.loc)
+        kappa2 = torch.linalg.vecdot(whitened, whitened)
+        return relative_mean_resultant(kappa2, self.event_shape[0])[..., None] * whitened
+
+    @property
+    def mean_resultant_length(self) -> Tensor:
+        """Length of E[z], between 0 and 1, for an isotropic covariance; shape ``(*B,)``."""
+        return torch.linalg.vector_norm(self.mean, dim=-1)
+
+    def _require_isotropic(self, name: str) -> None:
+        if not isinstance(self.covariance, Isotropic):
+            raise NotImplementedError(
+                f"{name} of a projected normal has no known closed form unless its covariance is"
+                " isotropic; estimate it from samples."
+            )
+
+    def _parameter(self, name: str, family: type[Covariance], event_dim: int) -> Tensor:
+        if not isinstance(self.covariance, family):
+            raise AttributeError(
+                f"this ProjectedNormal has no {name}: its covariance is"
+                f" {type(self.covariance).__name__}"
+            )
+        parameter: Tensor = getattr(self.covariance, name)
+        return parameter.expand(self.batch_shape + parameter.shape[-event_dim:])
+
+
+def _common_dtype(loc: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Bring all parameters to one floating dtype, float32 at least."""
+    dtype = at_least_float32(loc).dtype
+    for parameter in parameters.values():
+        if parameter.dim():  # a plain number follows the others
+            dtype = torch.promote_types(dtype, at_least_float32(parameter).dtype)
+    return loc.to(dtype), {name: x.to(dtype) for name, x in parameters.items()}
+
+
+def _covariance(loc: Tensor, parameters: dict[str, Tensor]) -> Covariance:
+    if "scale_tril" in parameters:
+        return Full(parameters["scale_tril"])
+    if "cov_factor" in parameters:
+        return LowRank(parameters["cov_factor"], parameters["cov_diag"])
+    scale = parameters.get("scale", loc.new_ones(1))
+    scale = scale[..., None] if scale.dim() == 0 else scale
+    return Isotropic(scale) if scale.shape[-1] == 1 else Diagonal(scale)
+
+
+def _check_one_covariance(
+    scale: torch.Size | None,
+    scale_tril: torch.Size | None,
+    cov_factor: torch.Size | None,
+    cov_diag: torch.Size | None,
+) -> None:
+    if (cov_factor is None) != (cov_diag is None):
+        missing = "cov_factor" if cov_factor is None else "cov_diag"
+        raise ValueError(
+            f"cov_factor and cov_diag come together, but {missing} is None; pass both."
+        )
+    low_rank = None if cov_factor is None else "cov_factor and cov_diag"
+    families = {"scale": scale, "scale_tril": scale_tril, low_rank: cov_factor}
+    given = [str(name) for name, shape in families.items() if shape is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"Only one covariance may be given, got {', '.join(given)}; drop the others."
+        )
+
+
+def _check_shape(name: str, shape: torch.Size, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}, but loc asks for {expected}; reshape it to fit."
+        )
+
+
+def _check_values(loc: Tensor, parameters: dict[str, Tensor]) -> None:
+    checks.check_finite("loc", loc)
+    for name in ("scale", "cov_diag"):
+        if name in parameters:
+            checks.check_positive(name, parameters[name])
+    if "cov_factor" in parameters:
+        checks.check_finite("cov_factor", parameters["cov_factor"])
+    if "scale_tril" in parameters:
+        tril = parameters["scale_tril"]
+        checks.check_finite("scale_tril", tril)
+        checks.check_positive("the diagonal of scale_tril", tril.diagonal(dim1=-2, dim2=-1))
+        if torch.count_nonzero(tril.triu(1)):
+            raise ValueError(
+                "scale_tril must be lower triangular, got a nonzero element above the diagonal;"
+                " pass torch.linalg.cholesky of the covariance."
+            )

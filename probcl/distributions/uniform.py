@@ -1,51 +1,112 @@
 """The uniform distribution on the unit sphere."""
 
+from typing import ClassVar
+
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from probcl.distributions.checks import check_dim, check_on_sphere
+from probcl.distributions.precision import at_least_float32
 from probcl.sphere import log_area, normalize
 
 __all__ = ["HypersphericalUniform"]
 
 
 class HypersphericalUniform(TorchDistribution):
-    r"""Uniform distribution on ``S^{d-1}``, density ``1 / |S^{d-1}|`` in surface measure.
+    r"""Uniform distribution on the unit sphere S^{d-1}.
+
+    .. math:: p(z) = \frac{1}{|S^{d-1}|}, \qquad |S^{d-1}| = \frac{2 \pi^{d/2}}{\Gamma(d/2)}
+
+    Densities are with respect to surface measure. Batches come from :meth:`expand`. Samples
+    have the default dtype and live on the CPU; pass ``dtype`` and ``device`` to change that.
 
     Args:
-        dim: Dimension ``d >= 2`` of the space around the sphere.
+        dim: Dimension ``d >= 2`` of the ambient space.
+        dtype: Dtype of the samples; the default dtype if None.
+        device: Device of the samples; the default device if None.
+        validate_args: Whether to check arguments; torch's default if None.
+
+    Raises:
+        ValueError: If ``dim`` is less than 2.
 
     Example:
-        >>> HypersphericalUniform(3).sample((5,)).shape
+        >>> prior = HypersphericalUniform(3).expand([5])
+        >>> prior.sample().shape
         torch.Size([5, 3])
+        >>> prior.entropy()[0]  # log(4 pi)
+        tensor(2.5310)
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.sphere
     has_rsample = True
 
-    def __init__(self, dim: int, *, validate_args: bool | None = None) -> None:
-        if dim < 2:
-            raise ValueError(f"dim must be at least 2, got {dim}.")
-        super().__init__(torch.Size(), torch.Size([dim]), validate_args=validate_args)
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        check_dim(dim, "dim")
+        self.dim = int(dim)
+        self._zero = torch.zeros((), dtype=dtype, device=device)
+        super().__init__(torch.Size(), torch.Size([self.dim]), validate_args=validate_args)
 
-    @property
-    def dim(self) -> int:
-        return self.event_shape[0]
+    @staticmethod
+    def infer_shapes(
+        dim: int,
+    ) -> tuple[torch.Size, torch.Size]:
+        """Return batch and event shape without building the distribution."""
+        return torch.Size(), torch.Size([dim])
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(
+        self, batch_shape: torch.Size, _instance: "HypersphericalUniform | None" = None
+    ) -> "HypersphericalUniform":
+        """Return the same distribution with another batch shape."""
         new = self._get_checked_instance(HypersphericalUniform, _instance)
+        new.dim, new._zero = self.dim, self._zero
         super(HypersphericalUniform, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
-        new._validate_args = self.__dict__.get("_validate_args")
+        new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
-        return normalize(torch.randn(self._extended_shape(sample_shape)))
+    def rsample(
+        self,
+        sample_shape: torch.Size = torch.Size(),  # noqa: B008
+    ) -> Tensor:
+        """Draw directions of normal vectors, shape ``sample_shape + batch_shape + (d,)``."""
+        shape = self._extended_shape(sample_shape)
+        return normalize(torch.randn(shape, dtype=self._zero.dtype, device=self._zero.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """Return minus the log area, for unit vectors of shape ``(*S, *B, d)``."""
         if self._validate_args:
-            self._validate_sample(value)
+            check_on_sphere(value, self.dim)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        return value.new_full(shape, -log_area(self.dim))
+        # Zero times the value keeps a graph: samplers ask for this density's gradient.
+        flat = 0.0 * at_least_float32(value).sum(-1)
+        return (flat - log_area(self.dim)).expand(shape)
+
+    def entropy(self) -> Tensor:
+        """Return the log area, of shape ``batch_shape``."""
+        return (self._zero + log_area(self.dim)).expand(self.batch_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation E[z] = 0, of shape ``batch_shape + (d,)``."""
+        return self._zero.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance 1/d of every coordinate, of shape ``batch_shape + (d,)``."""
+        return (self._zero + 1.0 / self.dim).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def mean_resultant_length(self) -> Tensor:
+        """The length |E[z]| = 0, of shape ``batch_shape``."""
+        return self._zero.expand(self.batch_shape)

@@ -1,5 +1,7 @@
 """Uncertainty scores: larger means less certain."""
 
+from contextlib import suppress
+
 import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -16,11 +18,11 @@ __all__ = [
 ]
 
 #: The posterior's own score, free of the joint scale of its parameters.
-LIBRARY_SCORE = "spread"
+LIBRARY_SCORE = "entropy"
 
 #: What each score is.
 SCORES = {
-    "spread": "1 - |E z|, the spread of the posterior over the sphere",
+    "entropy": "entropy of the posterior over the sphere (nats)",
     "log_det_k": "log det K, the paper's score; it changes with the joint scale of (mu, K), "
     "which the posterior does not",
     "nearest_cosine": "1 - largest cosine to a training embedding (needs no posterior)",
@@ -28,22 +30,21 @@ SCORES = {
 }
 
 
-def posterior_scores(posterior: Distribution, num_samples: int = 256) -> dict[str, Tensor]:
+def posterior_scores(posterior: Distribution) -> dict[str, Tensor]:
     """Return what a posterior says of its own uncertainty.
 
     Args:
         posterior: Distribution over the sphere, of batch shape ``(N,)``.
-        num_samples: Number of samples for ``1 - |E z|``.
 
     Returns:
         Scores by name, each of shape ``(N,)``; none for a point.
     """
-    if not getattr(posterior, "has_rsample", False) or type(posterior).__name__ == "Delta":
-        return {}
-    spread = 1 - posterior.rsample((num_samples,)).mean(0).norm(dim=-1)
-    scores = {"spread": spread}
-    if hasattr(posterior, "scale"):
-        scores["log_det_k"] = 2 * posterior.scale.log().sum(-1)
+    scores = {}
+    with suppress(NotImplementedError):
+        scores["entropy"] = posterior.entropy()
+    if hasattr(posterior, "loc") and hasattr(posterior, "scale"):
+        variances = posterior.scale.square().expand(posterior.loc.shape)
+        scores["log_det_k"] = variances.log().sum(-1)
     return scores
 
 

@@ -23,8 +23,8 @@ class VariationalContrastive(Program):
         z_vb ~ p(z),  q(z_vb | x_vb) = posterior(encoder(x_vb)),
         log factor = -contrastive(z; labels, temperature)
 
-    and every ``z_vb`` is scaled by ``beta / (V B d)``, which makes the negative ELBO the contrastive
-    loss plus ``beta`` times the mean KL, normalised by the dimension.
+    and every ``z_vb`` is scaled by ``beta / (V B d)``, which makes the negative ELBO the
+    contrastive loss plus ``beta`` times the mean KL, normalised by the dimension.
     """
 
     def __init__(

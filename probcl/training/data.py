@@ -22,7 +22,7 @@ __all__ = ["Arrays", "Batch", "Digits", "ImageData"]
 
 
 class Batch(NamedTuple):
-    """Images ``(V, B, channels, height, width)``, their labels and rows in the data set ``(B,)``."""
+    """Views ``(V, B, channels, height, width)``, labels and rows in the data set ``(B,)``."""
 
     views: Tensor
     labels: Tensor
@@ -130,8 +130,8 @@ class Arrays(ImageData):
     """Images and labels from an ``.npz`` file.
 
     Args:
-        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``: images
-            ``(N, channels, height, width)``, integers in 0..255 or floats in [0, 1]; labels
+        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``:
+            images ``(N, channels, height, width)``, integers in 0..255 or floats in [0, 1]; labels
             ``(N,)``, integers.
         augmentations: As for ``ImageData``.
         batch_size: Images in a batch; each gives ``views`` views.

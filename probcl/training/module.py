@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from pyro.distributions import Delta
 from torch import Tensor
 
 from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
@@ -25,8 +26,8 @@ __all__ = ["ContrastiveModule"]
 class ContrastiveModule(LightningModule):
     """Train a program by ``ContrastiveELBO`` with one optimizer and a cosine learning rate.
 
-    After ``Trainer.test``, ``evaluation`` holds what was measured; ``seconds`` holds how long training
-    and evaluation took.
+    After ``Trainer.test``, ``evaluation`` holds what was measured; ``seconds`` holds how long
+    training and evaluation took.
 
     Args:
         program: The model, guide and encoder.
@@ -152,7 +153,7 @@ class ContrastiveModule(LightningModule):
             parameters={
                 name: getattr(posterior, name)
                 for name in posterior.arg_constraints
-                if name in posterior.__dict__
+                if hasattr(posterior, name) and not isinstance(posterior, Delta)
             },
             scores=posterior_scores(posterior),
         )

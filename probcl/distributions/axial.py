@@ -1,0 +1,202 @@
+"""What the distributions that are symmetric about a direction have in common."""
+
+from typing import Any, ClassVar, Self
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+from probcl.distributions.axial_sample import axial_sample
+from probcl.distributions.checks import check_dim, check_on_sphere
+from probcl.distributions.precision import at_least_float32, full_precision
+from probcl.sphere import log_area, normalize
+
+__all__ = ["AxialDistribution"]
+
+Shape = torch.Size | list[int] | tuple[int, ...]
+
+
+class AxialDistribution(TorchDistribution):
+    """Distribution on the unit sphere whose density depends on the cosine to ``loc`` only.
+
+    A subclass gives the law of the cosine t = loc . z by five methods: ``log_prob``,
+    ``_divergence_from_uniform``, ``_sample_versine`` (of 1 - t), ``_velocity`` and
+    ``_cosine_moments``.
+
+    Args:
+        loc: Unit vectors, shape ``(*B, d)``.
+        concentration: Concentrations kappa >= 0: a number or shape ``(*B,)``, broadcast against
+            the batch shape of ``loc``. A trailing dimension of 1 is not dropped: it is an error.
+        validate_args: Whether to check arguments; torch's default if None.
+
+    Raises:
+        ValueError: If d < 2, shapes do not fit or, with validation on, ``loc`` is not a unit
+            vector or ``concentration`` is negative or not finite.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.sphere,
+        "concentration": constraints.nonnegative,
+    }
+    support = constraints.sphere
+    has_rsample = True
+
+    loc: Tensor
+    concentration: Tensor
+    _validate_args: bool
+
+    def __init__(
+        self,
+        loc: Tensor,
+        concentration: Tensor | float,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        loc = torch.as_tensor(loc)
+        if not isinstance(concentration, Tensor):
+            dtype = at_least_float32(loc).dtype
+            concentration = torch.as_tensor(concentration, dtype=dtype, device=loc.device)
+        batch_shape, event_shape = self.infer_shapes(loc.shape, concentration.shape)
+        super().__init__(batch_shape, event_shape, validate_args=False)
+        if validate_args is None:
+            del self._validate_args  # back to torch's default
+        else:
+            self._validate_args = validate_args
+        if self._validate_args:
+            check_on_sphere(loc, loc.shape[-1], name="loc")
+            _check_concentration(concentration)
+        self.loc, self.concentration = _common_dtype(loc, concentration)
+        self.loc = self.loc.expand(batch_shape + event_shape)
+        self.concentration = self.concentration.expand(batch_shape)
+
+    @staticmethod
+    def infer_shapes(loc: Shape, concentration: Shape) -> tuple[torch.Size, torch.Size]:
+        """Return batch and event shape for arguments of these shapes, or raise ValueError."""
+        if len(loc) < 1:
+            raise ValueError("loc must be a vector of shape (*B, d), got a number; pass a tensor.")
+        check_dim(loc[-1], "loc")
+        batch = tuple(loc[:-1])
+        if batch and tuple(concentration) == (*batch, 1):
+            raise ValueError(
+                f"concentration has shape {tuple(concentration)}, but needs the batch shape"
+                f" {batch} of loc; drop the last dimension with squeeze(-1)."
+            )
+        try:
+            batch_shape = torch.broadcast_shapes(batch, tuple(concentration))
+        except RuntimeError:
+            raise ValueError(
+                f"concentration has shape {tuple(concentration)}, which does not broadcast with"
+                f" the batch shape {batch} of loc; give one number per vector of loc."
+            ) from None
+        return batch_shape, torch.Size(loc[-1:])
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
+        """Return the same distribution with a larger batch shape, sharing memory."""
+        new = self._get_checked_instance(type(self), _instance)
+        batch_shape = torch.Size(batch_shape)
+        new.loc = self.loc.expand(batch_shape + self.event_shape)
+        new.concentration = self.concentration.expand(batch_shape)
+        super(AxialDistribution, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def dim(self) -> int:
+        """The dimension d of the ambient space."""
+        return self.event_shape[0]
+
+    @property
+    def mode(self) -> Tensor:
+        """The direction of highest density, ``loc``, of shape ``batch_shape + (d,)``."""
+        return self.loc
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation E[z], inside the unit ball, of shape ``batch_shape + (d,)``."""
+        return self.mean_resultant_length.unsqueeze(-1) * self.loc
+
+    @property
+    def mean_resultant_length(self) -> Tensor:
+        """The length |E[z]|, in [0, 1), of shape ``batch_shape``."""
+        raise NotImplementedError
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of every coordinate of z, of shape ``batch_shape + (d,)``."""
+        along, across = self._cosine_moments()
+        square = self.loc.square()
+        return along.unsqueeze(-1) * square + across.unsqueeze(-1) * (1 - square)
+
+    @full_precision
+    def entropy(self) -> Tensor:
+        """Return the differential entropy with respect to surface measure, ``batch_shape``."""
+        return log_area(self.dim) - self._divergence_from_uniform()
+
+    @full_precision
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw samples with unbiased gradients, shape ``sample_shape + batch_shape + (d,)``.
+
+        Gradients in ``concentration`` come from implicit differentiation, those in ``loc`` from
+        rotating the sample with it; both are finite everywhere. They are tangent to the sphere
+        and cannot be differentiated once more.
+        """
+        shape = self._extended_shape(sample_shape)
+        loc, kappa = self.loc.expand(shape), self.concentration.expand(shape[:-1])
+        with torch.no_grad():
+            versine = self._sample_versine(kappa)
+        return axial_sample(loc, kappa, versine, self._velocity)
+
+    def _checked(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            check_on_sphere(value, self.dim)
+            _check_broadcast(value.shape[:-1], self.batch_shape)
+        return _unit_float32(value)
+
+    def _divergence_from_uniform(self) -> Tensor:
+        """Compute the Kullback-Leibler divergence from the uniform, of shape ``batch_shape``."""
+        raise NotImplementedError
+
+    def _sample_versine(self, kappa: Tensor) -> Tensor:
+        """Draw 1 - t, one for every element of ``kappa``."""
+        raise NotImplementedError
+
+    def _velocity(self, versine: Tensor, kappa: Tensor) -> Tensor:
+        """Compute (dt/dkappa) / (1 - t^2) at samples of 1 - t."""
+        raise NotImplementedError
+
+    def _cosine_moments(self) -> tuple[Tensor, Tensor]:
+        """Compute Var(t) and E[1 - t^2] / (d - 1), of shape ``batch_shape``."""
+        raise NotImplementedError
+
+
+def _common_dtype(loc: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
+    loc, concentration = _unit_float32(loc), at_least_float32(concentration)
+    if concentration.dim() == 0:
+        return loc, concentration.to(loc.dtype)
+    dtype = torch.promote_types(loc.dtype, concentration.dtype)
+    return loc.to(dtype), concentration.to(dtype)
+
+
+def _unit_float32(x: Tensor) -> Tensor:
+    """Raise low precision to float32, and restore the unit length it had lost."""
+    return x if x.dtype in (torch.float32, torch.float64) else normalize(x.float())
+
+
+def _check_concentration(concentration: Tensor) -> None:
+    bad = ~((concentration >= 0) & torch.isfinite(concentration))
+    if bad.any():
+        raise ValueError(
+            "concentration must be non-negative and finite, got"
+            f" {concentration[bad][0].item()}; apply softplus or exp to free parameters."
+        )
+
+
+def _check_broadcast(value_shape: torch.Size, batch_shape: torch.Size) -> None:
+    try:
+        torch.broadcast_shapes(value_shape, batch_shape)
+    except RuntimeError:
+        raise ValueError(
+            f"value has batch shape {tuple(value_shape)}, which does not broadcast with the"
+            f" batch shape {tuple(batch_shape)}; give one vector per distribution."
+        ) from None

@@ -1,0 +1,286 @@
+"""The four covariance families of the projected normal, behind one interface.
+
+Parameters keep the batch shape they were given; expanding a distribution copies nothing.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from probcl.distributions.standardise import standardise
+from probcl.special.log_laplace import (
+    diagonal_log_laplace,
+    diagonal_sums,
+    full_log_laplace,
+    scaled_square,
+)
+from probcl.special.quadratic_form import QuadraticForm
+
+__all__ = ["Covariance", "Diagonal", "Full", "Isotropic", "LowRank"]
+
+
+class Covariance(ABC):
+    """A covariance matrix Sigma of shape (*B, d, d), in factored form."""
+
+    @property
+    @abstractmethod
+    def spread(self) -> Tensor:
+        """Positive numbers of shape (*B, d) or (*B, 1) that follow the overall scale."""
+
+    @abstractmethod
+    def scaled(self, factor: Tensor) -> "Covariance":
+        """Return factor^2 Sigma, for a factor of shape (*B, 1)."""
+
+    @abstractmethod
+    def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
+        """Draw from N(loc, Sigma), shape (*S, *B, d)."""
+
+    @abstractmethod
+    def whiten(self, x: Tensor) -> Tensor:
+        """Map x to y, linearly, with |y|^2 = x' Sigma^-1 x; y may have more coordinates."""
+
+    def standardise(self, value: Tensor, loc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whiten a value and the mean together.
+
+        Returns the whitened value divided by the centring factor c, the whitened mean, and half
+        the log determinant of c^2 Sigma; neither overflows where the scale is extreme.
+        """
+        centred = self.scaled(self.centring())
+        return centred.whiten(value), self.whiten(loc), centred.half_log_det(loc.shape[-1])
+
+    @abstractmethod
+    def half_log_det(self, dim: int) -> Tensor:
+        """Return half the log determinant of Sigma."""
+
+    @abstractmethod
+    def trace(self, dim: int) -> Tensor:
+        """Return the trace of Sigma."""
+
+    @abstractmethod
+    def quadratic_form(self, loc: Tensor) -> QuadraticForm:
+        """Describe |x|^2 for x ~ N(c loc, c^2 Sigma), with c the :meth:`centring` factor."""
+
+    def centring(self) -> Tensor:
+        """Return the power of two, shape (*B, 1), that puts the scales around one."""
+        with torch.no_grad():
+            largest = torch.frexp(self.spread.amax(-1, keepdim=True))[1]
+            least = torch.frexp(self.spread.amin(-1, keepdim=True))[1]
+            middle = torch.div(largest + least, 2, rounding_mode="floor")
+            return torch.ldexp(torch.ones_like(middle, dtype=self.spread.dtype), -middle)
+
+
+class Diagonal(Covariance):
+    """Sigma = diag(scale^2), scale of shape (*B, d)."""
+
+    def __init__(self, scale: Tensor) -> None:
+        self.scale = scale
+
+    @property
+    def spread(self) -> Tensor:
+        return self.scale
+
+    def scaled(self, factor: Tensor) -> "Diagonal":
+        return type(self)(self.scale * factor)
+
+    def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
+        return torch.addcmul(loc, self.scale, _standard_normal(loc, shape))
+
+    def whiten(self, x: Tensor) -> Tensor:
+        return x / self.scale
+
+    def standardise(self, value: Tensor, loc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return standardise(value, loc, self.scale, self.centring())
+
+    def half_log_det(self, dim: int) -> Tensor:
+        return self.scale.log().sum(-1)
+
+    def trace(self, dim: int) -> Tensor:
+        return torch.linalg.vecdot(self.scale, self.scale)
+
+    def quadratic_form(self, loc: Tensor) -> QuadraticForm:
+        factor = self.centring()
+        variance, squared_loc = torch.broadcast_tensors(
+            scaled_square(self.scale, factor), scaled_square(loc, factor)
+        )
+        trace, squared_mean, square, stretch, log, ratio = diagonal_sums(variance, squared_loc)
+
+        def log_laplace(tau: Tensor) -> Tensor:
+            return diagonal_log_laplace(variance, squared_loc, tau)
+
+        return QuadraticForm(
+            mean=trace + squared_mean,
+            variance=2.0 * square + 4.0 * stretch,
+            log_geometric=log / loc.shape[-1],
+            squared_mean=squared_mean,
+            stretch=stretch,
+            mahalanobis=ratio,
+            log_laplace=log_laplace,
+        )
+
+
+class Isotropic(Diagonal):
+    """Sigma = scale^2 I, scale of shape (*B, 1)."""
+
+    def half_log_det(self, dim: int) -> Tensor:
+        return dim * self.scale[..., 0].log()
+
+    def mahalanobis(self, loc: Tensor) -> Tensor:
+        """Return |loc|^2 / scale^2."""
+        factor = self.centring()
+        return scaled_square(loc, factor).sum(-1) / (self.scale * factor)[..., 0].square()
+
+    def trace(self, dim: int) -> Tensor:
+        return dim * self.scale[..., 0].square()
+
+
+class Full(Covariance):
+    """Sigma = L L', L = scale_tril of shape (*B, d, d)."""
+
+    def __init__(self, scale_tril: Tensor) -> None:
+        self.scale_tril = scale_tril
+
+    @property
+    def spread(self) -> Tensor:
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1)
+
+    def scaled(self, factor: Tensor) -> "Full":
+        return Full(self.scale_tril * factor[..., None])
+
+    def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
+        return loc + _apply(self.scale_tril, _standard_normal(loc, shape))
+
+    def whiten(self, x: Tensor) -> Tensor:
+        columns = _to_columns(x, self.scale_tril.dim() - 2)
+        solved = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
+        return _from_columns(solved, x)
+
+    def half_log_det(self, dim: int) -> Tensor:
+        return self.spread.log().sum(-1)
+
+    def trace(self, dim: int) -> Tensor:
+        return self.scale_tril.square().sum((-2, -1))
+
+    def quadratic_form(self, loc: Tensor) -> QuadraticForm:
+        loc, tril = loc * self.centring(), self.scale_tril * self.centring()[..., None]
+
+        def log_laplace(tau: Tensor) -> Tensor:
+            covariance = tril @ tril.mT
+            return full_log_laplace(covariance.expand(*loc.shape, loc.shape[-1]), loc, tau)
+
+        trace_square = _squared_norm(tril.mT @ tril, 2)
+        stretch = _squared_norm(_apply(tril.mT, loc))
+        return _quadratic_form(Full(tril), loc, trace_square, stretch, log_laplace)
+
+
+class LowRank(Covariance):
+    """Sigma = W W' + diag(D), W = cov_factor of shape (*B, d, k), D = cov_diag of (*B, d)."""
+
+    def __init__(self, cov_factor: Tensor, cov_diag: Tensor) -> None:
+        batch_shape = torch.broadcast_shapes(cov_factor.shape[:-2], cov_diag.shape[:-1])
+        self.cov_factor = cov_factor.expand(batch_shape + cov_factor.shape[-2:])
+        self.cov_diag = cov_diag.expand(batch_shape + cov_diag.shape[-1:])
+
+    @property
+    def spread(self) -> Tensor:
+        return self.cov_diag.sqrt()
+
+    def scaled(self, factor: Tensor) -> "LowRank":
+        return LowRank(self.cov_factor * factor[..., None], self.cov_diag * factor.square())
+
+    def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
+        common = _standard_normal(loc, shape[:-1] + self.cov_factor.shape[-1:])
+        own = torch.addcmul(loc, self.cov_diag.sqrt(), _standard_normal(loc, shape))
+        return own + _apply(self.cov_factor, common)
+
+    def whiten(self, x: Tensor) -> Tensor:
+        # With E = D^-1/2 W and C = I + E'E, Woodbury's identity splits as in ridge regression:
+        # x' Sigma^-1 x = |y - E b|^2 + |b|^2, y = D^-1/2 x, b = C^-1 E'y; no difference of squares.
+        factor, tril = self._standardised()
+        y = _to_columns(x / self.cov_diag.sqrt(), factor.dim() - 2)
+        coefficients = torch.cholesky_solve(factor.mT @ y, tril)
+        return _from_columns(torch.cat([y - factor @ coefficients, coefficients], -2), x)
+
+    def half_log_det(self, dim: int) -> Tensor:
+        diagonal = self._standardised()[1].diagonal(dim1=-2, dim2=-1)
+        return diagonal.log().sum(-1) + 0.5 * self.cov_diag.log().sum(-1)
+
+    def trace(self, dim: int) -> Tensor:
+        return (self.cov_factor.square().sum(-1) + self.cov_diag).sum(-1)
+
+    def quadratic_form(self, loc: Tensor) -> QuadraticForm:
+        loc, centred = loc * self.centring(), self.scaled(self.centring())
+        factor, diag = centred.cov_factor, centred.cov_diag
+
+        def log_laplace(tau: Tensor) -> Tensor:
+            return torch.stack([centred._log_laplace_at(loc, t) for t in tau.unbind(-1)], -1)
+
+        trace_square = (diag * (diag + 2.0 * factor.square().sum(-1))).sum(-1)
+        trace_square = trace_square + _squared_norm(factor.mT @ factor, 2)
+        stretch = (diag * loc.square()).sum(-1) + _squared_norm(_apply(factor.mT, loc))
+        return _quadratic_form(centred, loc, trace_square, stretch, log_laplace)
+
+    def _log_laplace_at(self, loc: Tensor, tau: Tensor) -> Tensor:
+        # I + 2 tau Sigma = 2 tau (D + 1 / (2 tau) + W W'), a low-rank covariance again.
+        double = 2.0 * tau[..., None]
+        shifted = LowRank(self.cov_factor * double.sqrt()[..., None], 1.0 + double * self.cov_diag)
+        pull = shifted.whiten(loc).square().sum(-1)
+        return -shifted.half_log_det(loc.shape[-1]) - tau * pull
+
+    def _standardised(self) -> tuple[Tensor, Tensor]:
+        factor = self.cov_factor / self.cov_diag.sqrt()[..., None]
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return factor, torch.linalg.cholesky(identity + factor.mT @ factor)
+
+
+def _quadratic_form(
+    covariance: Covariance,
+    loc: Tensor,
+    trace_square: Tensor,
+    stretch: Tensor,
+    log_laplace: Callable[[Tensor], Tensor],
+) -> QuadraticForm:
+    dim = loc.shape[-1]
+    squared_mean = _squared_norm(loc)
+    tensors = torch.broadcast_tensors(
+        covariance.trace(dim) + squared_mean,
+        2.0 * trace_square + 4.0 * stretch,
+        2.0 / dim * covariance.half_log_det(dim),
+        squared_mean,
+        stretch,
+        _squared_norm(covariance.whiten(loc)),
+    )
+    return QuadraticForm(*tensors, log_laplace=log_laplace)  # type: ignore[misc]
+
+
+def _standard_normal(like: Tensor, shape: torch.Size) -> Tensor:
+    return torch.randn(shape, dtype=like.dtype, device=like.device)
+
+
+def _squared_norm(x: Tensor, dims: int = 1) -> Tensor:
+    """Sum the squares over the last dimensions."""
+    return x.square().sum(tuple(range(-dims, 0)))
+
+
+def _apply(matrix: Tensor, x: Tensor) -> Tensor:
+    return _from_columns(matrix @ _to_columns(x, matrix.dim() - 2), x)
+
+
+def _to_columns(x: Tensor, batch_dims: int) -> Tensor:
+    """Move the leading sample dimensions of x, beyond ``batch_dims``, behind its coordinates.
+
+    One matrix then meets all its samples as columns, instead of being copied for each.
+    """
+    sample_dims = x.dim() - 1 - batch_dims
+    if sample_dims <= 0:
+        return x[..., None]
+    return x.flatten(0, sample_dims - 1).movedim(0, -1)
+
+
+def _from_columns(columns: Tensor, x: Tensor) -> Tensor:
+    """Undo :func:`_to_columns`, for results with as many sample dimensions as x."""
+    sample_dims = x.dim() - columns.dim() + 1
+    if sample_dims <= 0:
+        return columns[..., 0]
+    return columns.movedim(-1, 0).unflatten(0, x.shape[:sample_dims])

@@ -1,0 +1,36 @@
+"""Single precision at least, inside and outside autocast regions."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["at_least_float32", "full_precision"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert integers, half and bfloat16 to float32; leave float32 and float64 as they are.
+
+    Example:
+        >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def full_precision(method: _Method) -> _Method:
+    """Run a method with autocast switched off: log densities need every bit of float32."""
+
+    @wraps(method)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        device_type = self.loc.device.type
+        if not torch.is_autocast_enabled(device_type):
+            return method(self, *args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]

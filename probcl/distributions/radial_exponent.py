@@ -1,0 +1,90 @@
+"""The exponent of the projected normal density in whitened coordinates."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probcl.special.autograd import grad_of_plain
+from probcl.special.radial import log_radial_ratio, log_ratio_and_slope
+
+__all__ = ["radial_exponent"]
+
+
+def radial_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
+    r"""Return the log density relative to that of a centred projected normal.
+
+    With m = mean / scale, u the unit vector of ``direction`` and alpha = u . m,
+
+    .. math:: g = \log \frac{K_d(\alpha)}{K_d(0)} - \frac{|m|^2}{2}
+
+    written as h(alpha) - |m - max(alpha, 0) u|^2 / 2, where nothing cancels.
+
+    Args:
+        direction: Whitened value, any length above zero, shape ``(*B, n)``.
+        mean: Mean, whitened up to ``scale``, shape ``(*B, n)``.
+        scale: Standard deviation that remains, shape ``(*B, 1)``.
+        dim: Dimension ``d`` of the sphere's ambient space; n may exceed it when whitening
+            embeds the space isometrically in a larger one.
+
+    Returns:
+        The exponent, shape ``(*B,)``; differentiable twice.
+    """
+    batch_shape = torch.broadcast_shapes(direction.shape[:-1], mean.shape[:-1], scale.shape[:-1])
+    direction = direction.expand(*batch_shape, -1)
+    mean, scale = mean.expand(*batch_shape, -1), scale.expand(*batch_shape, 1)
+    return _RadialExponent.apply(direction, mean, scale, dim)[0]
+
+
+class _RadialExponent(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) -> tuple[Tensor, ...]:
+        norm2 = torch.linalg.vecdot(direction, direction)[..., None]
+        # The residual comes from the raw arguments: at the mode it is exactly zero.
+        along = torch.linalg.vecdot(direction, mean)[..., None] / norm2
+        residual = torch.addcmul(mean, direction, along.clamp(min=0.0), value=-1.0)
+        distance2 = torch.linalg.vecdot(residual, residual)[..., None] / scale.square()
+        norm = norm2.sqrt()
+        alpha = along * norm / scale
+        log_ratio, slope = log_ratio_and_slope(alpha, dim)
+        value = (log_ratio - 0.5 * distance2)[..., 0]
+        return value, residual, distance2, norm, alpha, slope
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.dim = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None
+        direction, mean, scale, residual, distance2, norm, alpha, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            plain = partial(_plain_exponent, dim=ctx.dim)
+            return *grad_of_plain(plain, (direction, mean, scale), grad), None
+        grad = grad[..., None]
+        grad_direction = grad_mean = grad_scale = None
+        if ctx.needs_input_grad[0]:
+            ratio = grad * (slope + alpha.clamp(min=0.0)) / norm
+            grad_direction = residual * (ratio / scale)
+            grad_direction.addcmul_(direction, ratio * alpha.clamp(max=0.0) / norm, value=-1.0)
+        if ctx.needs_input_grad[1]:
+            grad_mean = direction * (grad * slope / (norm * scale))
+            grad_mean.addcmul_(residual, grad / scale.square(), value=-1.0)
+        if ctx.needs_input_grad[2]:
+            grad_scale = grad * (distance2 - slope * alpha) / scale
+        return grad_direction, grad_mean, grad_scale, None
+
+
+def _plain_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
+    norm2 = direction.square().sum(-1, keepdim=True)
+    along = (direction * mean).sum(-1, keepdim=True) / norm2
+    residual = (mean - torch.where(along >= 0, along, 0.0) * direction) / scale
+    log_ratio = log_radial_ratio(along * norm2.sqrt() / scale, dim)[..., 0]
+    return log_ratio - 0.5 * residual.square().sum(-1)

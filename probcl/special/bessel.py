@@ -1,0 +1,331 @@
+r"""Modified Bessel functions of the orders the sphere needs, with their own autograd.
+
+Write :math:`t` for one coordinate of a uniform point of :math:`S^{d-1}`. Everything the von
+Mises-Fisher distribution needs derives from its cumulant generating function
+
+.. math::
+    \Phi_d(\kappa) = \log E[e^{\kappa t}]
+                   = \log\left[\Gamma(d/2)\,(2/\kappa)^{d/2-1} I_{d/2-1}(\kappa)\right],
+    \qquad \Phi_d' = A_d = I_{d/2} / I_{d/2-1}.
+
+Two ingredients give all digits for every :math:`\kappa`, without a branch on the batch:
+
+* for orders :math:`\nu = d/2 - 1 \ge 16`, Debye's expansion in :math:`1/\nu`, uniform over
+  :math:`\kappa` (DLMF 10.41), written so that no two large terms cancel;
+* below, the recurrence from :math:`d + 2` down to :math:`d`, in which every term is positive:
+  :math:`A_d/\kappa = 1/(d + \kappa A_{d+2})`.
+
+A quantity that tends to a constant comes with its *deficit* (:math:`\kappa - \Phi_d`,
+:math:`1 - A_d`), which stays accurate where a subtraction by the caller would not.
+"""
+
+from fractions import Fraction
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from probcl.special.scalar_function import widen, with_derivative
+
+__all__ = [
+    "bessel_ratio",
+    "bessel_ratio_deficit",
+    "bessel_ratio_derivative",
+    "bessel_ratio_over_kappa",
+    "log_bessel",
+    "log_bessel_deficit",
+    "log_bessel_divergence",
+]
+
+_LOWEST_DEBYE_ORDER = 16
+_DEBYE_TERMS = 14
+
+
+def log_bessel(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute the log of the normalised modified Bessel function :math:`\Phi_d(\kappa)`.
+
+    .. math:: \Phi_d(\kappa) = \log[\Gamma(d/2)\,(2/\kappa)^{d/2-1} I_{d/2-1}(\kappa)]
+
+    It is 0 at :math:`\kappa = 0`, accurate in relative terms near it, and its derivative is
+    :func:`bessel_ratio`.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``.
+
+    Example:
+        >>> log_bessel(torch.tensor([0.0, 2.0]), dim=3)  # log(sinh(2) / 2)
+        tensor([0.0000, 0.5952])
+    """
+    return with_derivative(kappa, dim, lambda k, d: _Bessel(k, d).log, bessel_ratio)
+
+
+def log_bessel_deficit(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute :math:`\kappa - \Phi_d(\kappa)`, accurate for large :math:`\kappa` too.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``; it grows like :math:`(d-1)/2 \log\kappa`.
+
+    Example:
+        >>> log_bessel_deficit(torch.tensor(1e5), dim=3)  # log(2e5)
+        tensor(12.2061)
+    """
+    return with_derivative(kappa, dim, lambda k, d: _Bessel(k, d).log_deficit, bessel_ratio_deficit)
+
+
+def log_bessel_divergence(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute :math:`\kappa A_d(\kappa) - \Phi_d(\kappa)`, the divergence from the uniform.
+
+    It is the Kullback-Leibler divergence of a von Mises-Fisher distribution of concentration
+    :math:`\kappa` from the uniform distribution: :math:`\kappa^2/(2d)` for small :math:`\kappa`.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``.
+
+    Example:
+        >>> log_bessel_divergence(torch.tensor([1e-3, 10.0]), dim=3)
+        tensor([1.6667e-07, 1.9957e+00])
+    """
+    return with_derivative(
+        kappa, dim, lambda k, d: _Bessel(k, d).divergence, _divergence_derivative
+    )
+
+
+def bessel_ratio(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute the mean resultant length :math:`A_d = I_{d/2}(\kappa)/I_{d/2-1}(\kappa)`.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``, in [0, 1).
+
+    Example:
+        >>> bessel_ratio(torch.tensor([0.0, 2.0]), dim=3)  # coth(2) - 1/2
+        tensor([0.0000, 0.5373])
+    """
+    return with_derivative(kappa, dim, lambda k, d: _Bessel(k, d).ratio, bessel_ratio_derivative)
+
+
+def bessel_ratio_deficit(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute :math:`1 - A_d(\kappa)`, accurate in relative terms for large :math:`\kappa` too.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``, in (0, 1].
+
+    Example:
+        >>> bessel_ratio_deficit(torch.tensor(1e5), dim=3)
+        tensor(1.0000e-05)
+    """
+    return with_derivative(
+        kappa, dim, lambda k, d: _Bessel(k, d).ratio_deficit, _negative_ratio_derivative
+    )
+
+
+def bessel_ratio_over_kappa(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute :math:`A_d(\kappa)/\kappa`, which is :math:`1/d` at :math:`\kappa = 0`.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``, in (0, 1/d].
+
+    Example:
+        >>> bessel_ratio_over_kappa(torch.tensor(0.0), dim=4)
+        tensor(0.2500)
+    """
+    return _Bessel(widen(kappa), dim).ratios_over_kappa[-1].to(kappa.dtype)
+
+
+def bessel_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
+    r"""Compute :math:`A_d'(\kappa)`, the variance of the cosine of a von Mises-Fisher sample.
+
+    It equals :math:`1 - A_d^2 - (d-1) A_d/\kappa`, without that formula's cancellation.
+
+    Args:
+        kappa: Concentrations, non-negative, of any shape.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``kappa``, in (0, 1/d].
+
+    Example:
+        >>> bessel_ratio_derivative(torch.tensor(2.0), dim=5)
+        tensor(0.1474)
+    """
+    return _Bessel(widen(kappa), dim).ratio_derivative.to(kappa.dtype)
+
+
+def _negative_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
+    return -bessel_ratio_derivative(kappa, dim)
+
+
+def _divergence_derivative(kappa: Tensor, dim: int) -> Tensor:
+    return kappa * bessel_ratio_derivative(kappa, dim)
+
+
+class _Bessel:
+    """The functions of this module at one ``kappa``, sharing what they have in common.
+
+    The order is raised to ``order`` for Debye's expansion, which is a polynomial in
+    p = nu / R, with R = sqrt(nu^2 + kappa^2) the ``radius``, and steps back down to ``dim``.
+    """
+
+    def __init__(self, kappa: Tensor, dim: int) -> None:
+        steps = max(0, _LOWEST_DEBYE_ORDER - (dim - 1) // 2)
+        self.kappa, self.dim = kappa, dim
+        self.lower_dims = range(dim + 2 * (steps - 1), dim - 2, -2)
+        self.order = dim / 2 - 1 + steps
+        self.radius = torch.sqrt(kappa * kappa + self.order**2)
+        self.p = self.order / self.radius
+        self.weights, self.tail = _debye_coefficients(self.order)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        return 0.5 + _polynomial(self.weights, self.p)
+
+    @cached_property
+    def ratios_over_kappa(self) -> list[Tensor]:
+        """A / kappa in the raised dimension and in every one below it, down to ``dim``."""
+        ratios = [1 / (self.radius + self.order) - self.weight / self.radius**2]
+        for lower in self.lower_dims:
+            ratios.append(1 / (lower + self.kappa**2 * ratios[-1]))
+        return ratios
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        return self.kappa * self.ratios_over_kappa[-1]
+
+    @cached_property
+    def ratio_deficit(self) -> Tensor:
+        # 1 - kappa / (R + nu), with R - kappa = nu^2 / (R + kappa).
+        leading = self.order * (1 + self.order / (self.radius + self.kappa))
+        leading = leading / (self.radius + self.order)
+        deficit = leading + self.kappa * self.weight / self.radius**2
+        for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[1:], strict=True):
+            deficit = (lower - self.kappa * deficit) * ratio
+        return deficit
+
+    @cached_property
+    def ratio_derivative(self) -> Tensor:
+        p = self.p
+        slope = _polynomial([power * c for power, c in enumerate(self.weights)], p)
+        bracket = self.order / (1 + p) + self.weight * (1 - 2 * p**2) + (1 - p**2) * slope
+        derivative = bracket / self.radius**2
+        for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[1:], strict=True):
+            derivative = (lower - self.kappa**2 * derivative) * ratio**2
+        return derivative
+
+    @cached_property
+    def excess(self) -> Tensor:
+        """(R - nu) / nu, accurate for small kappa."""
+        return self.kappa**2 / (self.order * (self.radius + self.order))
+
+    @cached_property
+    def correction(self) -> Tensor:
+        """What is subtracted from the leading exponent nu [excess - log1p(excess / 2)]."""
+        tail = _polynomial(self.tail, self.p)
+        return 0.5 * torch.log1p(self.excess) + self.excess * self.p * tail
+
+    @cached_property
+    def log_steps(self) -> Tensor:
+        """The steps log(1 + kappa A_{n+2} / n) from the raised dimension to ``dim``, summed."""
+        total = torch.zeros_like(self.kappa)
+        for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[:-1], strict=True):
+            total = total + torch.log1p(self.kappa**2 * ratio / lower)
+        return total
+
+    @cached_property
+    def log(self) -> Tensor:
+        leading = self.order * (self.excess - torch.log1p(self.excess / 2))
+        return leading - self.correction + self.log_steps
+
+    @cached_property
+    def log_deficit(self) -> Tensor:
+        # kappa - nu * excess = kappa - R + nu, with the two large terms cancelled by hand.
+        linear = self.kappa + self.order * self.excess
+        linear = self.order * linear / (self.radius + self.kappa)
+        leading = linear + self.order * torch.log1p(self.excess / 2)
+        return leading + self.correction - self.log_steps
+
+    @cached_property
+    def divergence(self) -> Tensor:
+        # Two forms of one function: the first is exact for small, the second for large kappa.
+        near = self.kappa * self.ratio - self.log
+        far = self.log_deficit - self.kappa * self.ratio_deficit
+        return torch.where(self.kappa < self.dim, near, far)
+
+
+def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
+
+
+@lru_cache(maxsize=256)
+def _debye_coefficients(order: float) -> tuple[list[float], list[float]]:
+    r"""Collapse Debye's expansion at one order into two polynomials in p.
+
+    With :math:`S(p)` the logarithm of the series and :math:`y = S'`, they are :math:`p\,y(p)` and
+    :math:`(S(1) - S(p))/(p - 1)` with its sign turned: the second is divided exactly, so that the
+    logarithm vanishes at kappa = 0 to the last digit.
+    """
+    derivative: dict[int, Fraction] = {}
+    for k, term in enumerate(_debye_derivative_terms(), start=1):
+        for power, coefficient in term.items():
+            scaled = coefficient / Fraction(order) ** k
+            derivative[power] = derivative.get(power, Fraction(0)) + scaled
+    negligible = Fraction(1, 10**19)
+    top = max(power for power, c in derivative.items() if abs(c) > negligible)
+    weight = [0.0] + [float(derivative.get(power, 0)) for power in range(top + 1)]
+    tail, total = [], Fraction(0)
+    for power in range(top, -1, -1):
+        total += derivative.get(power, Fraction(0)) / (power + 1)
+        tail.append(float(total))
+    return weight, tail[::-1]
+
+
+@lru_cache(maxsize=1)
+def _debye_derivative_terms() -> list[dict[int, Fraction]]:
+    r"""Compute the polynomials y_k of :math:`S'(p) = \sum_k y_k(p) \nu^{-k}`.
+
+    Each maps powers of p to coefficients. Bessel's equation for the logarithm of the series gives
+    :math:`y_1 = (1 - 5p^2)/8` and
+    :math:`2 y_{k+1} = (p^2(1-p^2) y_k)' + p^2(1-p^2) \sum_{a+b=k} y_a y_b`.
+    """
+    terms = [{0: Fraction(1, 8), 2: Fraction(-5, 8)}]
+    while len(terms) < _DEBYE_TERMS:
+        following: dict[int, Fraction] = {}
+
+        def add(power: int, coefficient: Fraction, to: dict[int, Fraction] = following) -> None:
+            to[power] = to.get(power, Fraction(0)) + coefficient / 2
+
+        for i, c in terms[-1].items():
+            add(i + 1, c * (i + 2))
+            add(i + 3, -c * (i + 4))
+        for left, right in zip(terms[:-1], reversed(terms[:-1]), strict=True):
+            for i, c in left.items():
+                for j, e in right.items():
+                    add(i + j + 2, c * e)
+                    add(i + j + 4, -c * e)
+        terms.append(following)
+    return terms

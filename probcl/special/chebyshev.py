@@ -1,0 +1,59 @@
+"""Chebyshev series on the unit interval: fit once, evaluate anywhere."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["evaluate", "fit"]
+
+
+def fit(
+    function: Callable[[Tensor], Tensor], degree: int, tolerance: float = 0.0
+) -> tuple[float, ...]:
+    """Interpolate a function on [0, 1] at Chebyshev points.
+
+    Args:
+        function: Maps float64 points of shape ``(n,)`` to values of shape ``(n,)``.
+        degree: Degree of the interpolating polynomial.
+        tolerance: Trailing coefficients below this size are dropped.
+
+    Returns:
+        Coefficients of the Chebyshev polynomials of ``2 x - 1``, lowest first.
+
+    Example:
+        >>> fit(lambda x: 2 * x - 1, degree=3, tolerance=1e-12)[1]
+        1.0
+    """
+    size = degree + 1
+    angle = (torch.arange(size, dtype=torch.float64) + 0.5) * (math.pi / size)
+    values = function(0.5 + 0.5 * torch.cos(angle))
+    order = torch.arange(size, dtype=torch.float64)
+    coefficients = (2.0 / size) * torch.cos(order[:, None] * angle) @ values
+    coefficients[0] *= 0.5
+    significant = torch.nonzero(coefficients.abs() > tolerance)
+    kept = int(significant[-1]) + 1 if len(significant) else 1
+    return tuple(round(c, 18) for c in coefficients[:kept].tolist())
+
+
+def evaluate(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """Evaluate a Chebyshev series on [0, 1] by Clenshaw's recurrence.
+
+    Args:
+        coefficients: As returned by :func:`fit`.
+        x: Points in [0, 1], any shape.
+
+    Returns:
+        Values, shape of ``x``; differentiable.
+
+    Example:
+        >>> evaluate((0.5, 0.5), torch.tensor([0.0, 0.25, 1.0]))
+        tensor([0.0000, 0.2500, 1.0000])
+    """
+    centred = 2.0 * x - 1.0
+    doubled = 2.0 * centred
+    current, previous = torch.zeros_like(x), torch.zeros_like(x)
+    for coefficient in reversed(coefficients[1:]):
+        current, previous = coefficient + doubled * current - previous, current
+    return coefficients[0] + centred * current - previous

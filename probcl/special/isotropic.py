@@ -1,0 +1,159 @@
+r"""Expectations under an isotropic projected normal: functions of one number and of d.
+
+With kappa = |mu| / sigma, q = kappa^2 / d and t = q / (1 + q), the divergence from the uniform
+and the mean resultant length are elementary leading terms, right to 1/d at kappa = 0 and in
+rate as kappa grows, plus a smooth remainder in t, fitted once per dimension.
+"""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from probcl.special import chebyshev
+from probcl.special.quadratic_form import QuadraticForm, mean_log_over_mean
+from probcl.special.radial import log_ratio_and_slope
+
+__all__ = ["isotropic_kl_uniform", "isotropic_mean_log", "relative_mean_resultant"]
+
+_QUADRATURE_NODES = 512
+
+
+def isotropic_kl_uniform(kappa2: Tensor, dim: int) -> Tensor:
+    r"""Return the divergence of an isotropic projected normal from the uniform.
+
+    .. math:: \mathrm{KL}(\mathrm{PN}(\mu, \sigma^2 I) \,\|\, \mathrm{Uniform}(S^{d-1}))
+              = \mathbb{E}[h(\kappa u) + \ldots], \qquad \kappa = |\mu| / \sigma
+
+    Args:
+        kappa2: Squared concentration ``|mu|^2 / sigma^2 >= 0``, any shape.
+        dim: Dimension ``d >= 2`` of the ambient space.
+
+    Returns:
+        The divergence, shape of ``kappa2``; differentiable.
+
+    Example:
+        >>> isotropic_kl_uniform(torch.tensor([0.0, 9.0]), 128)
+        tensor([0.0000, 4.3337])
+    """
+    q = kappa2 / dim
+    t = q / (1.0 + q)
+    remainder = chebyshev.evaluate(_remainders(dim)[0], t)
+    return _leading_kl(q, dim) + t * remainder
+
+
+def relative_mean_resultant(kappa2: Tensor, dim: int) -> Tensor:
+    r"""Return the mean resultant length divided by kappa, smooth through kappa = 0.
+
+    .. math:: \mathbb{E}[z] = r(\kappa^2) \, \mu / \sigma, \qquad
+              z \sim \mathrm{PN}(\mu, \sigma^2 I)
+
+    Args:
+        kappa2: Squared concentration ``|mu|^2 / sigma^2 >= 0``, any shape.
+        dim: Dimension ``d >= 2`` of the ambient space.
+
+    Returns:
+        The ratio r, shape of ``kappa2``; differentiable.
+
+    Example:
+        >>> relative_mean_resultant(torch.tensor(0.0), 2)  # sqrt(pi / 8)
+        tensor(0.6267)
+    """
+    total = dim + kappa2
+    remainder = chebyshev.evaluate(_remainders(dim)[1], kappa2 / total)
+    return total.rsqrt() * (1.0 + remainder)
+
+
+def isotropic_mean_log(kappa2: Tensor, dim: int) -> Tensor:
+    r"""Return E log(X / E X) for a noncentral chi-squared X with d degrees of freedom.
+
+    .. math:: X = |x|^2, \qquad x \sim N(m, I), \qquad |m|^2 = \kappa^2
+
+    Args:
+        kappa2: Noncentrality ``>= 0``, any shape.
+        dim: Degrees of freedom ``d >= 2``.
+
+    Returns:
+        The mean log, shape of ``kappa2``; differentiable.
+
+    Example:
+        >>> isotropic_mean_log(torch.tensor(0.0), 2)  # minus Euler's constant
+        tensor(-0.5772)
+    """
+    return chebyshev.evaluate(_mean_log_series(dim), kappa2 / (dim + kappa2))
+
+
+def _leading_kl(q: Tensor, dim: int) -> Tensor:
+    t = q / (1.0 + q)
+    return 0.5 * (dim * torch.log1p(q) - torch.log1p(0.5 * q) + t.square())
+
+
+@cache
+def _remainders(dim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Fit the remainders of the divergence and of the mean resultant length over t in [0, 1]."""
+    points: dict[str, Tensor] = {}
+
+    def kl_remainder(t: Tensor) -> Tensor:
+        q = t / (1.0 - t)
+        kl, points["resultant"] = _by_quadrature(dim * q, dim)
+        return (kl - _leading_kl(q, dim)) / t
+
+    def resultant_remainder(t: Tensor) -> Tensor:
+        return points["resultant"] * t.rsqrt() - 1.0
+
+    kl = chebyshev.fit(kl_remainder, _degree(dim), tolerance=1e-14 * dim)
+    return kl, chebyshev.fit(resultant_remainder, _degree(dim), tolerance=1e-14)
+
+
+def _by_quadrature(kappa2: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Integrate over the cosine tanh(y) of the angle, with measure sech(y)^{d-1} dy.
+
+    The trapezoidal rule in y converges exponentially; the measure is normalised by the same
+    rule. For small kappa the integrands are
+    rewritten with the normalisations E_q[p / q] = 1 and E_uniform[cos] = 0, so that they do
+    not cancel.
+    """
+    kappa = kappa2.sqrt()[:, None]
+    reach = math.acosh(math.exp(44.0 / (dim - 1)))
+    centre = torch.asinh(kappa / math.sqrt(dim))
+    small = kappa2[:, None] < min(dim, 64)
+    start = torch.where(small, -reach, centre - reach)
+    unit = torch.linspace(0.0, 1.0, _QUADRATURE_NODES, dtype=torch.float64)
+    width = centre + reach - start
+    y = start + width * unit
+
+    cosine = torch.tanh(y)
+    log_ratio, _ = log_ratio_and_slope(kappa * cosine, dim)
+    distance = torch.where(y > 0, kappa / torch.cosh(y), kappa)
+    log_density = log_ratio - 0.5 * distance.square()
+    log_sech = -(y.abs() + torch.log1p(torch.exp(-2.0 * y.abs())) - math.log(2.0))
+    uniform = torch.exp((dim - 1) * log_sech)
+    own = torch.exp((dim - 1) * log_sech + log_density)
+    mass = torch.where(small, uniform, own).sum(-1)
+
+    divergence = log_density + torch.where(small, torch.expm1(-log_density.clamp(min=-700)), 0.0)
+    excess = torch.where(small, uniform * torch.expm1(log_density), own)
+    return (own * divergence).sum(-1) / mass, (excess * cosine).sum(-1) / mass
+
+
+@cache
+def _mean_log_series(dim: int) -> tuple[float, ...]:
+    def mean_log(t: Tensor) -> Tensor:
+        kappa2 = dim * t / (1.0 - t)
+        total, zero = dim + kappa2, torch.zeros_like(t)
+
+        def log_laplace(tau: Tensor) -> Tensor:
+            stretched = 1.0 + 2.0 * tau
+            return -0.5 * dim * stretched.log() - tau * kappa2[..., None] / stretched
+
+        form = QuadraticForm(
+            total, 2.0 * total + 2.0 * kappa2, zero, kappa2, kappa2, kappa2, log_laplace
+        )
+        return mean_log_over_mean(form, dim)
+
+    return chebyshev.fit(mean_log, _degree(dim), tolerance=1e-14)
+
+
+def _degree(dim: int) -> int:
+    return 24 if dim >= 32 else 160
