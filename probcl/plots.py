@@ -130,7 +130,7 @@ def plot_severity(
             color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)],
         )  # fmt: skip
     axes.set(xlabel="severity (0: clean)", ylabel=score)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _plain(axes)
     return figure, axes
 
@@ -141,10 +141,11 @@ def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Axes]:
     Args:
         spectrum: Singular values, largest first, shape ``(d,)``.
     """
-    values = np.asarray(spectrum)
+    values = np.asarray(spectrum) / np.max(spectrum)
+    # Values below the rounding of the embeddings would stretch the axis and mean nothing.
+    values = values[values > 1e-7]
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    # Values below rounding error would stretch the axis and mean nothing.
-    axes.semilogy(np.arange(1, len(values) + 1), np.maximum(values / values[0], 1e-7), COLOURS[0])
+    axes.semilogy(np.arange(1, len(values) + 1), values, color=COLOURS[0], marker=".")
     axes.set(xlabel="index", ylabel="singular value / largest")
     _plain(axes)
     return figure, axes

@@ -15,6 +15,7 @@ from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from probcl.distributions import HypersphericalUniform
 from probcl.distributions.kl import gaussian_bound
 
 __all__ = ["KL", "ContrastiveELBO", "ContrastiveLoss"]
@@ -142,6 +143,11 @@ class ContrastiveELBO(ELBO):
 
     def _kl(self, q: Any, p: Any, z: Tensor) -> Tensor:
         if self.kl == "gaussian_bound":
+            if not isinstance(p, HypersphericalUniform):
+                raise ValueError(
+                    "kl='gaussian_bound' bounds the divergence from a uniform prior, and the "
+                    f"prior is a {type(p).__name__}: use kl='auto'."
+                )
             return gaussian_bound(q)
         if self.kl != "monte_carlo":
             try:

@@ -38,7 +38,7 @@ class ContrastiveModule(LightningModule):
     def __init__(
         self,
         program: Program,
-        kl: KL = "gaussian_bound",
+        kl: KL = "auto",
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
     ) -> None:
         super().__init__()

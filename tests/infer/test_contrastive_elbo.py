@@ -7,6 +7,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
+from probcl.distributions import VonMisesFisher
 from probcl.distributions.kl import gaussian_bound
 from probcl.infer import ContrastiveELBO
 from probcl.nn import ConvNet, ProjectedNormalHead
@@ -48,6 +49,11 @@ class NormalPair(nn.Module):
             pyro.sample("z", dist.Normal(self.loc, 0.7))
 
 
+class VonMisesFisherPrior(nn.Module):
+    def forward(self):
+        return VonMisesFisher(torch.eye(5)[0], 2.0)
+
+
 def loss_and_gradient(elbo, pair, data, seed=0):
     pyro.set_rng_seed(seed)
     loss = elbo.differentiable_loss(pair.model, pair.guide, data)
@@ -70,6 +76,27 @@ def test_auto_is_exact_where_it_can_be():
     pair, data = NormalPair(), torch.randn(2, 3)
     auto = loss_and_gradient(ContrastiveELBO("auto"), pair, data)
     torch.testing.assert_close(auto, loss_and_gradient(ContrastiveELBO("exact"), pair, data))
+
+
+def test_a_program_has_the_loss_of_stock_pyro_at_the_same_sample(program):
+    losses = []
+    for elbo in (ContrastiveELBO("exact"), TraceMeanField_ELBO()):
+        pyro.set_rng_seed(5)
+        losses.append(elbo.differentiable_loss(program.model, program.guide, VIEWS))
+    torch.testing.assert_close(*losses)
+    ours, theirs = (torch.autograd.grad(loss, list(program.parameters())) for loss in losses)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_monte_carlo_has_the_expectation_of_the_exact_loss(program):
+    with torch.no_grad():
+        differences = torch.tensor([
+            sum(ContrastiveELBO("monte_carlo").terms(program.model, program.guide, VIEWS).values())
+            - sum(ContrastiveELBO("exact").terms(program.model, program.guide, VIEWS).values())
+            for _ in range(400)
+        ])  # fmt: skip
+    error = differences.std() / len(differences) ** 0.5
+    assert abs(differences.mean()) < 4 * error
 
 
 def test_terms_are_those_of_the_paper(program):
@@ -135,6 +162,11 @@ def test_bad_input_is_named():
         ContrastiveELBO("precise")
     with pytest.raises(ValueError, match="num_particles must be at least 1, got 0"):
         ContrastiveELBO(num_particles=0)
+
+    program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), VonMisesFisherPrior())
+    with pytest.raises(ValueError, match="from a uniform prior, and the prior is a VonMisesFisher"):
+        ContrastiveELBO("gaussian_bound")(program.model, program.guide)(VIEWS)
+    assert ContrastiveELBO()(program.model, program.guide)(VIEWS).isfinite()
 
     def model():
         pyro.sample("r", dist.Categorical(torch.ones(3) / 3))
