@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -42,11 +43,10 @@ class ProbclCLI(LightningCLI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
-        except BaseException:
+        finally:
             if hasattr(self, "run_dir"):
                 with suppress(OSError):
                     self.run_dir.rmdir()  # only a folder without anything in it goes
-            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -66,49 +66,77 @@ class ProbclCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, with the configuration of the run that a checkpoint is of."""
-        self.config = parser.parse_args(_with_config_of_run(list(args or sys.argv[1:])))
+        given = sys.argv[1:] if args is None else list(args)
+        self.config = parser.parse_args(_with_config_of_run(given))
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        """Raise ValueError unless the checkpoint that is asked for is there and whole."""
+        subcommand = str(self.config.subcommand)
+        path = self.config[subcommand].ckpt_path
+        if path is None:
+            if subcommand != "fit":
+                raise ValueError(
+                    f"{subcommand} needs the checkpoint of a run: "
+                    f"probcl {subcommand} --ckpt_path runs/NAME/checkpoints/last.ckpt"
+                )
+            return
+        if not Path(path).is_file():
+            raise ValueError(
+                f"ckpt_path: there is no checkpoint {path}: name the .ckpt file of a run, such as "
+                "runs/NAME/checkpoints/last.ckpt."
+            )
+        if subcommand != "fit" and not self.config[subcommand].get("config"):
+            raise ValueError(
+                f"ckpt_path: there is no config.yaml of the run that {path} is of: name it with "
+                "--config."
+            )
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"ckpt_path: {path} is not a whole checkpoint: take another one of its run."
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Make the folder of the run, so that a bad one is known before any work is done."""
         subcommand = str(self.subcommand)
         config = self.config[subcommand]
-        if subcommand != "fit" and not config.ckpt_path:
-            raise ValueError(
-                f"{subcommand} needs the checkpoint of a run: "
-                f"probcl {subcommand} --ckpt_path runs/NAME/checkpoints/last.ckpt"
-            )
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
-            raise ValueError(
-                f"ckpt_path: there is no checkpoint {config.ckpt_path}: name the .ckpt file of a "
-                "run, such as runs/NAME/checkpoints/last.ckpt."
-            )
         self.run_dir = make_run_dir(config.run_dir, _run_name(subcommand, config))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's logger, checkpoints and progress bar to the Trainer's own."""
         config = self._get(self.config_init, "trainer")
-        callbacks = list(config.get("callbacks") or [])
-        if config["enable_checkpointing"] is not False and self.subcommand == "fit":
+        callbacks = _as_list(config["callbacks"])
+        keep = config["enable_checkpointing"] is not False and not config["fast_dev_run"]
+        if keep and self.subcommand == "fit":
             callbacks.append(
                 ModelCheckpoint(self.run_dir / "checkpoints", save_last=True, save_top_k=0)
             )
         shown = config["enable_progress_bar"] is not False
         if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(RichProgressBar(leave=False))
-        loggers = config["logger"] if isinstance(config["logger"], list) else []
-        loggers = [CSVLogger(self.run_dir, name="", version=""), *loggers]
-        return super().instantiate_trainer(
+        loggers = [CSVLogger(self.run_dir, name="", version=""), *_as_list(config["logger"])]
+        trainer = super().instantiate_trainer(
             default_root_dir=self.run_dir, callbacks=callbacks, logger=loggers, **kwargs
         )
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"a run has one device for now, got {trainer.world_size}: set --trainer.devices 1 "
+                "and --trainer.num_nodes 1."
+            )
+        return trainer
 
     def after_fit(self) -> None:
         """Evaluate the trained program and write its report."""
-        if not self._get(self.config, "trainer").fast_dev_run:
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-            self.after_test()
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self.after_test()
 
     def after_test(self) -> None:
         """Write the report, and print its numbers and where it is."""
+        if self._get(self.config, "trainer").fast_dev_run:
+            Console().print("fast_dev_run: every part ran on a batch; there is no report.")
+            return
         evaluation, seconds = self.model.evaluation, self.model.seconds
         self._dump_config()
         path = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
@@ -119,7 +147,7 @@ class ProbclCLI(LightningCLI):
         train, test = self.trainer.predict(**kwargs) or ([], [])
         path = self.run_dir / "embeddings.npz"
         np.savez(path, **_arrays({"train": train, "test": test}))
-        Console(highlight=False).print(f"embeddings: {path}")
+        Console(highlight=False).print(f"embeddings: {path}", markup=False, soft_wrap=True)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -143,7 +171,7 @@ def main(args: list[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             args=args,
         )
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         answer = _answer_to_bad_input(error)
         if answer is None:
             raise
@@ -204,11 +232,21 @@ def _show_our_lines_only() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\b")
 
 
+def _as_list(value: Any) -> list[Any]:
+    """Return what a Trainer's argument takes as one object, several, or a switch."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _parser_sentence(message: str) -> str:
     """Turn a message of the parser into one sentence."""
     message = " ".join(message.split())
     key = re.search(r'Parser key "([\w.]+)"', message)
     name = re.search(r"given class_path '([^']+)'|import path string: (\S+)", message)
+    wrong = re.search(
+        r"Expected an? (?:<class '(\w+)'>|typing\.(\S+?\]))\. Got value: (.*)", message
+    )
     if key and name:
         known = ""
         if key[1].endswith("program"):
@@ -218,6 +256,8 @@ def _parser_sentence(message: str) -> str:
             f"{key[1]}: there is no class {name[1] or name[2]}: name {known}a class by its import "
             "path, as package.module.Class."
         )
+    if key and wrong:
+        return f"{key[1]} must be {wrong[1] or wrong[2]}, got {wrong[3]}."
     if message.startswith("unrecognized arguments"):
         return f"{message}: see probcl fit --help for those there are."
     return message
@@ -228,7 +268,12 @@ def _answer_to_bad_input(error: BaseException | None) -> str | None:
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         ours = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+        if isinstance(error, KeyboardInterrupt):
+            return "interrupted: the run has no report; its last checkpoint stays."
+        if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
+            first = str(error).splitlines()[1].strip()
+            return f"the checkpoint is not of this program and encoder: {first}"
         if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
-            return str(error)
+            return str(error).splitlines()[0]  # Pyro adds the shapes of the trace below
         error = error.__cause__ or error.__context__
     return None

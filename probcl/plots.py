@@ -34,7 +34,7 @@ def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figur
         axes.plot(
             epochs, values, color=colour, marker=marker, markevery=every, markersize=4, label=name
         )
-    axes.set(xlabel="epoch", ylabel="nats per image")
+    axes.set(xlabel="epoch", ylabel="term of the loss")
     axes.legend(frameon=False)
     _plain(axes)
     return figure, axes
@@ -78,7 +78,7 @@ def plot_map(
 
 
 def plot_reliability(
-    probabilities: ArrayLike, labels: ArrayLike, bins: int = 10
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
 ) -> tuple[Figure, np.ndarray]:
     """Draw accuracy against confidence, and how often each confidence is given.
 
@@ -141,7 +141,8 @@ def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Axes]:
     Args:
         spectrum: Singular values, largest first, shape ``(d,)``.
     """
-    values = np.asarray(spectrum) / np.max(spectrum)
+    values = np.asarray(spectrum)
+    values = values / values.max()
     # Values below the rounding of the embeddings would stretch the axis and mean nothing.
     values = values[values > 1e-7]
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")

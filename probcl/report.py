@@ -59,12 +59,13 @@ def write_report(
         headline=evaluation.quality | seconds,
         uncertainty=evaluation.uncertainty,
         meaning=SCORES,
-        is_point=LIBRARY_SCORE not in evaluation.uncertainty,
+        left_out=_left_out(evaluation),
         sections=_sections(run_dir, evaluation),
         config=config,
     )
     _write_whole(
-        run_dir / "metrics.json", json.dumps(evaluation.metrics | seconds, indent=2) + "\n"
+        run_dir / "metrics.json",
+        json.dumps(evaluation.metrics | seconds, indent=2, allow_nan=False) + "\n",
     )
     _write_whole(run_dir / "report.html", page)
     return run_dir / "report.html"
@@ -88,7 +89,7 @@ def print_summary(evaluation: Evaluation, seconds: dict[str, float], path: Path)
     console = Console(highlight=False)
     console.print(quality)
     console.print(uncertainty)
-    console.print(f"report: {path}")
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
@@ -104,25 +105,23 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         return {}
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("loss")]
-    names = sorted((rows[0].keys() if rows else set()) - {"epoch", "loss", "step"})
+    # Columns of other callbacks share the file, and are empty in these rows or not terms.
+    names = sorted(n for n in (rows[0] if rows else ()) if n == "contrastive" or n[:3] == "kl_")
     return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
 
 
 def _sections(run_dir: Path, evaluation: Evaluation) -> list[Section]:
     test = evaluation.test
-    score, point = LIBRARY_SCORE, ""
+    score, instead = LIBRARY_SCORE, ""
     if score not in test.scores:
         score = "nearest_cosine"
-        point = (
-            " This program's posterior is a point without uncertainty of its own: the distance "
-            "to the training set stands in its place."
-        )
+        instead = " There is no entropy: the distance to the training set stands in its place."
     return [
         _loss_section(run_dir),
         Section(
             "Map of the embeddings",
-            "t-SNE of the test embeddings: images of a class should lie together, and uncertain "
-            "ones at the borders." + point,
+            f"t-SNE of {len(_shown(len(test)))} of {len(test)} test embeddings: images of a class "
+            "should lie together, and uncertain ones at the borders." + instead,
             _picture(_map(evaluation, score)),
         ),
         Section(
@@ -134,7 +133,7 @@ def _sections(run_dir: Path, evaluation: Evaluation) -> list[Section]:
         Section(
             "Uncertainty against corruption",
             f"Median and quartiles of {score} over the test images: it should rise with the "
-            "severity of each corruption." + point,
+            "severity of each corruption." + instead,
             _picture(
                 plots.plot_severity(
                     {name: by_score[score] for name, by_score in evaluation.by_severity.items()},
@@ -161,19 +160,36 @@ def _loss_section(run_dir: Path) -> Section:
         "KL settle, neither at 0 nor growing without end."
     )
     if len(history) == 2:
-        text = "The loss, mean of each epoch. Without a posterior there is no KL term."
+        text = "The loss, mean of each epoch."
         history.pop("loss")
     return Section("Loss", text, _picture(plots.plot_terms(epochs, history)[0]))
 
 
 def _map(evaluation: Evaluation, score: str) -> Figure:
     test = evaluation.test
-    some = slice(LARGEST_MAP)
+    some = _shown(len(test))
     perplexity = min(30.0, (len(test.embedding[some]) - 1) / 3)
     coordinates = TSNE(
         metric="cosine", init="random", perplexity=perplexity, random_state=0
     ).fit_transform(test.embedding[some].numpy())
     return plots.plot_map(coordinates, test.labels[some], test.scores[score][some])[0]
+
+
+def _shown(count: int) -> np.ndarray:
+    """Return the rows on the map: all, or evenly spaced ones of a large set."""
+    return np.linspace(0, count - 1, min(count, LARGEST_MAP)).round().astype(int)
+
+
+def _left_out(evaluation: Evaluation) -> str:
+    """Return in words why scores are left out, if they are."""
+    if LIBRARY_SCORE in evaluation.uncertainty:
+        return ""
+    if not evaluation.test.parameters:
+        return (
+            "This program is deterministic: it has no posterior, so the scores that need one, and "
+            "the KL of the loss, are left out."
+        )
+    return "The entropy of this program's posterior is not known: its score is left out."
 
 
 def _picture(figure: Figure) -> str:

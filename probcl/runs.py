@@ -36,7 +36,7 @@ def make_run_dir(chosen: str | None, name: str) -> Path:
 
 def config_of_run(ckpt_path: str) -> Path | None:
     """Return the configuration of the run that a checkpoint lies in, if it has one."""
-    config = Path(ckpt_path).absolute().parents[1] / "config.yaml"
+    config = Path(ckpt_path).absolute().parent.parent / "config.yaml"
     return config if config.is_file() else None
 
 

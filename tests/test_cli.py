@@ -156,6 +156,8 @@ BAD_PIXEL = torch.rand(40, 1, 8, 8).index_fill(0, torch.tensor(3), float("nan"))
         ),
         (["fit", "--model.program.prior=no.Prior"], "there is no class no.Prior"),
         (["fit", "--model.program.temperature=0"], "temperature must be a finite number above 0"),
+        (["fit", "--model.program.temperature=abc"], "temperature must be float, got abc"),
+        (["fit", "--trainer.accelerator=cpu", "--trainer.devices=2"], "set --trainer.devices 1"),
         (["fit", "--trainer.max_epochs=-3"], "You passed in -3"),
         (["fit", "--config=none.yaml"], "File does not exist"),
         (["fit", "--data.batch_size=5000"], "set --data.batch_size to 1437 or less"),
@@ -185,6 +187,63 @@ def test_bad_input_gets_one_sentence_and_leaves_no_run(
     assert not any(Path().rglob("report.html"))
     assert not any(Path().glob("runs/*"))
     assert Path("used/file").read_text() == "something"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.views=3"], "views must hold 2 views of each image for VSimCLR, got 3"),
+        (
+            ["--model.program.prior=UniformPrior", "--model.program.prior.dim=3"],
+            "the prior has dimension 3, the posterior 128",
+        ),
+    ],
+)
+def test_what_only_training_can_tell_gets_one_sentence_too(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *QUICK, *options])
+    assert message in stopped.value.code
+    assert len(stopped.value.code.splitlines()) == 1
+    assert not any(Path().rglob("report.html"))
+
+
+def test_a_bad_checkpoint_gets_one_sentence(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = runs / "runs/vsimclr-digits-seed0"
+    whole = (run / "checkpoints/last.ckpt").read_bytes()
+    for content in (whole[:1000], b"hello"):
+        Path("part.ckpt").write_bytes(content)
+        with pytest.raises(SystemExit, match=r"part.ckpt is not a whole checkpoint"):
+            main(["test", f"--config={run}/config.yaml", "--run_dir=x", "--ckpt_path=part.ckpt"])
+    Path("alone.ckpt").write_bytes(whole)
+    with pytest.raises(SystemExit, match=r"no config.yaml of the run that alone.ckpt is of"):
+        main(["test", "--ckpt_path=alone.ckpt"])
+    with pytest.raises(SystemExit, match="the checkpoint is not of this program"):
+        main(["test", f"--ckpt_path={run}/checkpoints/last.ckpt", "--model.program=SimCLR"])
+    assert not any(Path().rglob("report.html"))
+
+
+def test_a_checkpoint_holds_each_weight_once(runs):
+    path = runs / "runs/vsimclr-digits-seed0/checkpoints/last.ckpt"
+    names = torch.load(path, weights_only=True)["state_dict"]
+    assert all(name.startswith("program.") for name in names)
+
+
+def test_callbacks_and_loggers_of_the_users_own_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([
+        "fit", *QUICK, "--trainer.callbacks=LearningRateMonitor", "--trainer.log_every_n_steps=1",
+        "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=mine",
+    ])  # fmt: skip
+    assert any(Path("mine").rglob("metrics.csv"))
+    assert Path("runs/vsimclr-digits-seed0/report.html").exists()
+
+
+def test_a_development_run_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *QUICK, "--trainer.fast_dev_run=true"])
+    assert not any(Path().glob("runs/*"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_without_a_report(tmp_path, monkeypatch):

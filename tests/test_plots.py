@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from probcl import plots
 
@@ -21,7 +22,7 @@ def test_terms_are_lines_over_the_epochs():
 
 def test_map_draws_every_point_by_class_and_by_rank():
     points, labels = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3
-    _, axes = plots.plot_map(points, labels, uncertainty=points[:, 0] * 1e6)
+    _, axes = plots.plot_map(points, labels, uncertainty=torch.as_tensor(points[:, 0] * 1e6))
     assert axes.shape == (1, 2)
     colours = axes[0, 1].collections[0].get_array()
     assert np.array_equal(np.argsort(colours), np.argsort(points[:, 0]))
@@ -39,11 +40,13 @@ def test_reliability_places_bins_at_mean_confidence_and_accuracy():
 
 
 def test_severity_draws_a_median_for_each_level():
-    _, axes = plots.plot_severity({"blur": {0: [1, 2, 3], 5: [4, 5, 9]}}, "entropy")
+    _, axes = plots.plot_severity(
+        {"blur": {0: torch.tensor([1.0, 2.0, 3.0]), 5: torch.tensor([4.0, 5.0, 9.0])}}, "entropy"
+    )
     assert axes.get_ylabel() == "entropy"
     assert np.array_equal(axes.lines[0].get_ydata(), [2, 5])
 
 
 def test_spectrum_is_relative_to_its_largest_value():
-    _, axes = plots.plot_spectrum([4.0, 2.0, 1.0])
+    _, axes = plots.plot_spectrum(torch.tensor([4.0, 2.0, 1.0, 0.0]))
     assert axes.lines[0].get_ydata().tolist() == [1, 0.5, 0.25]

@@ -36,7 +36,9 @@ class RandomAffine(nn.Module):
         # affine_grid maps output to input positions, in units of half the image's size.
         cos, sin = angle.cos() / size, angle.sin() / size
         shift = 2 * self.translate * amount[2:]
-        matrix = torch.stack([cos, -sin, shift[0], sin, cos, shift[1]], dim=-1)
+        ratio = images.shape[-2] / images.shape[-1]
+        rows = [cos, -sin * ratio, shift[0], sin / ratio, cos, shift[1]]
+        matrix = torch.stack(rows, dim=-1)
         grid = affine_grid(matrix.unflatten(-1, (2, 3)), list(images.shape), align_corners=False)
         return grid_sample(images, grid, align_corners=False)
 

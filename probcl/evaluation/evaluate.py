@@ -1,6 +1,6 @@
 """The whole evaluation of an encoder, from the arrays it gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.pipeline import Pipeline
@@ -87,8 +87,12 @@ def evaluate(
         "cal/ece": calibration_error(probabilities, test.labels),
         "collapse/effective_rank": effective_rank(spectrum),
     }
-    for part in (test, *unfamiliar.values(), *(e for c in corrupted.values() for e in c.values())):
-        _add_baseline_scores(part, train, probe)
+    test = _with_baseline_scores(test, train, probe)
+    unfamiliar = {n: _with_baseline_scores(e, train, probe) for n, e in unfamiliar.items()}
+    corrupted = {
+        name: {s: _with_baseline_scores(e, train, probe) for s, e in levels.items()}
+        for name, levels in corrupted.items()
+    }
     scores = [score for score in SCORES if score in test.scores]
     by_severity = {
         corruption: {
@@ -119,6 +123,9 @@ def _probabilities(probe: Pipeline, part: Embeddings) -> Tensor:
     return torch.zeros(len(part), count).index_copy_(1, classes, values)
 
 
-def _add_baseline_scores(part: Embeddings, train: Embeddings, probe: Pipeline) -> None:
-    part.scores["nearest_cosine"] = nearest_cosine(part.embedding, train.embedding)
-    part.scores["max_probability"] = 1 - _probabilities(probe, part).amax(-1)
+def _with_baseline_scores(part: Embeddings, train: Embeddings, probe: Pipeline) -> Embeddings:
+    baselines = {
+        "nearest_cosine": nearest_cosine(part.embedding, train.embedding),
+        "max_probability": 1 - _probabilities(probe, part).amax(-1),
+    }
+    return replace(part, scores=part.scores | baselines)

@@ -69,8 +69,13 @@ def shift_auroc(familiar: Tensor, unfamiliar: Tensor) -> float:
 def severity_correlation(scores: dict[int, Tensor]) -> float:
     """Return Spearman's rank correlation of the score with the severity, over all images.
 
+    A constant score has no ranks: it tells nothing of the severity, and gets 0.
+
     Args:
         scores: Scores of the same images at each severity, each of shape ``(N,)``.
     """
     severity = torch.cat([torch.full((len(s),), level) for level, s in scores.items()])
-    return float(spearmanr(severity, torch.cat(list(scores.values()))).statistic)
+    values = torch.cat(list(scores.values()))
+    if values.min() == values.max():
+        return 0.0
+    return float(spearmanr(severity, values).statistic)

@@ -15,7 +15,7 @@ from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from probcl.distributions import HypersphericalUniform
+from probcl.distributions import HypersphericalUniform, ProjectedNormal
 from probcl.distributions.kl import gaussian_bound
 
 __all__ = ["KL", "ContrastiveELBO", "ContrastiveLoss"]
@@ -143,18 +143,21 @@ class ContrastiveELBO(ELBO):
 
     def _kl(self, q: Any, p: Any, z: Tensor) -> Tensor:
         if self.kl == "gaussian_bound":
-            if not isinstance(p, HypersphericalUniform):
+            if not (isinstance(q, ProjectedNormal) and isinstance(p, HypersphericalUniform)):
                 raise ValueError(
-                    "kl='gaussian_bound' bounds the divergence from a uniform prior, and the "
-                    f"prior is a {type(p).__name__}: use kl='auto'."
+                    "kl='gaussian_bound' is for a ProjectedNormal against a uniform prior, got "
+                    f"{type(q).__name__} against {type(p).__name__}: use kl='auto'."
                 )
             return gaussian_bound(q)
         if self.kl != "monte_carlo":
             try:
                 return kl_divergence(q, p)
-            except NotImplementedError:
+            except NotImplementedError as error:
                 if self.kl == "exact":
-                    raise
+                    raise ValueError(
+                        f"no exact divergence of {type(q).__name__} from {type(p).__name__} is "
+                        "registered: use kl='auto'."
+                    ) from error
         return q.log_prob(z) - p.log_prob(z)
 
 

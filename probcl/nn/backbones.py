@@ -28,7 +28,7 @@ class ConvNet(nn.Module):
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             if index:
-                layers.append(nn.MaxPool2d(2))
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
             layers += [
                 nn.LazyConv2d(width, kernel_size=3, padding=1, bias=False),
                 nn.BatchNorm2d(width),

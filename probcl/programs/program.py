@@ -1,6 +1,7 @@
 """What every program is: an encoder, a model, a guide and a posterior over embeddings."""
 
 from abc import ABC, abstractmethod
+from itertools import count
 
 import pyro
 import torch
@@ -14,6 +15,9 @@ from probcl.sphere import normalize
 __all__ = ["ClassContrast", "InstanceContrast", "Program", "mean_direction"]
 
 
+_count = count()
+
+
 class Program(nn.Module, ABC):
     """A Pyro model and guide over the views of a batch, around one encoder.
 
@@ -24,6 +28,8 @@ class Program(nn.Module, ABC):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        # Pyro's store is global: a name of its own keeps each program's parameters apart.
+        self._name = f"{type(self).__name__}_{next(_count)}"
 
     @abstractmethod
     def model(self, views: Tensor, labels: Tensor | None = None) -> None:
@@ -70,7 +76,7 @@ class Program(nn.Module, ABC):
         """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
         if not pyro.settings.get("module_local_params"):
             self.materialize(views[0])
-            pyro.module(type(self).__name__, self)
+            pyro.module(self._name, self)
 
 
 class InstanceContrast:
@@ -80,8 +86,11 @@ class InstanceContrast:
 
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return InfoNCE between the two views' directions, ``(2, B, d)``."""
+        _require_one_sample(z)
         if len(z) != 2:
-            raise ValueError(f"views must hold 2 views of each image, got {len(z)}.")
+            raise ValueError(
+                f"views must hold 2 views of each image for {type(self).__name__}, got {len(z)}."
+            )
         return info_nce(z[0], z[1], self.temperature)
 
 
@@ -96,7 +105,16 @@ class ClassContrast:
             raise ValueError(
                 f"{type(self).__name__} is supervised: pass labels, integers of shape (B,)."
             )
+        _require_one_sample(z)
         return sup_con(z.flatten(0, 1), labels.repeat(len(z)), self.temperature)
+
+
+def _require_one_sample(z: Tensor) -> None:
+    if z.dim() != 3:
+        raise ValueError(
+            f"z must have shape (V, B, d), got {tuple(z.shape)}: draw particles one after the "
+            "other, with vectorize_particles=False or parallel=False."
+        )
 
 
 def mean_direction(posterior: Distribution) -> Tensor:

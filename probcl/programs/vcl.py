@@ -76,7 +76,7 @@ class VariationalContrastive(Program):
         with (
             pyro.plate("views", count, dim=-2),
             pyro.plate("items", batch, dim=-1),
-            poutine.scale(scale=weight),
+            poutine.scale(scale=weight) if weight else poutine.mask(mask=False),
         ):
             return pyro.sample("z", distribution)
 

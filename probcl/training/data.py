@@ -65,7 +65,12 @@ class ImageData(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Load the images, and check that they fill a batch."""
-        train, _ = self.sets
+        train, test = self.sets
+        if train.images.shape[1] != test.images.shape[1]:
+            raise ValueError(
+                f"the training images have {train.images.shape[1]} channels and the test images "
+                f"{test.images.shape[1]}: give both the same."
+            )
         if len(train) < self.batch_size:
             raise ValueError(
                 f"batch_size is {self.batch_size}, but the data set has {len(train)} training "

@@ -1,5 +1,6 @@
 """The LightningModule that trains any program by its evidence lower bound."""
 
+import math
 import time
 from collections import defaultdict
 
@@ -43,7 +44,7 @@ class ContrastiveModule(LightningModule):
     ) -> None:
         super().__init__()
         self.program = program
-        self.objective = ContrastiveELBO(kl)(program.model, program.guide)
+        self.elbo = ContrastiveELBO(kl)
         self.optimizer = optimizer
         self.evaluation: Evaluation | None = None
         self.seconds: dict[str, float] = {}
@@ -56,10 +57,18 @@ class ContrastiveModule(LightningModule):
         self.program.materialize(self.trainer.datamodule.example)  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return the optimizer, its learning rate falling to zero along half a cosine."""
+        """Return the optimizer, its learning rate falling to zero along half a cosine.
+
+        Without a last step, as with ``max_epochs=-1``, the learning rate stays as it is.
+        """
         optimizer = self.optimizer(self.program.parameters())
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        steps = self.trainer.estimated_stepping_batches
+
+        def half_cosine(step: int) -> float:
+            return 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+
+        # A resumed run may have more steps: the shape follows from them, and is not restored.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, half_cosine)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -77,11 +86,14 @@ class ContrastiveModule(LightningModule):
         """Return the loss of a batch, and log it with each of its terms."""
         # Pyro's checks of every site would cost time: the finite loss is checked instead.
         with pyro.validation_enabled(False):
-            terms = self.objective.terms(batch.views, batch.labels)
+            loss_module = self.elbo(self.program.model, self.program.guide)
+            terms = loss_module.terms(batch.views, batch.labels)
         loss = torch.stack(list(terms.values())).sum()
         logged = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and batch_idx % every == 0:
             self._require_finite(logged)
+        self._logged = tuple(logged)
         self.log_dict(
             logged,
             on_step=False,
@@ -92,9 +104,15 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stop before a checkpoint is written if a loss of the epoch was not finite."""
+        """Stop before a checkpoint is written if the loss or a weight is not finite."""
         metrics = self.trainer.callback_metrics
         self._require_finite({name: metrics[name] for name in self._logged})
+        for name, parameter in self.program.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(
+                    f"the weights of {name} are not finite after epoch {self.current_epoch}: "
+                    "lower the learning rate or raise the temperature."
+                )
 
     def on_test_start(self) -> None:
         """Start the clock of the evaluation, and forget what an earlier one collected."""
@@ -133,7 +151,6 @@ class ContrastiveModule(LightningModule):
         return self.describe(batch)
 
     def _require_finite(self, logged: dict[str, Tensor]) -> None:
-        self._logged = tuple(logged)
         if not logged["loss"].isfinite():
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in logged.items())
             raise ValueError(

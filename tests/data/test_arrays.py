@@ -50,12 +50,21 @@ def test_arrays_from_a_file_are_those_saved(tmp_path):
         (IMAGES, LABELS.float(), "labels must be integers from 0, got torch.float32"),
         (IMAGES, LABELS - 1, "labels must be integers from 0, got -1"),
         (IMAGES, LABELS * 0, "at least two classes, all 6 are 0"),
-        (IMAGES, np.array(list("abcabc")), "labels must be numbers"),
+        (IMAGES, np.array(list("abcabc")), "labels must be real numbers, got <U1"),
+        (IMAGES > 0.5, LABELS, "images of integers|images must be real numbers"),
+        (IMAGES, LABELS * 10**6, "labels must be below 100000, got 2000000"),
     ],
 )
 def test_bad_arrays_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
         ImageArrays(images, labels)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "int32"])
+def test_integers_of_every_kind_are_taken(kind):
+    data = ImageArrays(np.full((6, 1, 4, 4), 200, kind), np.asarray(LABELS).astype(kind))
+    assert data.images.dtype == torch.uint8
+    assert torch.equal(data.labels, LABELS)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -42,6 +42,16 @@ def test_affine_without_amounts_changes_nothing():
     torch.testing.assert_close(RandomAffine(0, 0, 0)(images), images)
 
 
+def test_affine_turns_without_shear_whatever_the_shape(monkeypatch):
+    wide = torch.zeros(1, 1, 21, 81)
+    wide[0, 0, 10, 30:51] = 1
+    amount = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: (amount + 1) / 2)
+    turned = RandomAffine(degrees=45)(wide)[0, 0]
+    rows, columns = torch.nonzero(turned > 0.3, as_tuple=True)
+    assert abs((rows.max() - rows.min()) - (columns.max() - columns.min())) <= 1
+
+
 def test_every_image_gets_its_own_draw():
     images = smooth_images(1).expand(64, 1, 33, 33)
     for augment in (RandomAffine(), RandomContrast(), RandomNoise()):

@@ -51,6 +51,12 @@ def test_auroc_counts_pairs():
     assert shift_auroc(familiar, unfamiliar) == pytest.approx(sum(pairs) / 6)
 
 
+def test_a_constant_score_tells_nothing():
+    constant = torch.ones(4)
+    assert severity_correlation({0: constant, 1: constant}) == 0
+    assert shift_auroc(constant, constant) == 0.5
+
+
 def test_severity_correlation_is_spearmans_over_all_images():
     levels = {s: torch.randn(20) + 0.3 * s for s in range(4)}
     severity = torch.arange(4).repeat_interleave(20)

@@ -1,11 +1,10 @@
 """Programs as Pyro sees them: sites, shapes, losses and what they refuse."""
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Predictive
+from pyro.infer import Predictive, TraceMeanField_ELBO
 from torch import nn
 
 from probcl.infer import ContrastiveELBO
@@ -51,7 +50,9 @@ def test_traces_have_the_sites_and_shapes_pyro_expects():
     assert guide.nodes["z"]["fn"].batch_shape == (2, 6)
     assert guide.nodes["z"]["value"].shape == (2, 6, 5)
     model.compute_log_prob(lambda name, site: name == "contrastive")
-    assert "contrastive" in model.format_shapes()
+    lines = model.format_shapes().splitlines()
+    assert any(line.split() == ["z", "dist", "2", "6", "|", "5"] for line in lines)
+    assert any(line.split() == ["contrastive", "dist", "|", "0"] for line in lines)
 
 
 def test_predictive_draws_embeddings_from_the_posterior():
@@ -98,6 +99,13 @@ def test_any_head_and_prior_fit_without_touching_the_package():
     assert loss(VIEWS).isfinite()
 
 
+def test_without_beta_the_kl_counts_for_nothing():
+    program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), beta=0)
+    loss = ContrastiveELBO()(program.model, program.guide)
+    assert loss.terms(VIEWS)["kl_z"] == 0
+    assert TraceMeanField_ELBO().loss(program.model, program.guide, VIEWS) > 0
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="temperature must be a finite number above 0, got -1"):
         VSimCLR(ConvNet(), temperature=-1)
@@ -108,11 +116,14 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=f"{name} is supervised: pass labels"):
             ContrastiveELBO("gaussian_bound")(program.model, program.guide)(VIEWS)
     program = PROGRAMS["SimCLR"]()
-    with pytest.raises(ValueError, match="2 views of each image, got 3"):
+    with pytest.raises(ValueError, match="2 views of each image for SimCLR, got 3"):
         program.model(torch.rand(3, 6, 1, 8, 8))
     with pytest.raises(ValueError, match="posterior Linear has no attribute dim"):
         VSimCLR(ConvNet(), nn.Linear(8, 3))
     program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), UniformPrior(6))
     with pytest.raises(ValueError, match="prior has dimension 6, the posterior 5"):
         ContrastiveELBO("gaussian_bound")(program.model, program.guide)(VIEWS)
-    pyro.clear_param_store()
+    program = PROGRAMS["VSimCLR"]()
+    elbo = TraceMeanField_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=2)
+    with pytest.raises(ValueError, match="vectorize_particles=False"):
+        elbo.loss(program.model, program.guide, VIEWS)
