@@ -11,8 +11,8 @@ __all__ = ["grad_of_plain"]
 def grad_of_plain(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: Sequence[Tensor],
-    grads: Tensor | Sequence[Tensor],
-) -> tuple[Tensor | None, ...]:
+    grads: Tensor | tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
     """Differentiate a function of plain operations, keeping the graph for the next derivative.
 
     Args:
@@ -21,10 +21,8 @@ def grad_of_plain(
         grads: Gradients with respect to the outputs.
 
     Returns:
-        One gradient per input, None for those that require none.
+        One gradient per input.
     """
-    # Aliases confine the derivative to this function: inputs and grads may depend on each other.
-    aliases = [x.view_as(x) for x in inputs]
-    needed = [x for x in aliases if x.requires_grad]
-    results = iter(torch.autograd.grad(function(*aliases), needed, grads, create_graph=True))
-    return tuple(next(results) if x.requires_grad else None for x in aliases)
+    # torch.func nests: inside its transforms no tensor says whether it requires a gradient.
+    gradients: tuple[Tensor, ...] = torch.func.vjp(function, *inputs)[1](grads)
+    return gradients

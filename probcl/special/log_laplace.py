@@ -73,7 +73,16 @@ def full_log_laplace(covariance: Tensor, loc: Tensor, tau: Tensor) -> Tensor:
 
 
 class _DiagonalLogLaplace(torch.autograd.Function):
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor
+    ) -> tuple[Tensor | None, int]:
+        # A rule of its own, since no generated one exists for the reused buffers of forward.
+        batched = [
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+        return _DiagonalLogLaplace.apply(*batched), 0
 
     @staticmethod
     def forward(variance: Tensor, squared_loc: Tensor, tau: Tensor) -> Tensor:
@@ -112,7 +121,8 @@ class _ScaledSquare(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, factor: Tensor) -> Tensor:
-        return (x * factor).square_()
+        scaled = x * factor
+        return scaled.mul_(scaled)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
