@@ -3,23 +3,29 @@ r"""The radial integral of the projected normal, with exact first and second der
 .. math:: M_d(\alpha) = \int_0^\infty s^{d-1} e^{-(s - \alpha)^2 / 2} \, ds, \qquad
           K_d(\alpha) = e^{\alpha^2 / 2} M_d(\alpha)
 
-For large d both follow from an expansion in 1/d about the saddle point, uniform in alpha; for
-small d from three-term recurrences, each run in its stable direction: upwards in d for
-alpha >= 0, downwards from the expansion for alpha < 0.
+Both follow from leading terms about the saddle point, uniform in alpha, and a polynomial: in
+float64 the expansion in 1/d, in float32 a fit of its values. Where d is too small for the
+expansion, float64 takes three-term recurrences, each run in its stable direction: upwards in d
+for alpha >= 0, downwards from the expansion for alpha < 0.
 """
 
 import math
 from fractions import Fraction
 from functools import cache
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from probcl.special import chebyshev
+
 __all__ = ["log_radial_integral", "log_radial_ratio"]
 
-# Smallest dimension in which the expansion alone is exact, and the terms it then needs.
-_EXPANSION = {torch.float64: (24, 10), torch.float32: (10, 4)}
+# Smallest dimension in which the expansion alone is exact in float64, and the terms it needs.
+_LEAST_DIM, _TERMS = 24, 10
+# Degree of the fits for float32 before their trailing coefficients are dropped.
+_FIT_DEGREE, _FIT_TOLERANCE = 48, 2e-8
 
 
 def log_radial_integral(alpha: Tensor, dim: int) -> Tensor:
@@ -125,18 +131,17 @@ def radial_slope(alpha: Tensor, dim: int) -> Tensor:
 
 def log_ratio_and_slope(alpha: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return h(alpha) and h'(alpha) as plain values; see :func:`log_radial_ratio`."""
-    least_dim, _ = _EXPANSION[alpha.dtype]
-    if dim >= least_dim:
-        expansion = _Expansion.at(alpha, dim)
-        return expansion.log_ratio(), expansion.slope()
+    if dim >= _LEAST_DIM or alpha.dtype != torch.float64:
+        saddle = _Saddle.at(alpha, dim)
+        return saddle.log_ratio(), saddle.slope()
 
     positive, negative = alpha.clamp(min=0.0), alpha.clamp(max=0.0)
     ratios = _ratios_upwards(positive, dim)
     up = _log_relative(ratios[1:], first=1)
     up = up + torch.log(1.0 + torch.erf(positive * math.sqrt(0.5)))
-    expansion = _Expansion.at(negative, least_dim)
-    rhos = _ratios_downwards(negative, dim, expansion)
-    down = expansion.log_ratio() - _log_relative(rhos[:-1], first=dim)
+    saddle = _Saddle.at(negative, _LEAST_DIM)
+    rhos = _ratios_downwards(negative, dim, saddle)
+    down = saddle.log_ratio() - _log_relative(rhos[:-1], first=dim)
     is_negative = alpha < 0
     return (
         torch.where(is_negative, down, up),
@@ -146,14 +151,13 @@ def log_ratio_and_slope(alpha: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _curvature(alpha: Tensor, dim: int) -> Tensor:
     """Return h''(alpha) as a plain value."""
-    least_dim, _ = _EXPANSION[alpha.dtype]
-    if dim >= least_dim:
-        return _Expansion.at(alpha, dim).curvature()
+    if dim >= _LEAST_DIM or alpha.dtype != torch.float64:
+        return _Saddle.at(alpha, dim).curvature()
     ratios = _ratios_upwards(alpha.clamp(min=0.0), dim)
     slope = (dim - 1) / ratios[-1]
     slope_below = (dim - 2) / ratios[-2] if dim > 2 else ratios[0]
     negative = alpha.clamp(max=0.0)
-    rhos = _ratios_downwards(negative, dim, _Expansion.at(negative, least_dim))
+    rhos = _ratios_downwards(negative, dim, _Saddle.at(negative, _LEAST_DIM))
     return torch.where(alpha < 0, rhos[0] * (rhos[1] - rhos[0]), slope * (slope_below - slope))
 
 
@@ -167,10 +171,10 @@ def _ratios_upwards(alpha: Tensor, dim: int) -> list[Tensor]:
     return ratios
 
 
-def _ratios_downwards(alpha: Tensor, dim: int, expansion: "_Expansion") -> list[Tensor]:
-    """Return rho_n = K_{n+1} / K_n for n = dim .. expansion.dim, at alpha <= 0."""
-    rhos = [expansion.slope()]
-    for n in range(expansion.dim - 1, dim - 1, -1):
+def _ratios_downwards(alpha: Tensor, dim: int, saddle: "_Saddle") -> list[Tensor]:
+    """Return rho_n = K_{n+1} / K_n for n = dim .. saddle.dim, at alpha <= 0."""
+    rhos = [saddle.slope()]
+    for n in range(saddle.dim - 1, dim - 1, -1):
         rhos.append(n / (rhos[-1] - alpha))
     return rhos[::-1]
 
@@ -180,7 +184,7 @@ def _log_relative(ratios: list[Tensor], first: int) -> Tensor:
 
     One log serves several ratios, few enough that their product stays in range.
     """
-    group = 8 if ratios[0].dtype == torch.float64 else 4
+    group = 8
     total = torch.zeros_like(ratios[0])
     for start in range(0, len(ratios), group):
         members = range(start, min(start + group, len(ratios)))
@@ -197,80 +201,115 @@ def _ratio_at_zero(n: int) -> float:
     return math.sqrt(2.0) * math.exp(math.lgamma(0.5 * (n + 1)) - math.lgamma(0.5 * n))
 
 
-class _Expansion(NamedTuple):
-    """The expansion in 1/d about the saddle point s_0 = sqrt(d) exp(eta)."""
+class _Saddle(NamedTuple):
+    """The integral about its saddle point s_0 = sqrt(d) exp(eta), uniform in alpha.
+
+    With sinh(eta) = alpha / (2 sqrt d) and w = tanh(eta), what the leading terms leave is a
+    polynomial S(w).
+    """
 
     dim: int
-    eta: Tensor
+    sinh: Tensor
+    cosh: Tensor
     decay: Tensor  # exp(-|eta|)
-    v: Tensor  # 1 / (1 + exp(2 eta))
-    one_minus_v: Tensor
-    series: Tensor  # S_d(v) - S_d(1/2)
-    series_slope: Tensor  # S_d'(v)
-    coefficients: tuple[float, ...]  # of the polynomial S_d
+    w: Tensor
+    series: Tensor  # S(w)
+    series_slope: Tensor  # S'(w)
+    coefficients: tuple[float, ...]  # of S
 
     @classmethod
-    def at(cls, alpha: Tensor, dim: int) -> "_Expansion":
-        eta = torch.asinh(alpha / (2.0 * math.sqrt(dim)))
-        decay = torch.exp(-eta.abs())
-        larger = 1.0 / (1.0 + decay.square())
-        smaller = decay.square() * larger
-        v = torch.where(eta < 0, larger, smaller)
-        one_minus_v = torch.where(eta < 0, smaller, larger)
-        coefficients = _series(dim, _EXPANSION[alpha.dtype][1])
-        value, slope = _horner(coefficients, v)
-        return cls(dim, eta, decay, v, one_minus_v, value, slope, coefficients)
+    def at(cls, alpha: Tensor, dim: int) -> "_Saddle":
+        sinh = alpha * (0.5 / math.sqrt(dim))
+        cosh = torch.hypot(sinh, torch.ones_like(sinh))
+        decay = (sinh.abs() + cosh).reciprocal_()
+        w = sinh / cosh
+        coefficients = _series(dim) if alpha.dtype == torch.float64 else _fitted_series(dim)
+        value, slope = _horner(coefficients, w)
+        return cls(dim, sinh, cosh, decay, w, value, slope, coefficients)
 
     def log_ratio(self) -> Tensor:
-        distance = self.eta.abs()
-        half_gap = 0.5 * torch.expm1(-2.0 * distance)
-        leading = self.dim * (distance - half_gap)
-        leading = torch.where(self.eta < 0, -leading, leading)
-        width = self.eta.clamp(min=0.0) + 0.5 * torch.log(1.0 + half_gap)
-        return leading - width + self.series
+        return _leading(self.sinh, self.cosh, self.decay, self.dim).add_(self.series)
 
     def slope(self) -> Tensor:
-        larger = torch.maximum(self.v, self.one_minus_v)
-        relative = 1.0 - larger * self._skew() / self.dim
-        return math.sqrt(self.dim) * self.decay * relative
+        relative = torch.addcmul(_one(self.w), 1.0 + self.w.abs(), self._skew(), value=-1.0)
+        return relative.mul_(self.decay).mul_(math.sqrt(self.dim))
 
     def curvature(self) -> Tensor:
-        # d/d eta of the slope over d alpha / d eta; dv / d eta = -2 v (1 - v).
+        # d/d eta of the slope over d alpha / d eta; dw / d eta = 1 - w^2.
+        w, first = self.w, self.series_slope
         derivative = tuple(n * c for n, c in enumerate(self.coefficients))[1:]
-        first, second = _horner(derivative, self.v)
-        v, one_minus_v = self.v, self.one_minus_v
-        larger = torch.maximum(v, one_minus_v)
-        sign = torch.where(self.eta < 0, -1.0, 1.0).to(v.dtype)
-        skew_slope = one_minus_v * (2.0 * first + 2.0 * v * second) - (1.0 + 2.0 * v * first)
-        change = 2.0 * v * one_minus_v * (sign * self._skew() - larger * skew_slope) / self.dim
-        relative = 1.0 - larger * self._skew() / self.dim
-        return -(sign * relative + change) * self.decay.square() * larger
+        second = _horner(derivative, w)[1]
+        sign = torch.where(w < 0, -1.0, 1.0).to(w.dtype)
+        skew_slope = 1.0 + 4.0 * w * first - 2.0 * (1.0 - w.square()) * second
+        skew_slope = skew_slope / (4.0 * self.dim)
+        stretch = 1.0 + w.abs()
+        relative = 1.0 - stretch * self._skew()
+        change = (1.0 - w.square()) * (sign * self._skew() + stretch * skew_slope)
+        return -0.5 * (sign * relative + change) * self.decay / self.cosh
 
     def _skew(self) -> Tensor:
-        return self.one_minus_v * (1.0 + 2.0 * self.v * self.series_slope)
+        """Return (1 + w) (1 - 2 (1 - w) S'(w)) / (4 d)."""
+        ahead = 1.0 + self.w
+        inner = torch.addcmul(ahead, ahead * (1.0 - self.w), self.series_slope, value=-2.0)
+        return inner.mul_(0.25 / self.dim)
 
 
-def _horner(coefficients: tuple[float, ...], v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a polynomial and its derivative at v."""
-    value = torch.full_like(v, coefficients[-1])
-    slope = torch.zeros_like(v)
-    for coefficient in reversed(coefficients[:-1]):
-        slope = torch.addcmul(value, slope, v)
-        value.mul_(v).add_(coefficient)
+def _leading(sinh: Tensor, cosh: Tensor, decay: Tensor, dim: int) -> Tensor:
+    """Return d (eta + sinh(eta) exp(-|eta|)) - (eta + log cosh(eta)) / 2."""
+    size = sinh.abs()
+    # |eta| = asinh(size), in a form several times as fast as torch.asinh.
+    eta = torch.log1p(torch.addcmul(size, size, size / (1.0 + cosh)))
+    leading = torch.copysign(eta, sinh).mul_(dim - 0.5)
+    leading.add_(sinh * decay, alpha=dim)
+    return leading.sub_(cosh.log(), alpha=0.5)
+
+
+def _one(like: Tensor) -> Tensor:
+    return torch.ones((), dtype=like.dtype, device=like.device)
+
+
+def _horner(coefficients: tuple[float, ...], w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a polynomial and its derivative at w."""
+    highest, *others = torch.tensor(coefficients, dtype=w.dtype, device=w.device).flip(0).unbind()
+    value, slope = highest.expand_as(w), torch.zeros_like(w)
+    for coefficient in others:
+        slope = torch.addcmul(value, slope, w)
+        value = torch.addcmul(coefficient, value, w)
     return value, slope
 
 
 @cache
-def _series(dim: int, terms: int) -> tuple[float, ...]:
-    """Return the coefficients of S_d(v) - S_d(1/2) = sum_k (G_k(v) - G_k(1/2)) d^-k."""
-    total = [Fraction(0)] * (3 * terms + 2)
-    for k, polynomial in enumerate(_corrections(terms), start=1):
-        for power, coefficient in enumerate(polynomial):
-            total[power] += coefficient / Fraction(dim) ** k
-    total[0] = -sum((c / Fraction(2) ** power for power, c in enumerate(total)), start=Fraction(0))
-    while len(total) > 1 and total[-1] == 0:
-        total.pop()
-    return tuple(float(c) for c in total)
+def _series(dim: int) -> tuple[float, ...]:
+    """Return the coefficients of S(w) = sum_k (G_k(v) - G_k(1/2)) d^-k, v = (1 - w) / 2."""
+    total = [Fraction(0)]
+    for k, polynomial in enumerate(_corrections(_TERMS), start=1):
+        total = _add(total, [Fraction(c) / Fraction(dim) ** k for c in polynomial])
+    series = [Fraction(0)]
+    for c in reversed(total):
+        series = _add([c], _multiply(series, [Fraction(1, 2), Fraction(-1, 2)]))
+    while len(series) > 1 and series[-1] == 0:
+        series.pop()
+    return (0.0, *(float(c) for c in series[1:]))
+
+
+@cache
+def _fitted_series(dim: int) -> tuple[float, ...]:
+    """Fit S(w) to the digits of float32, from its values in float64."""
+
+    def remainder(x: Tensor) -> Tensor:
+        w = 2.0 * x - 1.0
+        cosh = (1.0 - w.square()).rsqrt()
+        sinh = w * cosh
+        value = log_ratio_and_slope(2.0 * math.sqrt(dim) * sinh, dim)[0]
+        return value - _leading(sinh, cosh, 1.0 / (sinh.abs() + cosh), dim)
+
+    series: list[float] = []
+    previous, current = [0.0, 1.0], [1.0]  # T_{-1} = T_1 and T_0, as powers of w
+    for c in chebyshev.fit(remainder, _FIT_DEGREE, tolerance=_FIT_TOLERANCE):
+        series = _add(series, [c * p for p in current])
+        following = _add([0.0, *(2.0 * p for p in current)], [-p for p in previous])
+        previous, current = current, following
+    return (0.0, *series[1:])
 
 
 @cache
@@ -304,14 +343,11 @@ def _integrate_correction(y: list[int]) -> list[Fraction]:
     return [Fraction(0)] + [Fraction(-c, 2 * (n + 1)) for n, c in enumerate(quotient)]
 
 
-def _add(p: list[int], q: list[int]) -> list[int]:
-    size = max(len(p), len(q))
-    return [
-        a + b for a, b in zip(p + [0] * (size - len(p)), q + [0] * (size - len(q)), strict=True)
-    ]
+def _add(p: list, q: list) -> list:
+    return [a + b for a, b in zip_longest(p, q, fillvalue=0)]
 
 
-def _multiply(p: list[int], q: list[int]) -> list[int]:
+def _multiply(p: list, q: list) -> list:
     product = [0] * (len(p) + len(q) - 1)
     for i, a in enumerate(p):
         for j, b in enumerate(q):
