@@ -13,6 +13,7 @@ from probcl.distributions.precision import at_least_float32, full_precision
 from probcl.distributions.projected_normal_kl import kl_to_uniform
 from probcl.distributions.radial_exponent import radial_exponent
 from probcl.special.isotropic import relative_mean_resultant
+from probcl.special.scalar_function import widen
 from probcl.sphere import log_area, normalize
 
 __all__ = ["ProjectedNormal"]
@@ -209,11 +210,15 @@ class ProjectedNormal(TorchDistribution):
         value = at_least_float32(value)
         if isinstance(self.covariance, Isotropic):
             scale = self.covariance.scale
-            return radial_exponent(value, self.loc, scale, dim) - log_area(dim)
+            exponent = radial_exponent(value, self.loc, scale, dim)
+            return (exponent - log_area(dim)).to(self.loc.dtype)
         direction, mean, half_log_det = self.covariance.standardise(value, self.loc)
-        stretch = torch.linalg.vecdot(direction, direction) / torch.linalg.vecdot(value, value)
         exponent = radial_exponent(direction, mean, mean.new_ones(1), dim)
-        return exponent - half_log_det - 0.5 * dim * stretch.log() - log_area(dim)
+        # Logarithms times d can cancel; one number per row costs next to nothing in float64.
+        stretch = widen(torch.linalg.vecdot(direction, direction))
+        stretch = stretch / widen(torch.linalg.vecdot(value, value))
+        density = exponent - widen(half_log_det) - 0.5 * dim * stretch.log()
+        return (density - log_area(dim)).to(mean.dtype)
 
     def entropy(self) -> Tensor:
         """Return the differential entropy, log area minus KL to the uniform, shape ``(*B,)``."""

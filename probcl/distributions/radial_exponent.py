@@ -8,6 +8,7 @@ from torch import Tensor
 
 from probcl.special.autograd import grad_of_plain
 from probcl.special.radial import log_radial_ratio, log_ratio_and_slope
+from probcl.special.scalar_function import widen
 
 __all__ = ["radial_exponent"]
 
@@ -29,7 +30,7 @@ def radial_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) ->
             embeds the space isometrically in a larger one.
 
     Returns:
-        The exponent, shape ``(*B,)``; differentiable twice.
+        The exponent in float64, for sums that cancel, shape ``(*B,)``; differentiable twice.
     """
     batch_shape = torch.broadcast_shapes(direction.shape[:-1], mean.shape[:-1], scale.shape[:-1])
     direction = direction.expand(*batch_shape, -1)
@@ -46,12 +47,12 @@ class _RadialExponent(torch.autograd.Function):
         # The residual comes from the raw arguments: at the mode it is exactly zero.
         along = torch.linalg.vecdot(direction, mean)[..., None] / norm2
         residual = torch.addcmul(mean, direction, along.clamp(min=0.0), value=-1.0)
-        distance2 = torch.linalg.vecdot(residual, residual)[..., None] / scale.square()
+        distance2 = _squared_norm(residual)[..., None] / widen(scale).square()
         norm = norm2.sqrt()
         alpha = along * norm / scale
         log_ratio, slope = log_ratio_and_slope(alpha, dim)
         value = (log_ratio - 0.5 * distance2)[..., 0]
-        return value, residual, distance2, norm, alpha, slope
+        return value, residual, distance2.to(norm.dtype), norm, alpha, slope
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -68,7 +69,7 @@ class _RadialExponent(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is asked for
             plain = partial(_plain_exponent, dim=ctx.dim)
             return *grad_of_plain(plain, (direction, mean, scale), grad), None
-        grad = grad[..., None]
+        grad = grad[..., None].to(norm.dtype)
         grad_direction = grad_mean = grad_scale = None
         if ctx.needs_input_grad[0]:
             ratio = grad * (slope + alpha.clamp(min=0.0)) / norm
@@ -82,9 +83,18 @@ class _RadialExponent(torch.autograd.Function):
         return grad_direction, grad_mean, grad_scale, None
 
 
+def _squared_norm(x: Tensor) -> Tensor:
+    """Sum squares, short runs in the dtype of x and those in float64: exact enough, and fast.
+
+    The log density can be near zero where the squared distance is in the thousands.
+    """
+    parts = [torch.linalg.vecdot(part, part) for part in x.split(32, dim=-1)]
+    return widen(torch.stack(parts, -1)).sum(-1)
+
+
 def _plain_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
     norm2 = direction.square().sum(-1, keepdim=True)
     along = (direction * mean).sum(-1, keepdim=True) / norm2
     residual = (mean - torch.where(along >= 0, along, 0.0) * direction) / scale
     log_ratio = log_radial_ratio(along * norm2.sqrt() / scale, dim)[..., 0]
-    return log_ratio - 0.5 * residual.square().sum(-1)
+    return widen(log_ratio - 0.5 * residual.square().sum(-1))

@@ -80,6 +80,18 @@ def test_every_covariance_agrees_with_the_full_one(dtype: torch.dtype) -> None:
         assert torch.allclose(special.entropy(), full.entropy(), rtol=0, atol=tolerance), name
 
 
+@pytest.mark.parametrize("dim", [3, 128, 512])
+def test_float32_keeps_its_digits_where_large_terms_cancel(dim: int) -> None:
+    # Scales far apart: the density is moderate, its distance and log determinants are large.
+    scale = 7e-6 * torch.exp(1.5 * torch.randn(500, dim))
+    loc = 3.0 * scale * torch.randn(500, dim)
+    z = normalize(loc * torch.rand(500, 1) + scale * torch.randn(500, dim))
+    single = ProjectedNormal(loc, scale).log_prob(z).double()
+    exact = ProjectedNormal(loc.double(), scale.double(), validate_args=False).log_prob(z.double())
+    size = torch.maximum(exact.abs(), (exact + log_area(dim)).abs()).clamp(min=1.0)
+    assert ((single - exact).abs() / size).max() < TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("dim", [2, 3, 4])
 def test_agrees_with_pyro_near_the_mode(dim: int) -> None:
     loc = torch.randn(5, dim, dtype=torch.float64)
