@@ -1,21 +1,30 @@
-"""Speed of the distributions, forward and backward, as ratios taken in one process.
+"""Speed and memory of the distributions, forward and backward, against their bars.
 
-Run with ``python -m pytest experiments/benchmarks -s`` or directly. Every ratio is the median
-over rounds in which all cases run in turn, so that a busy machine disturbs them alike.
+Run with ``python -m pytest experiments/benchmarks -s`` or directly. Every ratio is taken between
+medians over rounds in which all cases run in turn in one process, so that a busy machine disturbs
+them alike. Set ``PROBCL_BENCHMARK_RECORD=1`` to write the figures, with hardware, versions and
+date, to ``results/distributions.json``.
 """
 
+import datetime
+import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import pyro.distributions
+import pyro
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.profiler import ProfilerActivity, profile
 
 from probcl.distributions import HypersphericalUniform, ProjectedNormal
 
 BATCH, DIM, ROUNDS, WARM_UP = 4096, 128, 30, 5
+RESULTS = Path(__file__).parent / "results" / "distributions.json"
 
 # Case, the case it is measured against, and the largest ratio allowed.
 BARS = [
@@ -25,18 +34,23 @@ BARS = [
     ("diagonal KL", "rsample", 3.5),
     ("log_prob at d = 3", "Pyro's log_prob at d = 3", 2.0),
 ]
+# Peak memory beyond the arguments, in tensors of B d elements; the same at every size: O(B d).
+MEMORY_CASES = ("diagonal log_prob", "diagonal KL")
+MEMORY_SIZES = ((1024, 128), (4096, 128), (4096, 512))
+MEMORY_BAR = 16.0
 
 
-def cases() -> dict[str, Callable[[], Tensor]]:
+def cases(batch: int, dim: int, device: str) -> dict[str, Callable[[], Tensor]]:
     """Return the functions to time; each builds its distribution anew."""
-    loc = torch.randn(BATCH, DIM, requires_grad=True)
-    scale = (torch.rand(BATCH, DIM) + 0.3).requires_grad_()
-    radius = (torch.rand(BATCH, 1) + 0.3).requires_grad_()
-    weights = torch.randn(BATCH, DIM)
+    loc = torch.randn(batch, dim, device=device).requires_grad_()
+    scale = (torch.rand(batch, dim, device=device) + 0.3).requires_grad_()
+    radius = (torch.rand(batch, 1, device=device) + 0.3).requires_grad_()
+    weights = torch.randn(batch, dim, device=device)
     value = ProjectedNormal(loc, scale).sample()
-    prior = HypersphericalUniform(DIM)
-    loc3 = torch.randn(BATCH, 3, requires_grad=True)
+    prior = HypersphericalUniform(dim).expand([batch])
+    loc3 = torch.randn(batch, 3, device=device).requires_grad_()
     value3 = ProjectedNormal(loc3).sample()
+    pyros = pyro.distributions.ProjectedNormal
     return {
         "rsample": lambda: ProjectedNormal(loc, scale).rsample() * weights,
         "diagonal log_prob": lambda: ProjectedNormal(loc, scale).log_prob(value),
@@ -44,44 +58,115 @@ def cases() -> dict[str, Callable[[], Tensor]]:
         "isotropic KL": lambda: kl_divergence(ProjectedNormal(loc, radius), prior),
         "diagonal KL": lambda: kl_divergence(ProjectedNormal(loc, scale), prior),
         "log_prob at d = 3": lambda: ProjectedNormal(loc3).log_prob(value3),
-        "Pyro's log_prob at d = 3": lambda: pyro.distributions.ProjectedNormal(loc3).log_prob(
-            value3
-        ),
+        "Pyro's log_prob at d = 3": lambda: pyros(loc3).log_prob(value3),
     }
 
 
-def measure() -> dict[str, float]:
+def measure_times(device: str) -> dict[str, float]:
     """Return the median time of each case, forward and backward, in milliseconds."""
     torch.manual_seed(0)
-    functions = cases()
+    functions = cases(BATCH, DIM, device)
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(ROUNDS):
         for name, function in functions.items():
             start = time.perf_counter()
             function().sum().backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(values[WARM_UP:]) for name, values in times.items()}
 
 
-def test_ratios() -> None:
-    """Every ratio stays within its bar."""
+def ratios(milliseconds: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return each ratio with its bar."""
+    return {
+        f"{name} / {against}": {"ratio": milliseconds[name] / milliseconds[against], "bar": bar}
+        for name, against, bar in BARS
+    }
+
+
+def measure_memory() -> dict[str, dict[str, float]]:
+    """Return the peak extra memory of forward and backward, in tensors of B d elements."""
+    peaks: dict[str, dict[str, float]] = {name: {} for name in MEMORY_CASES}
+    for batch, dim in MEMORY_SIZES:
+        functions = cases(batch, dim, "cpu")
+        for name in MEMORY_CASES:
+            functions[name]().sum().backward()  # gradients and cached series exist from here on
+            peak = _peak_bytes(functions[name])
+            peaks[name][f"B = {batch}, d = {dim}"] = peak / (4 * batch * dim)
+    return peaks
+
+
+def _peak_bytes(function: Callable[[], Tensor]) -> int:
+    """Add up the allocator's events in order, and return the highest level."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        function().sum().backward()
+    events = record.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    level = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        level += change
+        peak = max(peak, level)
+    return peak
+
+
+def hardware() -> str:
+    """Name the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def record(cpu: dict[str, float], memory: dict[str, dict[str, float]]) -> None:
+    """Write the figures with hardware, versions and date."""
+    gpu: dict[str, object] | str = "not measured"
+    if torch.cuda.is_available():
+        times = measure_times("cuda")
+        name = torch.cuda.get_device_name()
+        gpu = {"hardware": name, "milliseconds": times, "ratios": ratios(times)}
+    figures = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+        },
+        "setting": f"B = {BATCH}, d = {DIM} or 3, float32, forward + backward, median of rounds",
+        "cpu": {
+            "hardware": f"{hardware()}, 1 thread",
+            "milliseconds": cpu,
+            "ratios": ratios(cpu),
+            "peak extra memory, in tensors of B d elements": memory,
+        },
+        "gpu": gpu,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    rounded = json.loads(json.dumps(figures), parse_float=lambda x: round(float(x), 3))
+    RESULTS.write_text(json.dumps(rounded, indent=2) + "\n")
+
+
+def test_bars() -> None:
+    """Every ratio and every peak stays within its bar."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        medians = measure()
+        milliseconds = measure_times("cpu")
+        memory = measure_memory()
     finally:
         torch.set_num_threads(threads)
     print()
-    for name, milliseconds in medians.items():
-        print(f"{name:26s} {milliseconds:8.3f} ms")
-    misses = []
-    for name, against, bar in BARS:
-        ratio = medians[name] / medians[against]
-        print(f"{name:20s} / {against:26s} {ratio:5.2f}  (bar {bar})")
-        if ratio > bar:
-            misses.append((name, ratio, bar))
-    assert not misses
+    for name, median in milliseconds.items():
+        print(f"{name:26s} {median:8.3f} ms")
+    for name, entry in ratios(milliseconds).items():
+        print(f"{name:46s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
+    for name, peaks in memory.items():
+        print(f"{name}: peak / (B d) " + ", ".join(f"{v:.2f} at {k}" for k, v in peaks.items()))
+    if os.environ.get("PROBCL_BENCHMARK_RECORD") == "1":
+        record(milliseconds, memory)
+    assert all(entry["ratio"] <= entry["bar"] for entry in ratios(milliseconds).values())
+    assert all(peak <= MEMORY_BAR for peaks in memory.values() for peak in peaks.values())
 
 
 if __name__ == "__main__":
-    test_ratios()
+    test_bars()
