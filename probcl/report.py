@@ -127,7 +127,8 @@ def _sections(run_dir: Path, evaluation: Evaluation) -> list[Section]:
         Section(
             "Reliability",
             "Accuracy of the linear probe among images of like confidence: on the dashed line it "
-            "is calibrated, below it overconfident. The bars count the images.",
+            "is calibrated, below it overconfident. The larger a point, the more images: the bars "
+            "count them.",
             _picture(plots.plot_reliability(evaluation.probabilities, test.labels)[0]),
         ),
         Section(

@@ -34,7 +34,7 @@ def test_map_draws_every_point_by_class_and_by_rank():
 def test_reliability_places_bins_at_mean_confidence_and_accuracy():
     probabilities = [[0.9, 0.1], [0.92, 0.08], [0.35, 0.65]]
     _, axes = plots.plot_reliability(probabilities, [0, 1, 1])
-    drawn = axes[0].lines[1].get_xydata()
+    drawn = axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(drawn, [[0.65, 1.0], [0.91, 0.5]])
     assert sum(bar.get_height() for bar in axes[1].patches) == 3
 

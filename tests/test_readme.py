@@ -1,0 +1,28 @@
+"""The README: its example runs, what it points at is there, its commands are those of the CI."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "torch.Size([5, 256, 64])" in capsys.readouterr().out
+
+
+def test_paths_exist():
+    paths = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    paths += re.findall(r"`((?:probcl|notebooks|experiments)/[\w./]*)`", README)
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_two_commands_install_and_run():
+    commands = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
+    assert [command.split("&&")[-1].strip() for command in commands] == [
+        ".venv/bin/probcl fit",
+        ".venv/bin/pytest",
+    ]
