@@ -96,13 +96,13 @@ def plot_reliability(
     mean_confidence = np.bincount(member, confidence, bins)[filled] / counts[filled]
     mean_accuracy = np.bincount(member, correct, bins)[filled] / counts[filled]
     figure, axes = plt.subplots(
-        2, 1, figsize=(4.2, 4.6), layout="constrained", sharex=True, height_ratios=[3, 1]
+        2, 1, figsize=(6, 4.6), layout="constrained", sharex=True, height_ratios=[3, 1]
     )
     axes[0].plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfectly calibrated")
     area = 15 + 150 * counts[filled] / counts.max()
     axes[0].scatter(mean_confidence, mean_accuracy, area, COLOURS[0], label="linear probe")
     axes[0].set(ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.05))
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes[1].bar(edges[:-1], counts, width=1 / bins, align="edge", color="0.7", edgecolor="white")
     axes[1].set(xlabel="confidence", ylabel="images")
     _plain(*axes)
