@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyro
+import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.profiler import ProfilerActivity, profile
@@ -166,6 +168,13 @@ def test_bars() -> None:
         record(milliseconds, memory)
     assert all(entry["ratio"] <= entry["bar"] for entry in ratios(milliseconds).values())
     assert all(peak <= MEMORY_BAR for peaks in memory.values() for peak in peaks.values())
+
+
+@pytest.mark.parametrize("name", list(cases(2, 2, "cpu")))
+def test_time(name: str, benchmark: BenchmarkFixture) -> None:
+    """Each case alone, for pytest-benchmark's own table and comparisons."""
+    function = cases(BATCH, DIM, "cpu")[name]
+    benchmark.pedantic(lambda: function().sum().backward(), rounds=ROUNDS, warmup_rounds=2)
 
 
 if __name__ == "__main__":
