@@ -1,5 +1,6 @@
 """What the distributions that are symmetric about a direction have in common."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
 import torch
@@ -117,9 +118,9 @@ class AxialDistribution(TorchDistribution):
         return self.mean_resultant_length.unsqueeze(-1) * self.loc
 
     @property
+    @abstractmethod
     def mean_resultant_length(self) -> Tensor:
         """The length |E[z]|, in [0, 1), of shape ``batch_shape``."""
-        raise NotImplementedError
 
     @property
     def variance(self) -> Tensor:
@@ -153,21 +154,21 @@ class AxialDistribution(TorchDistribution):
             _check_broadcast(value.shape[:-1], self.batch_shape)
         return _unit_float32(value)
 
+    @abstractmethod
     def _divergence_from_uniform(self) -> Tensor:
         """Compute the Kullback-Leibler divergence from the uniform, of shape ``batch_shape``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sample_versine(self, kappa: Tensor) -> Tensor:
         """Draw 1 - t, one for every element of ``kappa``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _velocity(self, versine: Tensor, kappa: Tensor) -> Tensor:
         """Compute (dt/dkappa) / (1 - t^2) at samples of 1 - t."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cosine_moments(self) -> tuple[Tensor, Tensor]:
         """Compute Var(t) and E[1 - t^2] / (d - 1), of shape ``batch_shape``."""
-        raise NotImplementedError
 
 
 def _common_dtype(loc: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
