@@ -195,7 +195,7 @@ def _run_name(subcommand: str, config: Namespace) -> str:
             for part in (config.model.program, config.data)
         )
         return f"{program}-{data}-seed{config.seed_everything}"
-    return f"{Path(config.ckpt_path).absolute().parents[1].name}-{subcommand}"
+    return f"{Path(config.ckpt_path).absolute().parent.parent.name}-{subcommand}"
 
 
 def _with_config_of_run(args: list[str]) -> list[str]:

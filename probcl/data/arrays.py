@@ -125,7 +125,7 @@ def _checked_labels(labels: Tensor, name: str, count: int) -> Tensor:
         raise ValueError(
             f"{name} must have shape ({count},), one for each image, got {tuple(labels.shape)}."
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if labels.is_floating_point():
         raise ValueError(
             f"{name} must be integers from 0, got {labels.dtype}: convert them to class indices."
         )

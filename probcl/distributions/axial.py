@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from probcl.distributions.axial_sample import axial_sample
-from probcl.distributions.checks import check_dim, check_on_sphere
+from probcl.distributions.checks import check_dim, check_on_sphere, choose_validation
 from probcl.distributions.precision import at_least_float32, full_precision
 from probcl.sphere import log_area, normalize
 
@@ -60,11 +60,7 @@ class AxialDistribution(TorchDistribution):
             concentration = torch.as_tensor(concentration, dtype=dtype, device=loc.device)
         batch_shape, event_shape = self.infer_shapes(loc.shape, concentration.shape)
         super().__init__(batch_shape, event_shape, validate_args=False)
-        if validate_args is None:
-            del self._validate_args  # back to torch's default
-        else:
-            self._validate_args = validate_args
-        if self._validate_args:
+        if choose_validation(self, validate_args):
             check_on_sphere(loc, loc.shape[-1], name="loc")
             _check_concentration(concentration)
         self.loc, self.concentration = _common_dtype(loc, concentration)

@@ -2,10 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from probcl.distributions.precision import at_least_float32
 
-__all__ = ["check_dim", "check_finite", "check_on_sphere", "check_positive"]
+__all__ = [
+    "check_dim",
+    "check_finite",
+    "check_on_sphere",
+    "check_positive",
+    "choose_validation",
+]
 
 
 def check_dim(dim: int, name: str) -> None:
@@ -15,6 +22,19 @@ def check_dim(dim: int, name: str) -> None:
             f"{name} has dimension {dim}, but a sphere needs at least 2;"
             " use vectors of length 2 or more."
         )
+
+
+def choose_validation(distribution: Distribution, validate_args: bool | None) -> bool:
+    """Switch a distribution's validation on or off, by torch's default if None; return which.
+
+    For a distribution built with ``validate_args=False``, so that its own checks of the arguments
+    stand in for torch's.
+    """
+    if validate_args is None:
+        del distribution._validate_args  # back to torch's default, an attribute of the class
+    else:
+        distribution._validate_args = validate_args
+    return distribution._validate_args
 
 
 def check_finite(name: str, x: Tensor) -> None:

@@ -104,11 +104,7 @@ class ProjectedNormal(TorchDistribution):
         self.covariance = _covariance(loc, parameters)
         self.loc = loc.expand(batch_shape + event_shape)
         super().__init__(batch_shape, event_shape, validate_args=False)
-        if validate_args is None:
-            del self._validate_args  # back to torch's default
-        else:
-            self._validate_args = validate_args
-        if self._validate_args:
+        if checks.choose_validation(self, validate_args):
             _check_values(loc, parameters)
 
     @staticmethod

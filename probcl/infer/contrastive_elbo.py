@@ -1,7 +1,7 @@
 """The evidence lower bound of a contrastive program, term by term."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
@@ -55,7 +55,7 @@ class ContrastiveELBO(ELBO):
     """
 
     def __init__(self, kl: KL = "auto", num_particles: int = 1) -> None:
-        estimators = ("auto", "exact", "gaussian_bound", "monte_carlo")
+        estimators = get_args(KL)
         if kl not in estimators:
             raise ValueError(f"kl must be one of {', '.join(estimators)}, got {kl!r}.")
         if num_particles < 1:

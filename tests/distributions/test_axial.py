@@ -1,6 +1,8 @@
 """What von Mises-Fisher and Power Spherical share: samples, gradients, shapes, checks."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -18,11 +20,38 @@ from probcl.sphere import log_area, normalize
 
 FAMILIES = [VonMisesFisher, PowerSpherical]
 both = pytest.mark.parametrize("family", FAMILIES)
+TABLES = json.loads((Path(__file__).parents[1] / "data" / "axial_reference.json").read_text())
+REFERENCE = [
+    pytest.param(family, entry, id=f"{name}-d{entry['d']}-kappa{entry['kappa']}")
+    for name, family in (("vmf", VonMisesFisher), ("power_spherical", PowerSpherical))
+    for entry in TABLES[name]
+]
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6}
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     pyro.set_rng_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("family", "entry"), REFERENCE)
+def test_reference_values(family: type, entry: dict, dtype: torch.dtype) -> None:
+    loc = torch.eye(entry["d"], dtype=dtype)[0]
+    q = family(loc, entry["kappa"])
+    uniform = HypersphericalUniform(entry["d"], dtype=dtype)
+    found = {
+        "log_normalizer": q.log_normalizer,
+        "entropy": q.entropy(),
+        "kl_uniform": torch.distributions.kl_divergence(q, uniform),
+        "mean_resultant": q.mean_resultant_length,
+    }
+    for name, value in found.items():
+        reference = float(entry[name])
+        assert value.dtype == dtype
+        assert abs(value.item() - reference) <= TOLERANCE[dtype] * max(1, abs(reference)), name
+    for name in ("kl_uniform", "mean_resultant"):
+        assert found[name].item() == pytest.approx(float(entry[name]), rel=TOLERANCE[dtype])
 
 
 def statistic(family: type, angle: np.ndarray) -> np.ndarray:
