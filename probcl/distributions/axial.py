@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probcl.distributions.axial_sample import axial_sample
 from probcl.distributions.checks import check_dim, check_on_sphere, choose_validation
-from probcl.distributions.precision import at_least_float32, full_precision
+from probcl.precision import at_least_float32, full_precision
 from probcl.sphere import log_area, normalize
 
 __all__ = ["AxialDistribution"]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.distributions.precision import at_least_float32
+from probcl.precision import at_least_float32
 
 __all__ = [
     "check_dim",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Gamma
 
 from probcl.distributions.axial import AxialDistribution
-from probcl.distributions.precision import full_precision
+from probcl.precision import full_precision
 from probcl.special.cosine_velocity import cosine_velocity
 from probcl.special.gamma_ratio import (
     log_power_deficit,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from probcl.distributions import checks
 from probcl.distributions.covariance import Covariance, Diagonal, Full, Isotropic, LowRank
-from probcl.distributions.precision import at_least_float32, full_precision
 from probcl.distributions.projected_normal_kl import kl_to_uniform
 from probcl.distributions.radial_exponent import radial_exponent
+from probcl.precision import at_least_float32, full_precision
 from probcl.special.isotropic import relative_mean_resultant
 from probcl.special.scalar_function import widen
 from probcl.sphere import log_area, normalize

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probcl.distributions.covariance import Isotropic
-from probcl.distributions.precision import full_precision
+from probcl.precision import full_precision
 from probcl.special.isotropic import isotropic_kl_uniform, isotropic_mean_log
 from probcl.special.quadratic_form import mean_log_over_mean
 

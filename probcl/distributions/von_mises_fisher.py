@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from probcl.distributions.axial import AxialDistribution
-from probcl.distributions.precision import full_precision
+from probcl.precision import full_precision
 from probcl.special.bessel import (
     bessel_ratio,
     bessel_ratio_deficit,

@@ -1,5 +1,6 @@
 """Variational inference for contrastive programs."""
 
+from probcl.infer.annealing import LinearAnnealing
 from probcl.infer.contrastive_elbo import ContrastiveELBO, ContrastiveLoss
 
-__all__ = ["ContrastiveELBO", "ContrastiveLoss"]
+__all__ = ["ContrastiveELBO", "ContrastiveLoss", "LinearAnnealing"]

@@ -1,6 +1,7 @@
 """The evidence lower bound of a contrastive program, term by term."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import pyro
@@ -9,42 +10,57 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBO, ELBOModule
 from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
-from probcl.distributions import HypersphericalUniform, ProjectedNormal
-from probcl.distributions.kl import gaussian_bound
+from probcl.infer.divergence import KL, divergence
 
-__all__ = ["KL", "ContrastiveELBO", "ContrastiveLoss"]
+__all__ = ["Average", "ContrastiveELBO", "ContrastiveLoss"]
 
-KL = Literal["auto", "exact", "gaussian_bound", "monte_carlo"]
+Average = Literal["outside", "inside"]
 
 
 class ContrastiveELBO(ELBO):
     r"""Negative ELBO of a model and guide, with a choice of estimator for each KL.
 
-    For observed sites ``x`` (the contrastive factor among them) and reparametrised latent
-    sites ``z``,
+    For observed sites ``x`` (the contrastive factor among them) and latent sites ``z``,
 
-        loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q,
+        loss = -sum_x mean_s log p(x | z_s) + sum_z KL(q(z) || p(z)),   z_s ~ q, s = 1..S
 
     each term with the scale and mask of its site. A program states its weights (``beta``, ``1/d``,
-    ``1/B``) as scales, so that stock Pyro objectives give the same loss.
+    ``1/B``) as scales, so that stock Pyro objectives give the same loss. With ``average="inside"``
+    the samples are averaged inside the logarithm, anchor by anchor: ``-log mean_s p(x | z_s)``, as
+    in MCInfoNCE.
+
+    A latent with reparametrised samples has a KL by the estimator chosen. One without them, such
+    as VarCon's class, has its exact KL; nothing may depend on its sample.
 
     Args:
         kl: How to estimate KL(q || p) of each latent site: ``"exact"`` by
             ``torch.distributions.kl_divergence``; ``"gaussian_bound"``, the upper bound for a
             projected normal against the uniform that the VCL paper trains with;
             ``"monte_carlo"``, ``log q(z) - log p(z)`` at the sample; ``"auto"``: exact where a
-            divergence is registered, else Monte Carlo.
-        num_particles: Number of posterior samples the loss is averaged over.
+            divergence is registered, else Monte Carlo. One for all sites, or a mapping from the
+            name of a site, ``"auto"`` for those it leaves out.
+        num_particles: Number ``S`` of posterior samples.
+        average: Whether the samples are averaged outside or inside the logarithm.
+        vectorize_particles: Whether the samples are drawn in one run of the program, the encoder
+            running once, with a plate on the left of its own; else the program runs ``S`` times.
+        max_plate_nesting: Number of the program's own nested plates; found out by default.
+
+    Attributes:
+        kl_weight: Factor on the KL of all reparametrised latents, on top of the program's own
+            ``beta``. Set it before a step to anneal, as ``ContrastiveModule`` does from a schedule.
 
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
         https://arxiv.org/abs/2506.10159
+        Kirchhof et al. (2023), Probabilistic Contrastive Learning Recovers the Correct Aleatoric
+        Uncertainty of Ambiguous Inputs. https://arxiv.org/abs/2302.02865
 
     Example:
         Fit with plain Pyro, or use as a module in any torch loop::
@@ -54,14 +70,29 @@ class ContrastiveELBO(ELBO):
             loss(views).backward()
     """
 
-    def __init__(self, kl: KL = "auto", num_particles: int = 1) -> None:
-        estimators = get_args(KL)
-        if kl not in estimators:
-            raise ValueError(f"kl must be one of {', '.join(estimators)}, got {kl!r}.")
+    def __init__(
+        self,
+        kl: KL | Mapping[str, KL] = "auto",
+        num_particles: int = 1,
+        average: Average = "outside",
+        vectorize_particles: bool = True,
+        max_plate_nesting: float = math.inf,
+    ) -> None:
+        for estimator in kl.values() if isinstance(kl, Mapping) else [kl]:
+            if estimator not in get_args(KL):
+                raise ValueError(f"kl must be one of {', '.join(get_args(KL))}, got {estimator!r}.")
+        if average not in get_args(Average):
+            raise ValueError(f"average must be 'outside' or 'inside', got {average!r}.")
         if num_particles < 1:
             raise ValueError(f"num_particles must be at least 1, got {num_particles}.")
-        super().__init__(num_particles=num_particles)
+        super().__init__(
+            num_particles=num_particles,
+            vectorize_particles=vectorize_particles and num_particles > 1,
+            max_plate_nesting=max_plate_nesting,
+        )
         self.kl = kl
+        self.average = average
+        self.kl_weight = 1.0
 
     def __call__(self, model: Callable, guide: Callable) -> "ContrastiveLoss":
         """Return the loss of ``model`` and ``guide`` as a module that owns their parameters."""
@@ -72,20 +103,25 @@ class ContrastiveELBO(ELBO):
     ) -> dict[str, Tensor]:
         """Return each term of the loss, named after its site (``kl_`` before a latent's name).
 
-        The loss is the sum of the terms, and each can be differentiated.
+        The loss is the sum of the terms, and each can be differentiated. A site that is masked out
+        as a whole has no term.
         """
+        traces = list(self._get_traces(model, guide, args, kwargs))
         total: dict[str, Tensor] = {}
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+        for model_trace, guide_trace in traces:
             for name, term in self._particle_terms(model_trace, guide_trace).items():
-                total[name] = total.get(name, 0.0) + term / self.num_particles
-        return total
+                mean = term if self.num_particles == 1 else term / self.num_particles
+                total[name] = total[name] + mean if name in total else mean
+        if self.average == "inside" and self.num_particles > 1:
+            total |= self._averaged_inside([model_trace for model_trace, _ in traces])
+        return {name: _independent_of_samples(name, term) for name, term in total.items()}
 
     def differentiable_loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return the loss, a scalar that can be differentiated."""
         terms = list(self.terms(model, guide, *args, **kwargs).values())
-        return sum(terms[1:], start=terms[0])
+        return sum(terms[1:], start=terms[0]) if terms else torch.zeros(())
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a number."""
@@ -105,7 +141,7 @@ class ContrastiveELBO(ELBO):
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        guide_trace = poutine.trace(_MarkDiscrete()(guide)).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         if is_validation_enabled():
@@ -122,43 +158,56 @@ class ContrastiveELBO(ELBO):
     def _particle_terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for name, site in model_trace.nodes.items():
-            if site["type"] != "sample":
+            if site["type"] != "sample" or site["mask"] is False:
                 continue
             if site["is_observed"]:
                 terms[name] = -site["log_prob_sum"]
-            else:
+            elif name in guide_trace.nodes:
                 terms[f"kl_{name}"] = self._kl_term(name, site, guide_trace.nodes[name])
         return terms
 
     def _kl_term(self, name: str, model_site: dict, guide_site: dict) -> Tensor:
-        """Estimate the divergence at one latent site, summed with the guide's scale and mask."""
-        q, p = guide_site["fn"], model_site["fn"]
-        if not q.has_rsample:
-            raise NotImplementedError(
-                f"ContrastiveELBO needs reparametrised samples, and the guide's site {name!r} has "
-                f"a {type(q).__name__} without them: use a posterior with has_rsample=True."
-            )
-        value = self._kl(q, p, guide_site["value"])
-        return scale_and_mask(value, guide_site["scale"], guide_site["mask"]).sum()
+        """Return the divergence at one latent site, summed with the guide's scale and mask."""
+        q = guide_site["fn"]
+        estimator = self.kl.get(name, "auto") if isinstance(self.kl, Mapping) else self.kl
+        value = divergence(name, q, model_site["fn"], guide_site["value"], estimator)
+        total = scale_and_mask(value, guide_site["scale"], guide_site["mask"]).sum()
+        return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total
 
-    def _kl(self, q: Any, p: Any, z: Tensor) -> Tensor:
-        if self.kl == "gaussian_bound":
-            if not (isinstance(q, ProjectedNormal) and isinstance(p, HypersphericalUniform)):
-                raise ValueError(
-                    "kl='gaussian_bound' is for a ProjectedNormal against a uniform prior, got "
-                    f"{type(q).__name__} against {type(p).__name__}: use kl='auto'."
-                )
-            return gaussian_bound(q)
-        if self.kl != "monte_carlo":
-            try:
-                return kl_divergence(q, p)
-            except NotImplementedError as error:
-                if self.kl == "exact":
-                    raise ValueError(
-                        f"no exact divergence of {type(q).__name__} from {type(p).__name__} is "
-                        "registered: use kl='auto'."
-                    ) from error
-        return q.log_prob(z) - p.log_prob(z)
+    def _averaged_inside(self, traces: list[Trace]) -> dict[str, Tensor]:
+        """Return ``-log mean_s p(x | z_s)`` of each observed site, in place of the mean of logs."""
+        terms: dict[str, Tensor] = {}
+        for name, site in traces[0].nodes.items():
+            if site["type"] != "sample" or not site["is_observed"] or site["mask"] is False:
+                continue
+            if self.vectorize_particles:
+                log_prob, dim = site["unscaled_log_prob"], -self.max_plate_nesting
+            else:
+                each = [trace.nodes[name]["unscaled_log_prob"] for trace in traces]
+                log_prob, dim = torch.stack(each), 0
+            log_mean = log_prob.logsumexp(dim) - math.log(self.num_particles)
+            terms[name] = -scale_and_mask(log_mean, site["scale"], site["mask"]).sum()
+        return terms
+
+
+class _MarkDiscrete(Messenger):
+    """Mark samples that cannot be differentiated, so that what depends on them is found."""
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if not (msg["is_observed"] or msg["fn"].has_rsample):
+            msg["value"] = track_provenance(msg["value"], frozenset({msg["name"]}))
+
+
+def _independent_of_samples(name: str, term: Tensor) -> Tensor:
+    """Return a term, or raise if it depends on a sample that cannot be differentiated."""
+    sources = get_provenance(term)
+    if not sources:
+        return detach_provenance(term)
+    raise NotImplementedError(
+        f"ContrastiveELBO cannot differentiate {name!r}: it depends on the sample of "
+        f"{', '.join(map(repr, sorted(sources)))}, whose posterior has no reparametrised samples. "
+        "Use one with has_rsample=True, or enumerate the latent with pyro.infer.TraceEnum_ELBO."
+    )
 
 
 class ContrastiveLoss(ELBOModule):

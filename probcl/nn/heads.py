@@ -1,11 +1,26 @@
 """Heads: modules that map features to embeddings, or to distributions over embeddings."""
 
+import math
+from typing import Literal, get_args
+
 import torch
+from pyro.distributions import Delta
 from torch import Tensor, nn
 
-from probcl.distributions import ProjectedNormal
+from probcl.distributions import PowerSpherical, ProjectedNormal, VonMisesFisher
+from probcl.distributions.axial import AxialDistribution
+from probcl.sphere import normalize
 
-__all__ = ["MLP", "ProjectedNormalHead"]
+__all__ = [
+    "MLP",
+    "Covariance",
+    "PointHead",
+    "PowerSphericalHead",
+    "ProjectedNormalHead",
+    "VonMisesFisherHead",
+]
+
+Covariance = Literal["isotropic", "diagonal", "low_rank"]
 
 
 class MLP(nn.Sequential):
@@ -25,24 +40,131 @@ class MLP(nn.Sequential):
         self.dim = dim
 
 
+class PointHead(nn.Module):
+    """A point on the sphere as posterior: the normalised projection, for deterministic methods.
+
+    Args:
+        projection: Features to the embedding before normalisation; by default ``MLP()``.
+
+    Example:
+        >>> PointHead(MLP(3))(torch.zeros(2, 5)).event_shape
+        torch.Size([3])
+    """
+
+    def __init__(self, projection: nn.Module | None = None) -> None:
+        super().__init__()
+        self.projection = MLP() if projection is None else projection
+
+    def forward(self, features: Tensor) -> Delta:
+        """Map features ``(*, F)`` to points, distributions of batch shape ``(*,)``."""
+        return Delta(normalize(self.projection(features)), event_dim=1)
+
+
 class ProjectedNormalHead(nn.Module):
-    """Projected-normal posterior with diagonal covariance, ``PN(mu(h), diag sigma(h)^2)``.
+    r"""Projected-normal posterior, ``PN(mu(h), Sigma(h))``.
+
+    ``Sigma`` is ``sigma(h)^2 I`` if isotropic, ``diag(sigma(h)^2)`` if diagonal, and
+    ``W(h) W(h)' + diag(sigma(h)^2)`` if of low rank.
 
     Args:
         dim: Dimension ``d`` of the embedding.
-        hidden: Hidden units of the two perceptrons, for the location and the log scale.
+        hidden: Hidden units of each perceptron: for the location, the log scale and the factor.
+        covariance: ``"isotropic"``, ``"diagonal"`` or ``"low_rank"``.
+        rank: Columns of ``W``, for ``"low_rank"``.
+
+    Raises:
+        ValueError: If ``covariance`` is none of these or ``rank`` is not positive.
 
     Example:
-        >>> ProjectedNormalHead(3)(torch.zeros(2, 5)).batch_shape
+        >>> ProjectedNormalHead(3, covariance="isotropic")(torch.zeros(2, 5)).batch_shape
         torch.Size([2])
     """
 
-    def __init__(self, dim: int = 128, hidden: int = 128) -> None:
+    def __init__(
+        self,
+        dim: int = 128,
+        hidden: int = 128,
+        covariance: Covariance = "diagonal",
+        rank: int = 4,
+    ) -> None:
         super().__init__()
+        if covariance not in get_args(Covariance):
+            raise ValueError(
+                f"covariance must be one of {', '.join(get_args(Covariance))}, got {covariance!r}."
+            )
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}.")
         self.dim = dim
+        self.rank = rank
         self.loc = MLP(dim, hidden)
-        self.log_scale = MLP(dim, hidden)
+        self.log_scale = MLP(1 if covariance == "isotropic" else dim, hidden)
+        self.factor = MLP(dim * rank, hidden) if covariance == "low_rank" else None
 
     def forward(self, features: Tensor) -> ProjectedNormal:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        return ProjectedNormal(self.loc(features), torch.exp(self.log_scale(features)))
+        loc, scale = self.loc(features), torch.exp(self.log_scale(features))
+        if self.factor is None:
+            return ProjectedNormal(loc, scale)
+        factor = self.factor(features).unflatten(-1, (self.dim, self.rank)) / math.sqrt(self.rank)
+        return ProjectedNormal(loc, cov_factor=factor, cov_diag=scale.square())
+
+
+class _AxialHead(nn.Module):
+    """Common ground of the heads with a mean direction and a concentration."""
+
+    family: type[AxialDistribution]
+
+    def __init__(
+        self, dim: int = 128, hidden: int = 128, concentration: float | None = None
+    ) -> None:
+        super().__init__()
+        start = dim if concentration is None else concentration
+        if not 0 < start < math.inf:
+            raise ValueError(f"concentration must be a finite number above 0, got {start}.")
+        self.dim = dim
+        self.loc = MLP(dim, hidden)
+        self.log_concentration = MLP(1, hidden)
+        self.start = math.log(start)
+
+    def forward(self, features: Tensor) -> AxialDistribution:
+        """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
+        log_concentration = self.start + self.log_concentration(features).squeeze(-1)
+        return self.family(normalize(self.loc(features)), log_concentration.exp())
+
+
+class VonMisesFisherHead(_AxialHead):
+    """Von Mises-Fisher posterior, ``vMF(mu(h), kappa(h))``.
+
+    Args:
+        dim: Dimension ``d`` of the embedding.
+        hidden: Hidden units of the two perceptrons, for the direction and the log concentration.
+        concentration: Concentration that training starts about; ``dim`` if None.
+
+    Raises:
+        ValueError: If ``concentration`` is not a finite positive number.
+
+    Example:
+        >>> VonMisesFisherHead(3)(torch.zeros(2, 5)).batch_shape
+        torch.Size([2])
+    """
+
+    family = VonMisesFisher
+
+
+class PowerSphericalHead(_AxialHead):
+    """Power Spherical posterior, ``PowerSpherical(mu(h), kappa(h))``.
+
+    Args:
+        dim: Dimension ``d`` of the embedding.
+        hidden: Hidden units of the two perceptrons, for the direction and the log concentration.
+        concentration: Concentration that training starts about; ``dim`` if None.
+
+    Raises:
+        ValueError: If ``concentration`` is not a finite positive number.
+
+    Example:
+        >>> PowerSphericalHead(3)(torch.zeros(2, 5)).batch_shape
+        torch.Size([2])
+    """
+
+    family = PowerSpherical

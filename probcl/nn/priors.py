@@ -1,10 +1,15 @@
 """Priors: modules that return a distribution on the sphere."""
 
-from torch import nn
+import math
 
-from probcl.distributions import HypersphericalUniform
+import torch
+from pyro.distributions import Categorical, MixtureSameFamily
+from torch import Tensor, nn
 
-__all__ = ["UniformPrior"]
+from probcl.distributions import HypersphericalUniform, VonMisesFisher
+from probcl.sphere import normalize
+
+__all__ = ["UniformPrior", "VonMisesFisherMixturePrior", "VonMisesFisherPrior"]
 
 
 class UniformPrior(nn.Module):
@@ -18,10 +23,79 @@ class UniformPrior(nn.Module):
         torch.Size([3])
     """
 
+    _where: Tensor
+
     def __init__(self, dim: int = 128) -> None:
         super().__init__()
         self.dim = dim
+        self.register_buffer("_where", torch.empty(0), persistent=False)  # moves with the module
 
     def forward(self) -> HypersphericalUniform:
         """Return the prior of one embedding."""
-        return HypersphericalUniform(self.dim)
+        return HypersphericalUniform(self.dim, dtype=self._where.dtype, device=self._where.device)
+
+
+class VonMisesFisherPrior(nn.Module):
+    """Von Mises-Fisher prior about the first axis, with a fixed concentration.
+
+    Args:
+        dim: Dimension of the embedding.
+        concentration: Concentration, at least 0.
+
+    Raises:
+        ValueError: If ``concentration`` is negative or not finite.
+
+    Example:
+        >>> VonMisesFisherPrior(3, concentration=2.0)().concentration
+        tensor(2.)
+    """
+
+    loc: Tensor
+    concentration: Tensor
+
+    def __init__(self, dim: int = 128, concentration: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= concentration < math.inf:
+            raise ValueError(
+                f"concentration must be a finite number of at least 0, got {concentration}."
+            )
+        self.dim = dim
+        self.register_buffer("loc", torch.eye(dim)[0])
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+
+    def forward(self) -> VonMisesFisher:
+        """Return the prior of one embedding."""
+        return VonMisesFisher(self.loc, self.concentration)
+
+
+class VonMisesFisherMixturePrior(nn.Module):
+    """Mixture of von Mises-Fisher distributions, learned with the program.
+
+    Args:
+        dim: Dimension of the embedding.
+        components: Number of components, at least 1.
+        concentration: Concentration of each component at the start, above 0.
+
+    Raises:
+        ValueError: If ``components`` or ``concentration`` is not positive.
+
+    Example:
+        >>> VonMisesFisherMixturePrior(3, components=5)().sample((2,)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, dim: int = 128, components: int = 10, concentration: float = 10.0) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}.")
+        if not 0 < concentration < math.inf:
+            raise ValueError(f"concentration must be a finite number above 0, got {concentration}.")
+        self.dim = dim
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(normalize(torch.randn(components, dim)))
+        self.log_concentration = nn.Parameter(torch.full((components,), math.log(concentration)))
+
+    def forward(self) -> MixtureSameFamily:
+        """Return the prior of one embedding."""
+        parts = VonMisesFisher(normalize(self.loc), self.log_concentration.exp())
+        return MixtureSameFamily(Categorical(logits=self.logits), parts)

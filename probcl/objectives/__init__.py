@@ -1,5 +1,8 @@
-"""Contrastive objectives: pure functions of embeddings on the unit sphere."""
+"""Contrastive objectives: pure functions of embeddings, or posteriors, on the unit sphere."""
 
-from probcl.objectives.contrastive import info_nce, sup_con
+from probcl.objectives.expected_likelihood import expected_likelihood
+from probcl.objectives.info_nce import info_nce
+from probcl.objectives.sup_con import sup_con
+from probcl.objectives.varcon import varcon
 
-__all__ = ["info_nce", "sup_con"]
+__all__ = ["expected_likelihood", "info_nce", "sup_con", "varcon"]

@@ -1,19 +1,29 @@
 """What every program is: an encoder, a model, a guide and a posterior over embeddings."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 
 import pyro
+import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.parameter import UninitializedParameter
 
-from probcl.objectives import info_nce, sup_con
+from probcl.nn import UniformPrior
 from probcl.sphere import normalize
 
-__all__ = ["ClassContrast", "InstanceContrast", "Program", "mean_direction"]
-
+__all__ = [
+    "Anchors",
+    "Program",
+    "VariationalProgram",
+    "mean_direction",
+    "require_labels",
+    "stack_views",
+]
 
 _count = count()
 
@@ -32,16 +42,17 @@ class Program(nn.Module, ABC):
         self._name = f"{type(self).__name__}_{next(_count)}"
 
     @abstractmethod
-    def model(self, views: Tensor, labels: Tensor | None = None) -> None:
+    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Run the generative program.
 
         Args:
-            views: Augmented images, shape ``(V, B, channels, height, width)``.
+            views: Augmented images, shape ``(V, B, channels, height, width)``, or a sequence of
+                ``V`` tensors.
             labels: Classes, integers, shape ``(B,)``.
         """
 
     @abstractmethod
-    def guide(self, views: Tensor, labels: Tensor | None = None) -> None:
+    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Run the variational program, with the model's arguments."""
 
     @abstractmethod
@@ -69,8 +80,11 @@ class Program(nn.Module, ABC):
         if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
             training = self.training
             with torch.no_grad():
-                self.eval().posterior(images[:1])
+                self.eval()._run_every_layer(images[:1])
             self.train(training)
+
+    def _run_every_layer(self, images: Tensor) -> None:
+        self.posterior(images)
 
     def _register(self, views: Tensor) -> None:
         """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
@@ -79,44 +93,151 @@ class Program(nn.Module, ABC):
             pyro.module(self._name, self)
 
 
-class InstanceContrast:
-    """The contrastive factor of SimCLR: an image's other view against the rest of the batch."""
+class Anchors:
+    """The plates of a batch: its views and its items, every pair of which is an anchor.
 
-    temperature: float
+    Args:
+        views: Number ``V`` of views.
+        items: Number ``B`` of images.
+    """
 
-    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return InfoNCE between the two views' directions, ``(2, B, d)``."""
-        _require_one_sample(z)
-        if len(z) != 2:
+    def __init__(self, views: int, items: int) -> None:
+        self.views = pyro.plate("views", views, dim=-2)
+        self.items = pyro.plate("items", items, dim=-1)
+        self.count = views * items
+
+    @contextmanager
+    def weighted(self, weight: float) -> Iterator[None]:
+        """Open the plates, each anchor with a weight; with weight 0 its sites are masked out."""
+        with self.views, self.items:
+            with poutine.scale(scale=weight) if weight else poutine.mask(mask=False):
+                yield
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Open the plates, weighted so that the sum over anchors is their mean."""
+        return self.weighted(1 / self.count)
+
+    def observe(self, losses: Tensor) -> None:
+        """State the loss of each anchor, ``(*, V, B)``, as a factor; the whole is their mean."""
+        with self.averaged():
+            pyro.factor("contrastive", -losses)
+
+
+class VariationalProgram(Program):
+    r"""A program whose latent variable is a direction for each view of each image.
+
+    With ``V`` views of ``B`` images, and a likelihood that a subclass states,
+
+        z_vb ~ p(z),  q(z_vb | x_vb) = posterior(encoder(x_vb))
+
+    where every ``z_vb`` is scaled by ``beta / (V B d)``: the negative ELBO has ``beta`` times the
+    mean KL, normalised by the dimension. With ``beta = 0`` the prior is masked out.
+
+    Args:
+        encoder: Images to features.
+        posterior: Features to a distribution over the sphere.
+        prior: Module whose ``forward()`` returns the distribution of one direction; by default
+            uniform, in the dimension of the posterior.
+        beta: Weight of the normalised KL, at least 0.
+    """
+
+    #: Samples of each direction that the likelihood sees at once; None for one.
+    num_samples: int | None = None
+
+    def __init__(
+        self, encoder: nn.Module, posterior: nn.Module, prior: nn.Module | None, beta: float
+    ) -> None:
+        super().__init__(encoder)
+        if not 0.0 <= beta < float("inf"):
+            raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
+        self.posterior_head = posterior
+        self.prior = UniformPrior(_dim_of(posterior)) if prior is None else prior
+        self.beta = beta
+
+    @abstractmethod
+    def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
+        """State, in the model, what is observed of directions ``(*, V, B, d)``."""
+
+    def posterior_from_features(self, features: Tensor) -> Distribution:
+        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
+        return self.posterior_head(features)
+
+    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        """Draw directions from the prior and weigh them by the likelihood."""
+        views = stack_views(views)
+        self._register(views)
+        prior, anchors = self.prior(), Anchors(*views.shape[:2])
+        z = self._directions(prior, anchors)
+        if z.shape[-1:] != prior.event_shape:
             raise ValueError(
-                f"views must hold 2 views of each image for {type(self).__name__}, got {len(z)}."
+                f"the prior has dimension {prior.event_shape[0]}, the posterior {z.shape[-1]}: "
+                "give both the same."
             )
-        return info_nce(z[0], z[1], self.temperature)
+        self.likelihood(z, labels, anchors)
+
+    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        """Draw each view's direction from its posterior."""
+        self._posterior_directions(views)
+
+    def _posterior_directions(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, Anchors]:
+        views = stack_views(views)
+        self._register(views)
+        posterior = self.posterior_from_features(self._view_features(views))
+        anchors = Anchors(*views.shape[:2])
+        return self._directions(posterior, anchors), anchors
+
+    def _directions(self, distribution: dist.Distribution, anchors: Anchors) -> Tensor:
+        weight = self.beta / (anchors.count * distribution.event_shape[0])
+        if self.num_samples is None:
+            with anchors.weighted(weight):
+                return pyro.sample("z", distribution)
+        samples = pyro.plate("samples", self.num_samples, dim=-3)
+        with samples, anchors.weighted(weight / self.num_samples):
+            return pyro.sample("z", distribution)
 
 
-class ClassContrast:
-    """The contrastive factor of SupCon: an image's class against the rest of the batch."""
-
-    temperature: float
-
-    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return SupCon over all views' directions, ``(V, B, d)``."""
-        if labels is None:
+def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return views as one tensor ``(V, B, ...)``, or raise ``ValueError`` if they do not fit."""
+    if not isinstance(views, Tensor):
+        shapes = {tuple(view.shape) for view in views}
+        if len(shapes) != 1:
             raise ValueError(
-                f"{type(self).__name__} is supervised: pass labels, integers of shape (B,)."
+                f"views must all have one shape, got {' and '.join(map(str, sorted(shapes)))}: "
+                "resize them before the program."
             )
-        _require_one_sample(z)
-        return sup_con(z.flatten(0, 1), labels.repeat(len(z)), self.temperature)
-
-
-def _require_one_sample(z: Tensor) -> None:
-    if z.dim() != 3:
+        views = torch.stack(list(views))
+    if views.dim() < 3 or len(views) < 2:
         raise ValueError(
-            f"z must have shape (V, B, d), got {tuple(z.shape)}: draw particles one after the "
-            "other, with vectorize_particles=False or parallel=False."
+            "views must hold at least 2 views of each image, shape (V, B, ...), got "
+            f"{tuple(views.shape)}."
         )
+    return views
+
+
+def require_labels(program: Program, labels: Tensor | None, batch: int) -> Tensor:
+    """Return labels of shape ``(B,)``, or raise ``ValueError``."""
+    if labels is None or labels.shape != (batch,):
+        got = "None" if labels is None else f"shape {tuple(labels.shape)}"
+        raise ValueError(
+            f"{type(program).__name__} is supervised: pass labels, integers of shape ({batch},), "
+            f"got {got}."
+        )
+    return labels
 
 
 def mean_direction(posterior: Distribution) -> Tensor:
     """Return the direction of the location, the embedding where one point is asked for."""
     return normalize(posterior.loc if hasattr(posterior, "loc") else posterior.mean)
+
+
+def _dim_of(head: nn.Module) -> int:
+    """Return the dimension of a head's embedding: its own word, or its last layer's width."""
+    dim = getattr(head, "dim", None)
+    widths = [m.out_features for m in head.modules() if isinstance(m, nn.Linear)]
+    dim = dim if dim is not None or not widths else widths[-1]
+    if not isinstance(dim, int):
+        raise ValueError(
+            f"posterior {type(head).__name__} has no attribute dim, the dimension of its "
+            "embedding: add one, or pass a prior."
+        )
+    return dim

@@ -1,31 +1,21 @@
-"""Variational contrastive learning: VSimCLR and VSupCon."""
+"""Variational contrastive learning: VSimCLR and VSupCon, and their forms with many samples."""
 
+import math
 from abc import abstractmethod
 
-import pyro
-import pyro.distributions as dist
-from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from probcl.nn import ProjectedNormalHead, UniformPrior
-from probcl.objectives.contrastive import check_temperature
-from probcl.programs.program import ClassContrast, InstanceContrast, Program
+from probcl.nn import ProjectedNormalHead, VonMisesFisherHead
+from probcl.objectives.checks import check_temperature
+from probcl.objectives.info_nce import info_nce_anchors
+from probcl.objectives.sup_con import sup_con_anchors
+from probcl.programs.program import Anchors, VariationalProgram, require_labels
 
-__all__ = ["VSimCLR", "VSupCon"]
+__all__ = ["MCInfoNCE", "MCSupCon", "VSimCLR", "VSupCon"]
 
 
-class VariationalContrastive(Program):
-    r"""Common ground of VSimCLR and VSupCon.
-
-    Each of the ``V`` views of each of the ``B`` images has a latent direction:
-
-        z_vb ~ p(z),  q(z_vb | x_vb) = posterior(encoder(x_vb)),
-        log factor = -contrastive(z; labels, temperature)
-
-    and every ``z_vb`` is scaled by ``beta / (V B d)``, which makes the negative ELBO the
-    contrastive loss plus ``beta`` times the mean KL, normalised by the dimension.
-    """
+class VariationalContrastive(VariationalProgram):
+    """Common ground of the programs whose likelihood is a contrastive factor on samples."""
 
     def __init__(
         self,
@@ -35,63 +25,20 @@ class VariationalContrastive(Program):
         temperature: float = 0.07,
         beta: float = 1.0,
     ) -> None:
-        super().__init__(encoder)
-        self.posterior_head = ProjectedNormalHead() if posterior is None else posterior
-        if prior is None:
-            prior = UniformPrior(_dim_of(self.posterior_head))
-        self.prior = prior
+        posterior = ProjectedNormalHead() if posterior is None else posterior
+        super().__init__(encoder, posterior, prior, beta)
         self.temperature = check_temperature(temperature)
-        if not 0.0 <= beta < float("inf"):
-            raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
-        self.beta = beta
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the contrastive loss of samples ``(V, B, d)``, a scalar."""
+        """Return the contrastive loss of each anchor, ``(*, V, B)``, of ``z``, ``(*, V, B, d)``."""
 
-    def posterior_from_features(self, features: Tensor) -> Distribution:
-        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
-        return self.posterior_head(features)
-
-    def model(self, views: Tensor, labels: Tensor | None = None) -> None:
-        """Draw directions from the prior and weigh them by the contrastive factor."""
-        self._register(views)
-        prior = self.prior()
-        z = self._directions(views, prior)
-        if z.shape[-1:] != prior.event_shape:
-            raise ValueError(
-                f"the prior has dimension {prior.event_shape[0]}, the posterior {z.shape[-1]}: "
-                "give both the same."
-            )
-        pyro.factor("contrastive", -self.contrastive(z, labels))
-
-    def guide(self, views: Tensor, labels: Tensor | None = None) -> None:
-        """Draw each view's direction from its posterior."""
-        self._register(views)
-        self._directions(views, self.posterior_from_features(self._view_features(views)))
-
-    def _directions(self, views: Tensor, distribution: dist.Distribution) -> Tensor:
-        count, batch = views.shape[:2]
-        weight = self.beta / (count * batch * distribution.event_shape[0])
-        with (
-            pyro.plate("views", count, dim=-2),
-            pyro.plate("items", batch, dim=-1),
-            poutine.scale(scale=weight) if weight else poutine.mask(mask=False),
-        ):
-            return pyro.sample("z", distribution)
+    def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
+        """Weigh the directions by the contrastive factor of each anchor."""
+        anchors.observe(self.contrastive(z, labels))
 
 
-def _dim_of(head: nn.Module) -> int:
-    dim = getattr(head, "dim", None)
-    if not isinstance(dim, int):
-        raise ValueError(
-            f"posterior {type(head).__name__} has no attribute dim, the dimension of its "
-            "embedding: add one, or pass a prior."
-        )
-    return dim
-
-
-class VSimCLR(InstanceContrast, VariationalContrastive):
+class VSimCLR(VariationalContrastive):
     r"""Variational SimCLR: InfoNCE on posterior samples, and a KL to the prior.
 
         loss = InfoNCE(z, z'; temperature) + beta (1/2) [KL(q(.|x)) + KL(q(.|x'))] / d
@@ -119,8 +66,12 @@ class VSimCLR(InstanceContrast, VariationalContrastive):
         torch.Size([])
     """
 
+    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Return InfoNCE of each anchor."""
+        return info_nce_anchors(z, self.temperature)
 
-class VSupCon(ClassContrast, VariationalContrastive):
+
+class VSupCon(VariationalContrastive):
     r"""Variational SupCon: the supervised contrastive loss on posterior samples, and a KL.
 
         loss = SupCon({z, z'}, labels; temperature) + beta mean KL / d
@@ -135,4 +86,75 @@ class VSupCon(ClassContrast, VariationalContrastive):
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
         https://arxiv.org/abs/2506.10159
+    """
+
+    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Return SupCon of each anchor, over all views."""
+        views, batch = z.shape[-3:-1]
+        labels = require_labels(self, labels, batch).repeat(views)
+        losses, _ = sup_con_anchors(z.flatten(-3, -2), labels, self.temperature)
+        return losses.unflatten(-1, (views, batch))
+
+
+class _SamplesInside(VariationalContrastive):
+    """Average the likelihood of each anchor over samples inside the logarithm."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        temperature: float = 0.05,
+        beta: float = 0.0,
+        num_samples: int = 16,
+    ) -> None:
+        posterior = VonMisesFisherHead() if posterior is None else posterior
+        super().__init__(encoder, posterior, prior, temperature, beta)
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+        self.num_samples = num_samples
+
+    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Return ``-log mean_s exp(-loss_s)`` of each anchor, for samples ``(*, S, V, B, d)``."""
+        losses = super().contrastive(z, labels)  # type: ignore[safe-super]
+        return math.log(losses.shape[-3]) - (-losses).logsumexp(-3)
+
+
+class MCInfoNCE(_SamplesInside, VSimCLR):
+    r"""MCInfoNCE: InfoNCE whose ratio is averaged over posterior samples inside the logarithm.
+
+        loss = mean_i -log (1/S) sum_s exp(-InfoNCE_i(z_s)) + beta mean KL / d
+
+    It is ``VSimCLR`` under ``ContrastiveELBO(num_particles=S, average="inside")``, as a program of
+    its own; as published there is no KL.
+
+    Args:
+        encoder: Images to features.
+        posterior: As for ``VSimCLR``; by default ``VonMisesFisherHead()``.
+        prior: As for ``VSimCLR``.
+        temperature: Positive number that divides the cosines.
+        beta: Weight of the normalised KL, at least 0.
+        num_samples: Number ``S`` of posterior samples, at least 1.
+
+    References:
+        Kirchhof et al. (2023), Probabilistic Contrastive Learning Recovers the Correct Aleatoric
+        Uncertainty of Ambiguous Inputs. https://arxiv.org/abs/2302.02865
+    """
+
+
+class MCSupCon(_SamplesInside, VSupCon):
+    r"""Supervised MCInfoNCE: SupCon averaged over posterior samples inside the logarithm.
+
+        loss = mean_i -log (1/S) sum_s exp(-SupCon_i(z_s)) + beta mean KL / d
+
+    Args:
+        encoder: Images to features.
+        posterior: As for ``VSimCLR``; by default ``VonMisesFisherHead()``.
+        prior: As for ``VSimCLR``.
+        temperature: Positive number that divides the cosines.
+        beta: Weight of the normalised KL, at least 0.
+        num_samples: Number ``S`` of posterior samples, at least 1.
+
+    References:
+        Kirchhof et al. (2023), as for ``MCInfoNCE``. https://arxiv.org/abs/2302.02865
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["at_least_float32", "full_precision"]
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -22,15 +22,18 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def full_precision(method: _Method) -> _Method:
-    """Run a method with autocast switched off: log densities need every bit of float32."""
+def full_precision(function: _Function) -> _Function:
+    """Run a function of a tensor, or a distribution's method, with autocast switched off.
 
-    @wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        device_type = self.loc.device.type
+    Log densities and contrastive losses need every bit of float32.
+    """
+
+    @wraps(function)
+    def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
+        device_type = (first if isinstance(first, Tensor) else first.loc).device.type
         if not torch.is_autocast_enabled(device_type):
-            return method(self, *args, **kwargs)
+            return function(first, *args, **kwargs)
         with torch.autocast(device_type, enabled=False):
-            return method(self, *args, **kwargs)
+            return function(first, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]

@@ -1,0 +1,49 @@
+"""Schedules of the KL's weight: functions from the step to a number."""
+
+from dataclasses import dataclass
+
+__all__ = ["LinearAnnealing"]
+
+
+@dataclass(frozen=True)
+class LinearAnnealing:
+    """Raise a weight along a straight line, then keep it; again and again if cyclic.
+
+    A schedule is a function of the step alone: a resumed run continues it exactly.
+
+    Args:
+        steps: Steps from ``start`` to ``end``, at least 1.
+        start: Weight at step 0.
+        end: Weight from ``steps`` on.
+        period: Steps after which the weight starts anew, more than ``steps``; None for never.
+
+    Raises:
+        ValueError: If ``steps`` is not positive or ``period`` does not exceed it.
+
+    References:
+        Fu et al. (2019), Cyclical Annealing Schedule. https://arxiv.org/abs/1903.10145
+
+    Example:
+        >>> weight = LinearAnnealing(steps=10)
+        >>> weight(0), weight(5), weight(100)
+        (0.0, 0.5, 1.0)
+    """
+
+    steps: int
+    start: float = 0.0
+    end: float = 1.0
+    period: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        if self.period is not None and self.period <= self.steps:
+            raise ValueError(
+                f"period must be more than steps = {self.steps} or None, got {self.period}."
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the weight at a step, counted from 0."""
+        if self.period is not None:
+            step %= self.period
+        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)

@@ -1,0 +1,119 @@
+"""Collectives with exact gradients, so that an objective is that of the global batch.
+
+Each is differentiated for the sum of the losses of all ranks. A loss that every rank computes for
+the global batch, or for its own share of it with the mean over ranks in mind, then gets its exact
+gradient once gradients are averaged over ranks, as DistributedDataParallel does.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = [
+    "all_gather",
+    "all_reduce",
+    "check_same_batch",
+    "is_distributed",
+    "largest_over_ranks",
+    "mean_over_ranks",
+    "rank_and_world",
+]
+
+
+def is_distributed(gather: bool) -> bool:
+    """Return whether there are other ranks, and the caller wants them heard."""
+    return gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank_and_world(gather: bool) -> tuple[int, int]:
+    """Return this process's rank and the number of ranks; 0 and 1 where it stands alone."""
+    return (dist.get_rank(), dist.get_world_size()) if is_distributed(gather) else (0, 1)
+
+
+def all_gather(x: Tensor, gather: bool = True) -> Tensor:
+    """Join the tensors of all ranks along the first dimension.
+
+    The gradient is the sum over ranks of what each says of this rank's part (a reduce-scatter).
+
+    Args:
+        x: Tensor of the same shape on every rank, ``(N, *)``.
+        gather: Whether to do anything.
+
+    Returns:
+        Tensor of shape ``(W N, *)`` in the order of the ranks; ``x`` itself for one rank.
+    """
+    return _AllGather.apply(x) if is_distributed(gather) else x
+
+
+def all_reduce(x: Tensor, gather: bool = True) -> Tensor:
+    """Sum a tensor over all ranks; its gradient is summed over them too.
+
+    Args:
+        x: Tensor of the same shape on every rank.
+        gather: Whether to do anything.
+
+    Returns:
+        The sum, on every rank.
+    """
+    return _AllReduce.apply(x) if is_distributed(gather) else x
+
+
+def mean_over_ranks(x: Tensor, gather: bool = True) -> Tensor:
+    """Average a tensor over all ranks, with its gradient."""
+    return all_reduce(x, gather) / rank_and_world(gather)[1]
+
+
+def check_same_batch(x: Tensor, gather: bool = True) -> None:
+    """Raise ``ValueError`` on every rank unless the first dimension is the same on all of them."""
+    if not is_distributed(gather):
+        return
+    lengths = torch.empty(dist.get_world_size(), dtype=torch.long, device=x.device)
+    dist.all_gather_into_tensor(lengths, torch.tensor([len(x)], device=x.device))
+    if (lengths != len(x)).any():
+        raise ValueError(
+            f"every rank must hold a batch of the same size, got {lengths.tolist()}: drop the last "
+            "incomplete batch, or pass gather=False for the loss of each rank's own batch."
+        )
+
+
+def largest_over_ranks(x: Tensor, gather: bool = True) -> int | None:
+    """Return the largest element on any rank; None where there are no other ranks."""
+    if not is_distributed(gather):
+        return None
+    largest = x.max()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        world = dist.get_world_size()
+        gathered = x.new_empty((world * len(x), *x.shape[1:]))
+        dist.all_gather_into_tensor(gathered, x.contiguous())
+        return gathered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        mine = grad.new_empty((len(grad) // dist.get_world_size(), *grad.shape[1:]))
+        dist.reduce_scatter_tensor(mine, grad.contiguous())
+        return mine
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total

@@ -1,0 +1,215 @@
+"""VarCon: supervised contrastive learning as variational inference over the class."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid
+
+from probcl.objectives.checks import check_finite, check_labels, check_temperature
+from probcl.objectives.gather import all_reduce, largest_over_ranks
+from probcl.precision import at_least_float32, full_precision
+from probcl.sphere import normalize
+
+__all__ = [
+    "ClassCentroids",
+    "check_epsilon",
+    "class_centroids",
+    "class_log_probabilities",
+    "target_log_probabilities",
+    "varcon",
+    "varcon_anchors",
+]
+
+# Below this exp(-1 / tau2) is zero in every precision: the target is one-hot, its gradient zero.
+_ONE_HOT = 1e-3
+
+
+def varcon(
+    z: Tensor, labels: Tensor, temperature: float, epsilon: float | Tensor, gather: bool = True
+) -> Tensor:
+    r"""Pull each embedding to its class's centroid, with a confidence-adaptive target (VarCon).
+
+    With ``w_r`` the normalised sum of the embeddings of class ``r``, a constant, over the ``C``
+    classes of the batch,
+
+        p(r|z) = softmax_r(z . w_r / temperature)                                    (8)
+        tau2(z) = (temperature - epsilon) + 2 epsilon p(y|z)                        (13)
+        q(r|z) proportional to 1 + [exp(1 / tau2) - 1] 1{r = y}                  (10-12)
+        L = mean_i [KL(q(.|z_i) || p(.|z_i)) - log p(y_i|z_i)]                       (7)
+
+    computed from the log-odds of ``y``, so that no exponential overflows and a value near zero
+    keeps its digits; ``tau2 = 0`` gives the one-hot target. A batch of one class has nothing to
+    tell apart: its loss is zero. Low precision is raised to float32, autocast switched off inside.
+
+    Args:
+        z: Unit vectors, shape ``(*, N, d)``: all views of the batch, one after the other.
+        labels: Class of each embedding, integers, shape ``(N,)``; with several ranks from 0 up.
+        temperature: Positive number ``tau1`` that divides the cosines.
+        epsilon: Strength of the adaptation, a number or scalar tensor in ``[0, temperature]``.
+        gather: Whether the batch is that of all ranks, where a process group is initialised: then
+            the class sums and counts are added up, and ranks may hold batches of any size. The
+            gradient is exact once averaged over ranks, as DistributedDataParallel does.
+
+    Returns:
+        The loss, a scalar: the mean over all embeddings and leading dimensions.
+
+    Raises:
+        ValueError: If ``labels`` are not ``(N,)`` integers, an embedding is not finite,
+            ``temperature <= 0`` or ``epsilon`` lies outside ``[0, temperature]``.
+
+    References:
+        Wang et al. (2025), Variational Supervised Contrastive Learning, equations 7-13.
+        https://arxiv.org/abs/2506.07413
+
+    Example:
+        >>> z = torch.eye(4)[[0, 0, 1, 1]]
+        >>> varcon(z, torch.tensor([0, 0, 1, 1]), temperature=0.5, epsilon=0.5)
+        tensor(0.1855)
+    """
+    losses, count = varcon_anchors(z, labels, temperature, epsilon, gather)
+    total = losses.reshape(-1, z.shape[-2]).mean(0).sum()
+    return all_reduce(total, gather) / count
+
+
+def varcon_anchors(
+    z: Tensor, labels: Tensor, temperature: float, epsilon: float | Tensor, gather: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return ``varcon`` of each embedding, before the mean, and how many there are on all ranks.
+
+    Args:
+        z: Unit vectors, shape ``(*, N, d)``.
+        labels: Class of each embedding, integers, shape ``(N,)``.
+        temperature: Positive number that divides the cosines.
+        epsilon: Strength of the adaptation, in ``[0, temperature]``.
+        gather: Whether the centroids are those of all ranks.
+
+    Returns:
+        Losses, shape ``(*, N)``, and the number of embeddings on all ranks.
+
+    Raises:
+        ValueError: As ``varcon``.
+    """
+    check_epsilon(epsilon, temperature)
+    centroids = class_centroids(z, labels, gather)
+    return _losses(z, centroids, temperature, epsilon), centroids.count
+
+
+class ClassCentroids(NamedTuple):
+    """Mean directions of the classes of a batch.
+
+    Args:
+        directions: Unit vectors, constants, shape ``(*, C, d)``, one for each class present.
+        classes: Row of each embedding's class, shape ``(N,)``.
+        labels: Label of each row, shape ``(C,)``.
+        count: Number of embeddings on all ranks, a scalar.
+    """
+
+    directions: Tensor
+    classes: Tensor
+    labels: Tensor
+    count: Tensor
+
+
+@full_precision
+def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCentroids:
+    """Return the normalised sums of the embeddings of each class, as constants.
+
+    Args:
+        z: Unit vectors, shape ``(*, N, d)``.
+        labels: Class of each embedding, integers, shape ``(N,)``.
+        gather: Whether the sums are over all ranks.
+
+    Raises:
+        ValueError: If ``labels`` are not ``(N,)`` integers or an embedding is not finite.
+    """
+    check_labels(z, labels)
+    check_finite(z)
+    z = at_least_float32(z.detach())
+    highest = largest_over_ranks(labels, gather)
+    if highest is None:
+        names, classes = labels.unique(return_inverse=True)
+        size = len(names)
+    else:
+        if (labels < 0).any():
+            raise ValueError(f"labels must be 0 or more, got {labels.min().item()}.")
+        names, classes, size = torch.arange(highest + 1, device=z.device), labels, highest + 1
+    # The count travels as one more coordinate.
+    counted = torch.cat([z, torch.ones_like(z[..., :1])], dim=-1)
+    sums = z.new_zeros(*z.shape[:-2], size, z.shape[-1] + 1).index_add(-2, classes, counted)
+    sums = all_reduce(sums, gather)
+    counts = sums[..., -1].flatten(0, -2)[0] if sums.dim() > 2 else sums[..., -1]
+    present = counts > 0
+    rows = present.cumsum(0) - 1
+    return ClassCentroids(
+        normalize(sums[..., :-1])[..., present, :], rows[classes], names[present], counts.sum()
+    )
+
+
+@full_precision
+def class_log_probabilities(z: Tensor, centroids: ClassCentroids, temperature: float) -> Tensor:
+    """Return ``log p(r|z)`` (8), shape ``(*, N, C)``, of unit vectors ``(*, N, d)``."""
+    z = at_least_float32(z)
+    return log_softmax(z @ centroids.directions.mT / temperature, dim=-1)
+
+
+@full_precision
+def target_log_probabilities(
+    log_p: Tensor, classes: Tensor, temperature: float, epsilon: float | Tensor
+) -> Tensor:
+    """Return ``log q(r|z)`` (10-13), the confidence-adaptive target.
+
+    Args:
+        log_p: ``log p(r|z)``, shape ``(*, C)``.
+        classes: Row of each embedding's class, of a shape that broadcasts to ``(*)``.
+        temperature: The temperature ``tau1``.
+        epsilon: Strength of the adaptation, in ``[0, temperature]``.
+
+    Returns:
+        Tensor of the shape of ``log_p``.
+    """
+    own = classes.expand(log_p.shape[:-1])[..., None]
+    tau2 = _adaptive_temperature(log_p.gather(-1, own).exp(), temperature, epsilon)
+    return log_softmax(torch.zeros_like(log_p).scatter(-1, own, 1 / tau2), dim=-1)
+
+
+def _adaptive_temperature(
+    confidence: Tensor, temperature: float, epsilon: float | Tensor
+) -> Tensor:
+    """Return ``tau2 = (temperature - epsilon) + 2 epsilon p(y|z)``, kept above zero."""
+    return ((temperature - epsilon) + 2 * epsilon * confidence).clamp(min=_ONE_HOT)
+
+
+def check_epsilon(epsilon: float | Tensor, temperature: float) -> None:
+    """Raise ``ValueError`` unless ``0 <= epsilon <= temperature``."""
+    check_temperature(temperature)
+    if not 0.0 <= float(epsilon) <= temperature:
+        raise ValueError(
+            f"epsilon must lie between 0 and temperature = {temperature}, got {float(epsilon)}."
+        )
+
+
+@full_precision
+def _losses(
+    z: Tensor, centroids: ClassCentroids, temperature: float, epsilon: float | Tensor
+) -> Tensor:
+    z, directions = at_least_float32(z), centroids.directions
+    others = len(centroids.labels) - 1
+    if not others:
+        return 0.0 * z.sum(-1)
+    own = torch.linalg.vecdot(z, directions[..., centroids.classes, :]) / temperature
+    logits = z @ directions.mT / temperature
+    own_class = centroids.classes.expand(own.shape)[..., None]
+    log_others = logits.scatter_(-1, own_class, -torch.inf).logsumexp(-1)
+    mean_other = ((z @ directions.sum(-2)[..., None])[..., 0] / temperature - own) / others
+    # All follows from the log-odds of the class, under p and under the target q.
+    log_odds = own - log_others
+    tau2 = _adaptive_temperature(log_odds.sigmoid(), temperature, epsilon)
+    target_log_odds = 1 / tau2 - math.log(others)
+    surprise = -logsigmoid(log_odds)
+    divergence = target_log_odds.sigmoid() * (logsigmoid(target_log_odds) + surprise)
+    # Of the other classes q makes no difference: what is left is their divergence from equal.
+    unequal = log_others - math.log(others) - mean_other
+    rest = logsigmoid(-target_log_odds) - logsigmoid(-log_odds) + unequal
+    return divergence + (-target_log_odds).sigmoid() * rest + surprise

@@ -1,0 +1,109 @@
+"""Contrast whole posteriors in closed form: the programs that recover the concentration."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from probcl.distributions import ProjectedNormal, VonMisesFisher
+from probcl.distributions.covariance import Isotropic
+from probcl.nn import VonMisesFisherHead
+from probcl.objectives.expected_likelihood import Kernel, expected_likelihood_anchors
+from probcl.programs.program import (
+    Anchors,
+    Program,
+    mean_direction,
+    require_labels,
+    stack_views,
+)
+
+__all__ = ["ExpectedLikelihood", "SupExpectedLikelihood"]
+
+
+class ExpectedLikelihood(Program):
+    r"""InfoNCE over the expected likelihood of one view's posterior under the other's.
+
+        loss = mean_i log(1 + sum_j exp(s_ij - s_ip)),  s = log int q_i q_j
+
+    in closed form, without samples: ``probcl.objectives.expected_likelihood``. A posterior may be
+    von Mises-Fisher, or an isotropic projected normal, taken as a normal with variance
+    ``1 / concentration`` in its tangent plane. Where images are drawn as the loss assumes, its
+    minimum has the concentration of the true posterior.
+
+    Args:
+        encoder: Images to features.
+        posterior: Features to a ``VonMisesFisher`` or an isotropic ``ProjectedNormal``; by default
+            ``VonMisesFisherHead()``.
+        positive_concentration: Concentration of a von Mises-Fisher kernel between the directions
+            of two views; None if both views show one direction.
+
+    Example:
+        >>> import torch
+        >>> from probcl.nn import ConvNet
+        >>> from probcl.infer import ContrastiveELBO
+        >>> program = ExpectedLikelihood(ConvNet())
+        >>> loss = ContrastiveELBO()(program.model, program.guide)
+        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module | None = None,
+        positive_concentration: float | None = None,
+    ) -> None:
+        super().__init__(encoder)
+        self.posterior_head = VonMisesFisherHead() if posterior is None else posterior
+        self.positive_concentration = positive_concentration
+
+    def posterior_from_features(self, features: Tensor) -> dist.Distribution:
+        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
+        return self.posterior_head(features)
+
+    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        """Weigh the posteriors of all views by the contrastive factor of each anchor."""
+        views = stack_views(views)
+        self._register(views)
+        q = self.posterior_from_features(self._view_features(views))
+        concentration, kernel = _tangent_concentration(q)
+        losses = expected_likelihood_anchors(
+            mean_direction(q),
+            concentration,
+            self._labels(labels, views.shape[1]),
+            kernel,
+            self.positive_concentration,
+        )
+        Anchors(*views.shape[:2]).observe(losses)
+
+    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        """Do nothing: the latent directions are integrated out."""
+
+    def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        return None
+
+
+class SupExpectedLikelihood(ExpectedLikelihood):
+    r"""``ExpectedLikelihood`` with labels: the class's posteriors against those of other classes.
+
+    Args:
+        encoder: Images to features.
+        posterior: As for ``ExpectedLikelihood``.
+        positive_concentration: As for ``ExpectedLikelihood``.
+    """
+
+    def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        return require_labels(self, labels, batch)
+
+
+def _tangent_concentration(q: dist.Distribution) -> tuple[Tensor, Kernel]:
+    """Return a posterior's concentration about its mean direction, and its kernel."""
+    if isinstance(q, VonMisesFisher):
+        return q.concentration, "von_mises_fisher"
+    if isinstance(q, ProjectedNormal) and isinstance(q.covariance, Isotropic):
+        return q.loc.square().sum(-1) / q.scale.squeeze(-1).square(), "normal"
+    raise ValueError(
+        "ExpectedLikelihood has a closed form for VonMisesFisher and isotropic ProjectedNormal "
+        f"posteriors, got {type(q).__name__}: use VonMisesFisherHead() or "
+        "ProjectedNormalHead(covariance='isotropic')."
+    )

@@ -1,0 +1,152 @@
+"""VarCon, and both papers in one: VarCon on samples of a posterior."""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probcl.nn import PointHead, ProjectedNormalHead
+from probcl.objectives.varcon import (
+    check_epsilon,
+    class_centroids,
+    class_log_probabilities,
+    target_log_probabilities,
+)
+from probcl.programs.program import Anchors, VariationalProgram, require_labels
+
+__all__ = ["ProbabilisticVarCon", "VarCon"]
+
+
+class ProbabilisticVarCon(VariationalProgram):
+    r"""VarCon on samples of a posterior: variational over the direction and over the class.
+
+    With ``p(r|z) = softmax_r(z . w_r / temperature)`` over the centroids ``w`` of the batch and the
+    confidence-adaptive target ``q(r|z)`` of VarCon,
+
+        loss = mean E_q(z) [KL(q(r|z) || p(r|z)) - log p(y|z)] + beta mean KL(q(z) || p(z)) / d
+
+    The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
+    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``.
+
+    Args:
+        encoder: Images to features.
+        posterior: Features to a distribution over the sphere; by default ``ProjectedNormalHead()``.
+        prior: Module whose ``forward()`` returns the distribution of one direction; by default
+            uniform.
+        temperature: Positive number that divides the cosines.
+        epsilon: Strength of the adaptation of the target, in ``[0, temperature]``.
+        learn_epsilon: Whether ``epsilon`` is learned, kept in that interval.
+        beta: Weight of the normalised KL, at least 0.
+
+    References:
+        Wang et al. (2025), Variational Supervised Contrastive Learning.
+        https://arxiv.org/abs/2506.07413
+        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
+        https://arxiv.org/abs/2506.10159
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        temperature: float = 0.1,
+        epsilon: float = 0.02,
+        learn_epsilon: bool = False,
+        beta: float = 1.0,
+    ) -> None:
+        posterior = ProjectedNormalHead() if posterior is None else posterior
+        super().__init__(encoder, posterior, prior, beta)
+        check_epsilon(epsilon, temperature)
+        self.temperature = temperature
+        self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
+        self._found = _Found()
+
+    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        """Draw each view's direction, and its class from the target."""
+        if isinstance(self.epsilon, nn.Parameter):
+            # What an optimizer's step has moved out of the interval comes back to its end.
+            self.epsilon.data.clamp_(0.0, self.temperature)
+        z, anchors = self._posterior_directions(views)
+        log_p, classes = self._class_distribution(z, labels)
+        self._found.keep(z, log_p, classes)
+        log_q = target_log_probabilities(log_p, classes, self.temperature, self.epsilon)
+        with anchors.averaged():
+            pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})
+
+    def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
+        """Draw the class of each direction, and observe the label."""
+        log_p, classes = self._found.take(z) or self._class_distribution(z, labels)
+        with anchors.averaged():
+            pyro.sample("r", dist.Categorical(logits=log_p))
+            pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
+
+    def _class_distribution(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ``log p(r|z)``, ``(*, V, B, C)``, and the row of each label, ``(V, B)``."""
+        views, batch = z.shape[-3:-1]
+        labels = require_labels(self, labels, batch).repeat(views)
+        directions = z.flatten(-3, -2)
+        centroids = class_centroids(directions, labels)
+        log_p = class_log_probabilities(directions, centroids, self.temperature)
+        return log_p.unflatten(-2, (views, batch)), centroids.classes.unflatten(0, (views, batch))
+
+
+class VarCon(ProbabilisticVarCon):
+    r"""VarCon: supervised contrastive learning as variational inference over the class.
+
+        loss = mean [KL(q(r|z) || p(r|z)) - log p(y|z)]
+
+    with ``z`` the normalised projection, a point, ``p(r|z) = softmax_r(z . w_r / temperature)``
+    over the centroids ``w`` of the batch, and the confidence-adaptive target ``q(r|z)``. Its
+    negative ELBO is ``probcl.objectives.varcon``, equation 7 of the paper.
+
+    Args:
+        encoder: Images to features.
+        projection: Features to the embedding before normalisation; by default ``MLP()``.
+        temperature: Positive number that divides the cosines.
+        epsilon: Strength of the adaptation of the target, in ``[0, temperature]``.
+        learn_epsilon: Whether ``epsilon`` is learned, kept in that interval.
+
+    References:
+        Wang et al. (2025), Variational Supervised Contrastive Learning.
+        https://arxiv.org/abs/2506.07413
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projection: nn.Module | None = None,
+        temperature: float = 0.1,
+        epsilon: float = 0.02,
+        learn_epsilon: bool = False,
+    ) -> None:
+        super().__init__(
+            encoder,
+            PointHead(projection),
+            temperature=temperature,
+            epsilon=epsilon,
+            learn_epsilon=learn_epsilon,
+            beta=0.0,
+        )
+
+
+class _Found:
+    """What the guide found out about its sample, for the model that is replayed with it.
+
+    It saves the model the class sums, and several ranks their exchange. It is never copied.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __reduce__(self) -> tuple:
+        return _Found, ()
+
+    def keep(self, z: Tensor, log_p: Tensor, classes: Tensor) -> None:
+        self._last = (z, log_p, classes)
+
+    def take(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
+        last, self._last = self._last, None
+        return last[1:] if last is not None and last[0] is z else None
