@@ -141,7 +141,8 @@ class ContrastiveELBO(ELBO):
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
-        guide_trace = poutine.trace(_MarkDiscrete()(guide)).get_trace(*args, **kwargs)
+        with _MarkDiscrete():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         if is_validation_enabled():

@@ -19,6 +19,7 @@ from probcl.precision import at_least_float32, full_precision
 __all__ = ["info_nce", "info_nce_anchors"]
 
 
+@full_precision
 def info_nce(
     z1: Tensor,
     z2: Tensor,

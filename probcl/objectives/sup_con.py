@@ -17,6 +17,7 @@ from probcl.precision import at_least_float32, full_precision
 __all__ = ["sup_con", "sup_con_anchors"]
 
 
+@full_precision
 def sup_con(z: Tensor, labels: Tensor, temperature: float, gather: bool = True) -> Tensor:
     r"""Contrast each embedding's class with the rest of the batch (SupCon, ``L_out``).
 
@@ -58,6 +59,7 @@ def sup_con(z: Tensor, labels: Tensor, temperature: float, gather: bool = True) 
     return total / all_reduce(is_anchor.sum(), gather)
 
 
+@full_precision
 def sup_con_anchors(
     z: Tensor, labels: Tensor, temperature: float, gather: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -90,7 +92,6 @@ def sup_con_anchors(
     return losses, _of_this_rank(members > 1, gather)
 
 
-@full_precision
 def _losses(
     z: Tensor, classes: Tensor, members: Tensor, temperature: float, gather: bool
 ) -> Tensor:

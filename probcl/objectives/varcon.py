@@ -26,6 +26,7 @@ __all__ = [
 _ONE_HOT = 1e-3
 
 
+@full_precision
 def varcon(
     z: Tensor, labels: Tensor, temperature: float, epsilon: float | Tensor, gather: bool = True
 ) -> Tensor:
@@ -73,6 +74,7 @@ def varcon(
     return all_reduce(total, gather) / count
 
 
+@full_precision
 def varcon_anchors(
     z: Tensor, labels: Tensor, temperature: float, epsilon: float | Tensor, gather: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -93,7 +95,7 @@ def varcon_anchors(
     """
     check_epsilon(epsilon, temperature)
     centroids = class_centroids(z, labels, gather)
-    return _losses(z, centroids, temperature, epsilon), centroids.count
+    return _losses(z, centroids, temperature, epsilon), centroids.total
 
 
 class ClassCentroids(NamedTuple):
@@ -103,13 +105,13 @@ class ClassCentroids(NamedTuple):
         directions: Unit vectors, constants, shape ``(*, C, d)``, one for each class present.
         classes: Row of each embedding's class, shape ``(N,)``.
         labels: Label of each row, shape ``(C,)``.
-        count: Number of embeddings on all ranks, a scalar.
+        total: Number of embeddings on all ranks, a scalar.
     """
 
     directions: Tensor
     classes: Tensor
     labels: Tensor
-    count: Tensor
+    total: Tensor
 
 
 @full_precision
@@ -184,13 +186,13 @@ def _adaptive_temperature(
 def check_epsilon(epsilon: float | Tensor, temperature: float) -> None:
     """Raise ``ValueError`` unless ``0 <= epsilon <= temperature``."""
     check_temperature(temperature)
-    if not 0.0 <= float(epsilon) <= temperature:
+    value = epsilon.detach().item() if isinstance(epsilon, Tensor) else epsilon
+    if not 0.0 <= value <= temperature:
         raise ValueError(
-            f"epsilon must lie between 0 and temperature = {temperature}, got {float(epsilon)}."
+            f"epsilon must lie between 0 and temperature = {temperature}, got {value}."
         )
 
 
-@full_precision
 def _losses(
     z: Tensor, centroids: ClassCentroids, temperature: float, epsilon: float | Tensor
 ) -> Tensor:

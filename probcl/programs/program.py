@@ -109,9 +109,9 @@ class Anchors:
     @contextmanager
     def weighted(self, weight: float) -> Iterator[None]:
         """Open the plates, each anchor with a weight; with weight 0 its sites are masked out."""
-        with self.views, self.items:
-            with poutine.scale(scale=weight) if weight else poutine.mask(mask=False):
-                yield
+        weighting = poutine.scale(scale=weight) if weight else poutine.mask(mask=False)
+        with self.views, self.items, weighting:
+            yield
 
     def averaged(self) -> AbstractContextManager[None]:
         """Open the plates, weighted so that the sum over anchors is their mean."""

@@ -4,17 +4,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.nn.functional import normalize
 
-from probcl.distributions import VonMisesFisher
+from probcl.distributions import PowerSpherical, VonMisesFisher
 from probcl.distributions.kl import gaussian_bound
-from probcl.infer import ContrastiveELBO
-from probcl.nn import ConvNet, ProjectedNormalHead
+from probcl.infer import ContrastiveELBO, LinearAnnealing
+from probcl.infer.divergence import divergence
+from probcl.nn import MLP, ConvNet, ProjectedNormalHead
 from probcl.objectives import info_nce
-from probcl.programs import VSimCLR
+from probcl.programs import ProbabilisticVarCon, VarCon, VSimCLR
 
 VIEWS = torch.rand(2, 6, 1, 8, 8)
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 @pytest.fixture
@@ -88,15 +91,20 @@ def test_a_program_has_the_loss_of_stock_pyro_at_the_same_sample(program):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_monte_carlo_has_the_expectation_of_the_exact_loss(program):
+def test_has_the_expectation_of_trace_elbo(program):
+    """The sample's log ratio has the exact KL as its mean: a z-test over paired draws."""
+    exact, stock = ContrastiveELBO("exact"), Trace_ELBO()
+    differences = []
     with torch.no_grad():
-        differences = torch.tensor([
-            sum(ContrastiveELBO("monte_carlo").terms(program.model, program.guide, VIEWS).values())
-            - sum(ContrastiveELBO("exact").terms(program.model, program.guide, VIEWS).values())
-            for _ in range(400)
-        ])  # fmt: skip
-    error = differences.std() / len(differences) ** 0.5
-    assert abs(differences.mean()) < 4 * error
+        for seed in range(600):
+            losses = []
+            for elbo in (exact, stock):
+                pyro.set_rng_seed(seed)
+                losses.append(elbo.loss(program.model, program.guide, VIEWS))
+            differences.append(losses[0] - losses[1])
+    differences = torch.tensor(differences, dtype=torch.float64)
+    assert differences.std() > 1e-4
+    assert abs(differences.mean()) < 4 * differences.std() / len(differences) ** 0.5
 
 
 def test_terms_are_those_of_the_paper(program):
@@ -158,14 +166,188 @@ def test_svi_and_the_module_have_the_same_loss(program):
     assert by_svi == by_module
 
 
-def test_particles_are_averaged(program):
+@pytest.mark.parametrize("average", ["outside", "inside"])
+def test_particles_are_averaged(program, average):
     pyro.set_rng_seed(3)
-    elbo = ContrastiveELBO("gaussian_bound")
-    each = [elbo.loss(program.model, program.guide, VIEWS) for _ in range(4)]
+    one = ContrastiveELBO("gaussian_bound")
+    each = [one.terms(program.model, program.guide, VIEWS) for _ in range(4)]
     pyro.set_rng_seed(3)
-    averaged = ContrastiveELBO("gaussian_bound", num_particles=4)
-    loss = averaged.loss(program.model, program.guide, VIEWS)
-    assert loss == pytest.approx(sum(each) / 4)
+    four = ContrastiveELBO(
+        "gaussian_bound", num_particles=4, average=average, vectorize_particles=False
+    )
+    terms = four.terms(program.model, program.guide, VIEWS)
+    torch.testing.assert_close(terms["kl_z"], sum(t["kl_z"] for t in each) / 4)
+    mean = sum(t["contrastive"] for t in each) / 4
+    if average == "outside":
+        torch.testing.assert_close(terms["contrastive"], mean)
+    else:
+        assert terms["contrastive"] < mean  # Jensen's inequality
+
+
+@pytest.mark.parametrize("average", ["outside", "inside"])
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_particles_of_a_known_likelihood(average, vectorize):
+    """Each data point has log mean_s p(x | z_s) of its own, or the mean of the logs."""
+    pair, data = NormalPair(), torch.randn(2, 3)
+    elbo = ContrastiveELBO("exact", num_particles=5, average=average, vectorize_particles=vectorize)
+    seen = []
+
+    def model(data):
+        with (
+            pyro.plate("rows", 2, dim=-2),
+            pyro.plate("columns", 3, dim=-1),
+            pyro.poutine.scale(scale=0.25),
+        ):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            seen.append(z.detach())
+            pyro.sample("x", dist.Normal(z, 1.0), obs=data)
+
+    terms = elbo.terms(model, pair.guide, data)
+    z = seen[-1] if vectorize else torch.stack(seen)
+    assert z.shape == (5, 2, 3)
+    log_p = dist.Normal(z, 1.0).log_prob(data)
+    if average == "inside":
+        expected = log_p.logsumexp(0) - torch.tensor(5.0).log()
+    else:
+        expected = log_p.mean(0)
+    torch.testing.assert_close(terms["x"], -0.25 * expected.sum())
+    torch.testing.assert_close(
+        terms["kl_z"], ContrastiveELBO("exact").terms(model, pair.guide, data)["kl_z"]
+    )
+
+
+def test_the_encoder_runs_once_for_all_particles(program):
+    runs = []
+    program.encoder.register_forward_hook(lambda *_: runs.append(1))
+    elbo = ContrastiveELBO(num_particles=8, max_plate_nesting=2)
+    assert elbo(program.model, program.guide)(VIEWS).isfinite()
+    assert len(runs) == 1
+
+
+def test_each_latent_may_have_an_estimator_of_its_own():
+    def model():
+        for name in ("a", "b"):
+            pyro.sample(name, dist.Normal(0.0, 1.0))
+
+    def guide():
+        for name in ("a", "b"):
+            pyro.sample(name, dist.Normal(1.0, 2.0))
+
+    pyro.set_rng_seed(0)
+    terms = ContrastiveELBO({"b": "monte_carlo"}).terms(model, guide)
+    pyro.set_rng_seed(0)
+    sampled = ContrastiveELBO("monte_carlo").terms(model, guide)
+    exact = torch.distributions.kl_divergence(dist.Normal(1.0, 2.0), dist.Normal(0.0, 1.0))
+    torch.testing.assert_close(terms["kl_a"], exact)
+    torch.testing.assert_close(terms["kl_b"], sampled["kl_b"])
+    assert terms["kl_b"] != exact
+
+
+def test_annealing_weighs_the_kl_of_directions_and_leaves_the_class_alone():
+    program = ProbabilisticVarCon(ConvNet((4, 8)), ProjectedNormalHead(5, 16)).eval()
+    program.materialize(VIEWS[0])
+    elbo, terms = ContrastiveELBO(), []
+    for weight in (1.0, 0.25):
+        elbo.kl_weight = weight
+        pyro.set_rng_seed(0)
+        terms.append(elbo.terms(program.model, program.guide, VIEWS, LABELS))
+    torch.testing.assert_close(terms[1]["kl_z"], 0.25 * terms[0]["kl_z"])
+    torch.testing.assert_close(terms[1]["kl_r"], terms[0]["kl_r"])
+    torch.testing.assert_close(terms[1]["y"], terms[0]["y"])
+
+
+def test_a_schedule_is_a_function_of_the_step():
+    assert [LinearAnnealing(4)(step) for step in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
+    cyclic = LinearAnnealing(2, start=0.5, end=1.5, period=5)
+    assert [cyclic(step) for step in range(7)] == [0.5, 1, 1.5, 1.5, 1.5, 0.5, 1]
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        LinearAnnealing(0)
+    with pytest.raises(ValueError, match="period must be more than steps = 5 or None, got 5"):
+        LinearAnnealing(5, period=5)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.02, 0.1])
+def test_varcon_is_equation_7_and_the_enumerated_elbo(epsilon):
+    program = VarCon(
+        ConvNet((4, 8)).double(), MLP(5, 16).double(), epsilon=epsilon, learn_epsilon=True
+    ).double()
+    views = VIEWS.double()
+    program.eval().materialize(views[0])
+    parameters = list(program.parameters())
+    z = torch.stack([program.embed(view) for view in views]).flatten(0, 1)
+    enumerated = TraceEnum_ELBO(max_plate_nesting=2)
+    losses = [
+        elbo.differentiable_loss(program.model, program.guide, views, LABELS)
+        for elbo in (ContrastiveELBO(), ContrastiveELBO("monte_carlo"), enumerated)
+    ]
+    expected = equation_7(z, LABELS.repeat(2), 0.1, program.epsilon)
+    gradient = torch.autograd.grad(expected, parameters, retain_graph=True)
+    for loss in losses:
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+        ours = torch.autograd.grad(loss, parameters, retain_graph=True)
+        for mine, theirs in zip(ours, gradient, strict=True):
+            assert (mine - theirs).norm() <= 1e-12 * max(1, theirs.norm())
+
+
+def equation_7(z, labels, temperature, epsilon):
+    """Return the mean of KL(q || p) - log p(y), each probability as the paper writes it."""
+    names = labels.unique()
+    w = torch.stack([normalize(z[labels == name].sum(0), dim=0) for name in names]).detach()
+    own = labels[:, None] == names
+    p = torch.softmax(z @ w.T / temperature, dim=1)
+    tau2 = (temperature - epsilon) + 2 * epsilon * p[own]
+    q = 1 + (torch.exp(1 / tau2)[:, None] - 1) * own
+    q = q / q.sum(1, keepdim=True)
+    return ((q * (q.log() - p.log())).sum(1) - p[own].log()).mean()
+
+
+def test_both_papers_in_one_have_the_enumerated_elbo_at_the_same_sample():
+    program = ProbabilisticVarCon(ConvNet((4, 8)), ProjectedNormalHead(5, 16)).eval()
+    program.materialize(VIEWS[0])
+    losses = []
+    for elbo in (ContrastiveELBO("monte_carlo"), TraceEnum_ELBO(max_plate_nesting=2)):
+        pyro.set_rng_seed(1)
+        losses.append(elbo.differentiable_loss(program.model, program.guide, VIEWS, LABELS))
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-6)
+
+
+def test_the_exact_divergence_of_classes_survives_underflow():
+    """Where a probability underflows its logarithm does not: stock PyTorch says infinity."""
+    q = dist.Categorical(logits=torch.tensor([0.0, -50.0]).log_softmax(-1))
+    p = dist.Categorical(logits=torch.tensor([0.0, -150.0]).log_softmax(-1))
+    assert torch.distributions.kl_divergence(q, p) == torch.inf
+    ours = divergence("r", q, p, torch.tensor(0), "auto")
+    torch.testing.assert_close(ours, 100 * torch.tensor(-50.0).exp(), rtol=1e-2, atol=0)
+
+
+def test_what_depends_on_a_discrete_sample_is_named():
+    def model(data):
+        r = pyro.sample("r", dist.Categorical(torch.ones(3) / 3))
+        pyro.sample("x", dist.Normal(r.float(), 1.0), obs=data)
+
+    def guide(data):
+        pyro.sample("r", dist.Categorical(torch.ones(3) / 3))
+
+    with pytest.raises(
+        NotImplementedError, match=r"'x': it depends on the sample of 'r'.*TraceEn"
+    ):
+        ContrastiveELBO().differentiable_loss(model, guide, torch.tensor(0.5))
+
+    def later(data=None):
+        r = pyro.sample("r", dist.Categorical(torch.ones(3) / 3))
+        pyro.sample("z", dist.Normal(r.float(), 1.0))
+
+    with pytest.raises(NotImplementedError, match="'kl_z': it depends on the sample of 'r'"):
+        ContrastiveELBO().differentiable_loss(later, later)
+
+    def coin():
+        pyro.sample("c", dist.Bernoulli(0.3))
+
+    def fair_coin():
+        pyro.sample("c", dist.Bernoulli(0.5))
+
+    expected = torch.distributions.kl_divergence(dist.Bernoulli(0.3), dist.Bernoulli(0.5))
+    torch.testing.assert_close(ContrastiveELBO().differentiable_loss(fair_coin, coin), expected)
 
 
 def test_bad_input_is_named():
@@ -179,8 +361,23 @@ def test_bad_input_is_named():
         ContrastiveELBO("gaussian_bound")(program.model, program.guide)(VIEWS)
     assert ContrastiveELBO()(program.model, program.guide)(VIEWS).isfinite()
 
-    def model():
-        pyro.sample("r", dist.Categorical(torch.ones(3) / 3))
+    with pytest.raises(ValueError, match="average must be 'outside' or 'inside', got 'between'"):
+        ContrastiveELBO(average="between")
+    with pytest.raises(ValueError, match="kl must be one of"):
+        ContrastiveELBO({"z": "precise"})
 
-    with pytest.raises(NotImplementedError, match="the guide's site 'r' has a Categorical"):
-        ContrastiveELBO().differentiable_loss(model, model)
+    def power_spherical():
+        pyro.sample("z", PowerSpherical(torch.eye(3)[0], 2.0))
+
+    def von_mises_fisher():
+        pyro.sample("z", VonMisesFisher(torch.eye(3)[0], 2.0))
+
+    with pytest.raises(ValueError, match="no exact divergence of VonMisesFisher from PowerSpher"):
+        ContrastiveELBO("exact").differentiable_loss(power_spherical, von_mises_fisher)
+
+    def mixture():
+        parts = dist.Normal(torch.zeros(2), 1.0)
+        pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts))
+
+    with pytest.raises(NotImplementedError, match="guide's site 'z': a MixtureSameFamily has no"):
+        ContrastiveELBO().differentiable_loss(mixture, mixture)

@@ -1,0 +1,113 @@
+"""One rank of a gloo group: every objective through DistributedDataParallel, value and gradient.
+
+Run as ``python gloo_worker.py RANK WORLD FOLDER``; the folder holds ``problem.pt`` and receives
+``rank<RANK>.pt``. The objectives are those that a single process is compared with.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
+
+from probcl.objectives import expected_likelihood, info_nce, sup_con, varcon
+
+TEMPERATURE, EPSILON = 0.1, 0.02
+
+
+class Encoder(nn.Module):
+    """A linear map to the sphere, and a concentration in the last coordinate."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def forward(self, views: Tensor) -> Tensor:
+        return views @ self.weight
+
+
+def _directions(z: Tensor) -> Tensor:
+    return normalize(z[..., :-1], dim=-1)
+
+
+def _info_nce(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
+    return info_nce(*_directions(z), TEMPERATURE, gather=gather)
+
+
+def _sup_con(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
+    flat = _directions(z).flatten(0, 1)
+    return sup_con(flat, labels.repeat(len(z)), TEMPERATURE, gather=gather)
+
+
+def _varcon(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
+    flat = _directions(z).flatten(0, 1)
+    return varcon(flat, labels.repeat(len(z)), TEMPERATURE, EPSILON, gather=gather)
+
+
+def _expected_likelihood(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
+    return expected_likelihood(_directions(z), 10 * torch.exp(z[..., -1]), gather=gather)
+
+
+def _supervised_likelihood(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
+    concentration = 10 * torch.exp(z[..., -1])
+    return expected_likelihood(_directions(z), concentration, labels, gather=gather)
+
+
+OBJECTIVES = {
+    "info_nce": _info_nce,
+    "sup_con": _sup_con,
+    "varcon": _varcon,
+    "expected_likelihood": _expected_likelihood,
+    "supervised expected_likelihood": _supervised_likelihood,
+}
+
+
+def shard(x: torch.Tensor, rank: int, world: int) -> torch.Tensor:
+    return x.chunk(world, dim=1)[rank]
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
+    problem = torch.load(folder / "problem.pt")
+    results: dict[str, object] = {}
+    for name, objective in OBJECTIVES.items():
+        encoder = DistributedDataParallel(Encoder(problem["weight"]))
+        z = encoder(shard(problem["views"], rank, world))
+        loss = objective(z, problem["labels"].chunk(world)[rank], gather=True)
+        loss.backward()
+        results[name] = (loss.detach(), encoder.module.weight.grad)
+        with torch.no_grad():
+            alone = objective(z, problem["labels"].chunk(world)[rank], gather=False)
+        results[f"{name}, local"] = alone
+    results.update(unequal_batches(problem, rank, world))
+    torch.save(results, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def unequal_batches(problem: dict, rank: int, world: int) -> dict[str, object]:
+    """Give the first rank half of its batch: VarCon takes that, the others refuse it."""
+    views = shard(problem["views"], rank, world)
+    labels = problem["labels"].chunk(world)[rank]
+    if rank == 0:
+        views, labels = views[:, : len(labels) // 2], labels[: len(labels) // 2]
+    messages: dict[str, object] = {}
+    for name, objective in OBJECTIVES.items():
+        encoder = DistributedDataParallel(Encoder(problem["weight"]))
+        try:
+            loss = objective(encoder(views), labels, gather=True)
+        except ValueError as error:
+            messages[f"{name}, unequal"] = str(error)
+        else:
+            loss.backward()
+            messages[f"{name}, unequal"] = (loss.detach(), encoder.module.weight.grad)
+    return messages
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
