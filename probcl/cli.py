@@ -7,6 +7,7 @@ import traceback
 import warnings
 from contextlib import suppress
 from importlib.resources import files
+from inspect import isabstract
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -250,8 +251,9 @@ def _parser_sentence(message: str) -> str:
     if key and name:
         known = ""
         if key[1].endswith("program"):
-            programs = sorted(set(probcl.programs.__all__) - {"Program"})
-            known = f"one of {', '.join(programs)}, or "
+            named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
+            programs = (program.__name__ for program in named if not isabstract(program))
+            known = f"one of {', '.join(sorted(programs))}, or "
         return (
             f"{key[1]}: there is no class {name[1] or name[2]}: name {known}a class by its import "
             "path, as package.module.Class."

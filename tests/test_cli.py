@@ -123,6 +123,52 @@ def test_a_class_of_the_users_own_is_found_by_name(tmp_path, monkeypatch):
     assert "temperature: 0.1" in config
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["VarCon", "--model.program.learn_epsilon=true"],
+        ["ProbabilisticVarCon", "--model.program.prior=VonMisesFisherMixturePrior"],
+        ["MCInfoNCE", "--model.program.num_samples=2"],
+        ["MCSupCon", "--model.program.posterior=PowerSphericalHead"],
+        ["ExpectedLikelihood", "--model.program.positive_concentration=20"],
+        [
+            "SupExpectedLikelihood", "--model.program.posterior=ProjectedNormalHead",
+            "--model.program.posterior.covariance=isotropic",
+        ],
+        ["CrossEntropy", "--model.program.num_classes=10"],
+        [
+            "VSupCon", "--model.program.posterior=ProjectedNormalHead",
+            "--model.program.posterior.covariance=low_rank",
+        ],
+        [
+            "VSimCLR", "--data.views=3", "--model.num_particles=2", "--model.average=inside",
+            "--model.annealing=probcl.infer.LinearAnnealing", "--model.annealing.steps=10",
+        ],
+    ],
+    ids=lambda options: options[0],
+)  # fmt: skip
+def test_every_method_is_named_in_the_command(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--model.program", *options, *QUICK])
+    (report,) = Path().rglob("report.html")
+    metrics = json.loads(report.with_name("metrics.json").read_text())
+    assert all(np.isfinite(list(metrics.values())))
+
+
+def test_annealing_follows_the_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([
+        "fit", *QUICK, "--trainer.max_epochs=2", "--model.annealing=probcl.infer.LinearAnnealing",
+        "--model.annealing.steps=10000",
+    ])  # fmt: skip
+    main(["fit", *QUICK, "--trainer.max_epochs=2"])
+    kl = [
+        np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)["kl_z"]
+        for run in (Path("runs/vsimclr-digits-seed0"), Path("runs/vsimclr-digits-seed0-2"))
+    ]
+    assert 0 < np.nanmax(kl[0]) < 1e-2 * np.nanmin(kl[1])
+
+
 def test_the_console_shows_our_lines_only(tmp_path):
     command = [str(Path(sys.executable).with_name("probcl")), "fit", "--trainer.max_epochs=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -149,7 +195,7 @@ BAD_PIXEL = torch.rand(40, 1, 8, 8).index_fill(0, torch.tensor(3), float("nan"))
     ("arguments", "message"),
     [
         (["fit", "--model.progam=VSimCLR"], "unrecognized arguments: --model.progam"),
-        (["fit", "--model.program=VSimCLRR"], "no class VSimCLRR: name one of SimCLR, SupCon, VS"),
+        (["fit", "--model.program=VSimCLRR"], "no class VSimCLRR: name one of CrossEntropy, Exp"),
         (
             ["fit", "--model.program=no.such.Thing"],
             "model.program: there is no class no.such.Thing",
@@ -157,6 +203,13 @@ BAD_PIXEL = torch.rand(40, 1, 8, 8).index_fill(0, torch.tensor(3), float("nan"))
         (["fit", "--model.program.prior=no.Prior"], "there is no class no.Prior"),
         (["fit", "--model.program.temperature=0"], "temperature must be a finite number above 0"),
         (["fit", "--model.program.temperature=abc"], "temperature must be float, got abc"),
+        (
+            ["fit", "--model.program=VarCon", "--model.program.epsilon=1"],
+            "epsilon must lie between",
+        ),
+        (["fit", "--model.program=CrossEntropy"], "num_classes"),
+        (["fit", "--model.num_particles=0"], "num_particles must be at least 1, got 0"),
+        (["fit", "--model.average=between"], "average"),
         (["fit", "--trainer.accelerator=cpu", "--trainer.devices=2"], "set --trainer.devices 1"),
         (["fit", "--trainer.max_epochs=-3"], "You passed in -3"),
         (["fit", "--config=none.yaml"], "File does not exist"),
@@ -192,7 +245,11 @@ def test_bad_input_gets_one_sentence_and_leaves_no_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.views=3"], "views must hold 2 views of each image for VSimCLR, got 3"),
+        (
+            ["--model.program=CrossEntropy", "--model.program.num_classes=9"],
+            "labels must lie between 0 and num_classes - 1 = 8, got 0 to 9",
+        ),
+        (["--model.program.posterior=VonMisesFisherHead", "--model.kl=gaussian_bound"], "use kl="),
         (
             ["--model.program.prior=UniformPrior", "--model.program.prior.dim=3"],
             "the prior has dimension 3, the posterior 128",
@@ -246,9 +303,9 @@ def test_a_development_run_leaves_nothing(tmp_path, monkeypatch):
     assert not any(Path().glob("runs/*"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_without_a_report(tmp_path, monkeypatch):
+def test_what_is_not_finite_stops_the_run_without_a_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="the loss is not finite in epoch"):
+    with pytest.raises(SystemExit, match="z must be finite, got 512 of 512 embeddings"):
         main(["fit", *QUICK, "--model.optimizer=SGD", "--model.optimizer.lr=1e30"])
     assert not any(Path().rglob("report.html"))
     assert not any(Path().rglob("metrics.json"))

@@ -1,32 +1,22 @@
 """Speed and memory of the distributions, forward and backward, against their bars.
 
-Run with ``python -m pytest experiments/benchmarks -s`` or directly. Every ratio is taken between
-medians over rounds in which all cases run in turn in one process, so that a busy machine disturbs
-them alike. Set ``PROBCL_BENCHMARK_RECORD=1`` to write the figures, with hardware, versions and
-date, to ``results/distributions.json``.
+Run with ``python -m pytest experiments/benchmarks -s``. Every ratio is taken between medians over
+rounds in which all cases run in turn in one process.
 """
 
-import datetime
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pyro
 import pytest
 import torch
+from measure import hardware, interleaved_times, peak_bytes, record, threads
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.distributions import kl_divergence
-from torch.profiler import ProfilerActivity, profile
 
 from probcl.distributions import HypersphericalUniform, ProjectedNormal
 
 BATCH, DIM, ROUNDS, WARM_UP = 4096, 128, 30, 5
-RESULTS = Path(__file__).parent / "results" / "distributions.json"
 
 # Case, the case it is measured against, and the largest ratio allowed.
 BARS = [
@@ -68,15 +58,12 @@ def measure_times(device: str) -> dict[str, float]:
     """Return the median time of each case, forward and backward, in milliseconds."""
     torch.manual_seed(0)
     functions = cases(BATCH, DIM, device)
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(ROUNDS):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function().sum().backward()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values[WARM_UP:]) for name, values in times.items()}
+    backward = {name: _with_backward(function) for name, function in functions.items()}
+    return interleaved_times(backward, ROUNDS, WARM_UP, device)
+
+
+def _with_backward(function: Callable[[], Tensor]) -> Callable[[], None]:
+    return lambda: function().sum().backward()
 
 
 def ratios(milliseconds: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -93,47 +80,20 @@ def measure_memory() -> dict[str, dict[str, float]]:
     for batch, dim in MEMORY_SIZES:
         functions = cases(batch, dim, "cpu")
         for name in MEMORY_CASES:
-            functions[name]().sum().backward()  # gradients and cached series exist from here on
-            peak = _peak_bytes(functions[name])
-            peaks[name][f"B = {batch}, d = {dim}"] = peak / (4 * batch * dim)
+            function = _with_backward(functions[name])
+            function()  # gradients and cached series exist from here on
+            peaks[name][f"B = {batch}, d = {dim}"] = peak_bytes(function) / (4 * batch * dim)
     return peaks
 
 
-def _peak_bytes(function: Callable[[], Tensor]) -> int:
-    """Add up the allocator's events in order, and return the highest level."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        function().sum().backward()
-    events = record.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    level = peak = 0
-    for _, change in sorted(changes, key=lambda pair: pair[0]):
-        level += change
-        peak = max(peak, level)
-    return peak
-
-
-def hardware() -> str:
-    """Name the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def record(cpu: dict[str, float], memory: dict[str, dict[str, float]]) -> None:
-    """Write the figures with hardware, versions and date."""
+def figures(cpu: dict[str, float], memory: dict[str, dict[str, float]]) -> dict[str, object]:
+    """Return what is recorded."""
     gpu: dict[str, object] | str = "not measured"
     if torch.cuda.is_available():
         times = measure_times("cuda")
         name = torch.cuda.get_device_name()
         gpu = {"hardware": name, "milliseconds": times, "ratios": ratios(times)}
-    figures = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-        },
+    return {
         "setting": f"B = {BATCH}, d = {DIM} or 3, float32, forward + backward, median of rounds",
         "cpu": {
             "hardware": f"{hardware()}, 1 thread",
@@ -143,20 +103,13 @@ def record(cpu: dict[str, float], memory: dict[str, dict[str, float]]) -> None:
         },
         "gpu": gpu,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    rounded = json.loads(json.dumps(figures), parse_float=lambda x: round(float(x), 3))
-    RESULTS.write_text(json.dumps(rounded, indent=2) + "\n")
 
 
 def test_bars() -> None:
     """Every ratio and every peak stays within its bar."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         milliseconds = measure_times("cpu")
         memory = measure_memory()
-    finally:
-        torch.set_num_threads(threads)
     print()
     for name, median in milliseconds.items():
         print(f"{name:26s} {median:8.3f} ms")
@@ -164,8 +117,7 @@ def test_bars() -> None:
         print(f"{name:46s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
     for name, peaks in memory.items():
         print(f"{name}: peak / (B d) " + ", ".join(f"{v:.2f} at {k}" for k, v in peaks.items()))
-    if os.environ.get("PROBCL_BENCHMARK_RECORD") == "1":
-        record(milliseconds, memory)
+    record("distributions", figures(milliseconds, memory))
     assert all(entry["ratio"] <= entry["bar"] for entry in ratios(milliseconds).values())
     assert all(peak <= MEMORY_BAR for peaks in memory.values() for peak in peaks.values())
 
@@ -175,7 +127,3 @@ def test_time(name: str, benchmark: BenchmarkFixture) -> None:
     """Each case alone, for pytest-benchmark's own table and comparisons."""
     function = cases(BATCH, DIM, "cpu")[name]
     benchmark.pedantic(lambda: function().sum().backward(), rounds=ROUNDS, warmup_rounds=2)
-
-
-if __name__ == "__main__":
-    test_bars()

@@ -13,7 +13,7 @@ from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor, nn
 
@@ -195,7 +195,7 @@ class _MarkDiscrete(Messenger):
     """Mark samples that cannot be differentiated, so that what depends on them is found."""
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        if not (msg["is_observed"] or msg["fn"].has_rsample):
+        if not (msg["is_observed"] or msg["fn"].has_rsample or site_is_subsample(msg)):
             msg["value"] = track_provenance(msg["value"], frozenset({msg["name"]}))
 
 

@@ -79,13 +79,13 @@ def check_same_batch(x: Tensor, gather: bool = True) -> None:
         )
 
 
-def largest_over_ranks(x: Tensor, gather: bool = True) -> int | None:
-    """Return the largest element on any rank; None where there are no other ranks."""
+def largest_over_ranks(x: Tensor, gather: bool = True) -> Tensor:
+    """Return the elementwise maximum over all ranks, without a gradient."""
     if not is_distributed(gather):
-        return None
-    largest = x.max()
+        return x
+    largest = x.clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest)
+    return largest
 
 
 class _AllGather(torch.autograd.Function):

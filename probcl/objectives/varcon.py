@@ -1,14 +1,15 @@
 """VarCon: supervised contrastive learning as variational inference over the class."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax, logsigmoid
 
 from probcl.objectives.checks import check_finite, check_labels, check_temperature
-from probcl.objectives.gather import all_reduce, largest_over_ranks
+from probcl.objectives.gather import all_reduce, is_distributed, largest_over_ranks
 from probcl.precision import at_least_float32, full_precision
 from probcl.sphere import normalize
 
@@ -127,21 +128,25 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
         ValueError: If ``labels`` are not ``(N,)`` integers or an embedding is not finite.
     """
     check_labels(z, labels)
-    check_finite(z)
     z = at_least_float32(z.detach())
-    highest = largest_over_ranks(labels, gather)
-    if highest is None:
+    if is_distributed(gather):
+        # The ranks need not hold the same classes: labels number the rows.
+        ends = largest_over_ranks(torch.stack([labels.max(), -labels.min()]), gather).tolist()
+        if ends[1] > 0:
+            raise ValueError(f"labels must be 0 or more with several ranks, got {-ends[1]}.")
+        size, classes = ends[0] + 1, labels
+        names = torch.arange(size, device=z.device)
+    else:
         names, classes = labels.unique(return_inverse=True)
         size = len(names)
-    else:
-        if (labels < 0).any():
-            raise ValueError(f"labels must be 0 or more, got {labels.min().item()}.")
-        names, classes, size = torch.arange(highest + 1, device=z.device), labels, highest + 1
-    # The count travels as one more coordinate.
-    counted = torch.cat([z, torch.ones_like(z[..., :1])], dim=-1)
-    sums = z.new_zeros(*z.shape[:-2], size, z.shape[-1] + 1).index_add(-2, classes, counted)
+    sums = z.new_zeros(*z.shape[:-2], size, z.shape[-1]).index_add_(-2, classes, z)
+    if not sums.isfinite().all():
+        check_finite(z)
+    counts = torch.bincount(classes, minlength=size).to(z.dtype)
+    # The counts travel as one more coordinate.
+    sums = torch.cat([sums, counts.expand(sums.shape[:-1])[..., None]], dim=-1)
     sums = all_reduce(sums, gather)
-    counts = sums[..., -1].flatten(0, -2)[0] if sums.dim() > 2 else sums[..., -1]
+    counts = sums[..., -1].reshape(-1, size)[0]
     present = counts > 0
     rows = present.cumsum(0) - 1
     return ClassCentroids(
@@ -200,11 +205,9 @@ def _losses(
     others = len(centroids.labels) - 1
     if not others:
         return 0.0 * z.sum(-1)
-    own = torch.linalg.vecdot(z, directions[..., centroids.classes, :]) / temperature
-    logits = z @ directions.mT / temperature
-    own_class = centroids.classes.expand(own.shape)[..., None]
-    log_others = logits.scatter_(-1, own_class, -torch.inf).logsumexp(-1)
-    mean_other = ((z @ directions.sum(-2)[..., None])[..., 0] / temperature - own) / others
+    own, log_others, mean_other = _ClassLogits.apply(
+        z, directions, centroids.classes, 1 / temperature
+    )
     # All follows from the log-odds of the class, under p and under the target q.
     log_odds = own - log_others
     tau2 = _adaptive_temperature(log_odds.sigmoid(), temperature, epsilon)
@@ -215,3 +218,35 @@ def _losses(
     unequal = log_others - math.log(others) - mean_other
     rest = logsigmoid(-target_log_odds) - logsigmoid(-log_odds) + unequal
     return divergence + (-target_log_odds).sigmoid() * rest + surprise
+
+
+class _ClassLogits(torch.autograd.Function):
+    """What the loss needs of the logits ``scale z . w_r``: they are not kept apart.
+
+    Returns, of shape ``(*, N)``, the logit of the own class, the log-sum-exp and the mean of the
+    others. The backward pass makes one matrix of weights of the three.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, directions: Tensor, classes: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits = (z @ directions.mT).mul_(scale)
+        index = classes.expand(logits.shape[:-1])[..., None]
+        own = logits.gather(-1, index)
+        mean = (logits.sum(-1) - own.squeeze(-1)) / (logits.shape[-1] - 1)
+        log_others = logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
+        ctx.save_for_backward(logits, log_others, directions, index)
+        ctx.scale = scale
+        return own.squeeze(-1), log_others, mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_own: Tensor, of_others: Tensor, of_mean: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        logits, log_others, directions, index = ctx.saved_tensors
+        weights = (logits - log_others[..., None]).exp_().mul_(of_others[..., None])
+        weights.add_(of_mean[..., None] / (logits.shape[-1] - 1))
+        weights.scatter_(-1, index, of_own[..., None])
+        return (weights @ directions).mul_(ctx.scale), None, None, None

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import pyro
 import torch
@@ -16,7 +17,8 @@ from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
 from probcl.evaluation import Embeddings, Evaluation, evaluate
 from probcl.evaluation.uncertainty import posterior_scores
 from probcl.infer import ContrastiveELBO
-from probcl.infer.contrastive_elbo import KL
+from probcl.infer.contrastive_elbo import Average
+from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.programs.program import mean_direction
 from probcl.training.data import Batch
@@ -33,6 +35,10 @@ class ContrastiveModule(LightningModule):
     Args:
         program: The model, guide and encoder.
         kl: How the ELBO estimates the KL of the posterior, as ``ContrastiveELBO`` takes it.
+        num_particles: Number of posterior samples in a step.
+        average: Whether they are averaged outside or inside the logarithm.
+        annealing: Step to the weight of the KL, such as ``probcl.infer.LinearAnnealing``; None for
+            1 throughout.
         optimizer: Parameters to an optimizer.
     """
 
@@ -40,11 +46,15 @@ class ContrastiveModule(LightningModule):
         self,
         program: Program,
         kl: KL = "auto",
+        num_particles: int = 1,
+        average: Average = "outside",
+        annealing: Callable[[int], float] | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
     ) -> None:
         super().__init__()
         self.program = program
-        self.elbo = ContrastiveELBO(kl)
+        self.elbo = ContrastiveELBO(kl, num_particles, average)
+        self.annealing = annealing
         self.optimizer = optimizer
         self.evaluation: Evaluation | None = None
         self.seconds: dict[str, float] = {}
@@ -84,6 +94,8 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with each of its terms."""
+        if self.annealing is not None:
+            self.elbo.kl_weight = self.annealing(self.global_step)
         # Pyro's checks of every site would cost time: the finite loss is checked instead.
         with pyro.validation_enabled(False):
             loss_module = self.elbo(self.program.model, self.program.guide)

@@ -328,9 +328,7 @@ def test_what_depends_on_a_discrete_sample_is_named():
     def guide(data):
         pyro.sample("r", dist.Categorical(torch.ones(3) / 3))
 
-    with pytest.raises(
-        NotImplementedError, match=r"'x': it depends on the sample of 'r'.*TraceEn"
-    ):
+    with pytest.raises(NotImplementedError, match=r"'x': it depends on the sample of 'r'.*TraceEn"):
         ContrastiveELBO().differentiable_loss(model, guide, torch.tensor(0.5))
 
     def later(data=None):

@@ -86,6 +86,11 @@ def main(rank: int, world: int, folder: Path) -> None:
             alone = objective(z, problem["labels"].chunk(world)[rank], gather=False)
         results[f"{name}, local"] = alone
     results.update(unequal_batches(problem, rank, world))
+    z = normalize(problem["views"][0], dim=-1)
+    try:
+        varcon(z, torch.full((len(z),), -rank), TEMPERATURE, EPSILON)
+    except ValueError as error:
+        results["negative labels"] = str(error)
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 

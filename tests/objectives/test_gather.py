@@ -90,3 +90,8 @@ def test_varcon_takes_batches_of_any_size(ranks):
 def test_the_others_refuse_batches_of_different_sizes_on_every_rank(ranks, name):
     for result in ranks:
         assert "every rank must hold a batch of the same size" in result[f"{name}, unequal"]
+
+
+def test_negative_labels_are_refused_on_every_rank(ranks):
+    for result in ranks:
+        assert "labels must be 0 or more with several ranks" in result["negative labels"]

@@ -1,0 +1,91 @@
+"""What the benchmarks share: interleaved times, peak memory, and a file of results.
+
+Set ``PROBCL_BENCHMARK_RECORD=1`` to write the figures, with hardware, versions and date, to
+``results/``.
+"""
+
+import datetime
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyro
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved_times(
+    functions: dict[str, Callable[[], object]], rounds: int, warm_up: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Return the median time of each function in milliseconds.
+
+    All functions run in turn in every round, so that a busy machine disturbs them alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values[warm_up:]) for name, values in times.items()}
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Return the highest level of memory above that at the start, from the allocator's events."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        function()
+    events = record.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    level = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        level += change
+        peak = max(peak, level)
+    return peak
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Set PyTorch's number of threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def hardware() -> str:
+    """Name the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def record(name: str, figures: dict[str, object]) -> None:
+    """Write figures with versions and date, if asked to."""
+    if os.environ.get("PROBCL_BENCHMARK_RECORD") != "1":
+        return
+    header = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+        },
+    }
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(header | figures)
+    rounded = json.loads(text, parse_float=lambda x: float(f"{float(x):.4g}"))
+    (RESULTS / f"{name}.json").write_text(json.dumps(rounded, indent=2) + "\n")

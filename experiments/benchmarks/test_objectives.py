@@ -1,0 +1,146 @@
+"""Speed and memory of the objectives, forward and backward, beside their peers.
+
+Run with ``python -m pytest experiments/benchmarks -s``; lightly's loss needs the extra
+``baselines``. The dense forms of SupCon and VarCon are written from the papers.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from measure import hardware, interleaved_times, peak_bytes, record, threads
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from probcl.objectives import info_nce, sup_con, varcon
+
+COUNT, DIM, CLASSES, TEMPERATURE, EPSILON = 8192, 128, 100, 0.1, 0.02
+ROUNDS, WARM_UP = 7, 2
+BARS = [
+    ("InfoNCE", "lightly's NTXentLoss", 0.3),
+    ("SupCon", "dense SupCon", 0.3),
+    ("VarCon", "dense VarCon", 0.7),
+]
+MEMORY_BARS = {8192: 40.0, 32768: 150.0}  # MiB
+GROWTH_SIZES, GROWTH_BAR = (2048, 4096, 8192, 16384, 32768), 1.15
+MIB = 2**20
+
+
+def dense_sup_con(z: Tensor, labels: Tensor) -> Tensor:
+    """Equation 2 of Khosla et al. (2020), over the matrix of all pairs."""
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positive = (labels[:, None] == labels) & ~itself
+    logits = z @ z.T / TEMPERATURE
+    log_prob = logits - logits.masked_fill(itself, -torch.inf).logsumexp(1, keepdim=True)
+    return -((log_prob * positive).sum(1) / positive.sum(1)).mean()
+
+
+def dense_varcon(z: Tensor, labels: Tensor) -> Tensor:
+    """Equations 7-13 of Wang et al. (2025), over the matrix of all embeddings and classes."""
+    names, row = labels.unique(return_inverse=True)
+    own = torch.nn.functional.one_hot(row, len(names)).to(z.dtype)
+    centroids = normalize(own.T @ z, dim=1).detach()
+    p = torch.softmax(z @ centroids.T / TEMPERATURE, dim=1)
+    tau2 = (TEMPERATURE - EPSILON) + 2 * EPSILON * (p * own).sum(1)
+    q = 1 + (torch.exp(1 / tau2)[:, None] - 1) * own
+    q = q / q.sum(1, keepdim=True)
+    return ((q * (q.log() - p.log())).sum(1) - (p * own).sum(1).log()).mean()
+
+
+def cases(count: int, device: str = "cpu") -> dict[str, Callable[[], None]]:
+    """Return each loss with its backward pass, on one set of embeddings."""
+    lightly_loss = pytest.importorskip("lightly.loss", reason="pip install 'probcl[baselines]'")
+    nt_xent = lightly_loss.NTXentLoss(temperature=TEMPERATURE)
+    generator = torch.Generator().manual_seed(0)
+    z = normalize(torch.randn(count, DIM, generator=generator), dim=1).to(device).requires_grad_()
+    labels = torch.randint(CLASSES, (count,), generator=generator).to(device)
+    half = count // 2
+    losses: dict[str, Callable[[], Tensor]] = {
+        "InfoNCE": lambda: info_nce(z[:half], z[half:], TEMPERATURE),
+        "lightly's NTXentLoss": lambda: nt_xent(z[:half], z[half:]),
+        "SupCon": lambda: sup_con(z, labels, TEMPERATURE),
+        "dense SupCon": lambda: dense_sup_con(z, labels),
+        "VarCon": lambda: varcon(z, labels, TEMPERATURE, EPSILON),
+        "dense VarCon": lambda: dense_varcon(z, labels),
+    }
+
+    def with_backward(loss: Callable[[], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            z.grad = None
+            loss().backward()
+
+        return run
+
+    return {name: with_backward(loss) for name, loss in losses.items()}
+
+
+def ours(functions: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
+    """Leave out the peers."""
+    return {name: functions[name] for name, _, _ in BARS}
+
+
+def ratios(milliseconds: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return each ratio with its bar."""
+    return {
+        f"{name} / {peer}": {"ratio": milliseconds[name] / milliseconds[peer], "bar": bar}
+        for name, peer, bar in BARS
+    }
+
+
+def gpu_figures() -> dict[str, object] | str:
+    """Measure on a GPU, if there is one."""
+    if not torch.cuda.is_available():
+        return "not measured"
+    times = interleaved_times(cases(COUNT, "cuda"), 20, 5, "cuda")
+    peaks = {}
+    for name, function in cases(COUNT, "cuda").items():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        peaks[name] = (torch.cuda.max_memory_allocated() - before) / MIB
+    name = torch.cuda.get_device_name()
+    return {"hardware": name, "milliseconds": times, "ratios": ratios(times), "peak MiB": peaks}
+
+
+def test_bars() -> None:
+    """Every ratio, every peak and the growth stay within their bars."""
+    with threads(2):
+        milliseconds = interleaved_times(cases(COUNT), ROUNDS, WARM_UP)
+        growth = {
+            count: interleaved_times(ours(cases(count)), 3 if count > COUNT else 9, 1)
+            for count in GROWTH_SIZES
+        }
+    memory = {
+        count: {name: peak_bytes(function) / MIB for name, function in ours(cases(count)).items()}
+        for count in MEMORY_BARS
+    }
+    first, last = GROWTH_SIZES[0], GROWTH_SIZES[-1]
+    exponent = math.log(growth[last]["VarCon"] / growth[first]["VarCon"]) / math.log(last / first)
+    print()
+    for name, median in milliseconds.items():
+        print(f"{name:26s} {median:8.1f} ms")
+    for name, entry in ratios(milliseconds).items():
+        print(f"{name:46s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
+    for count, peaks in memory.items():
+        each = ", ".join(f"{name} {peak:.1f}" for name, peak in peaks.items())
+        print(f"peak MiB at N = {count}: {each}  (bar {MEMORY_BARS[count]:.0f})")
+    print(f"VarCon's time grows as N^{exponent:.2f}  (bar {GROWTH_BAR})")
+    record(
+        "objectives",
+        {
+            "setting": f"N = {COUNT}, d = {DIM}, {CLASSES} classes, float32, forward + backward",
+            "cpu": {
+                "hardware": f"{hardware()}, 2 threads",
+                "milliseconds": milliseconds,
+                "ratios": ratios(milliseconds),
+                "milliseconds by N": growth,
+                "VarCon's growth exponent": exponent,
+                "peak extra MiB by N": memory,
+            },
+            "gpu": gpu_figures(),
+        },
+    )
+    assert all(entry["ratio"] <= entry["bar"] for entry in ratios(milliseconds).values())
+    assert all(peak <= MEMORY_BARS[n] for n, peaks in memory.items() for peak in peaks.values())
+    assert exponent <= GROWTH_BAR

@@ -1,0 +1,62 @@
+"""What Pyro costs: a step through ContrastiveELBO against bare PyTorch with the same loss.
+
+Run with ``python -m pytest experiments/benchmarks -s``.
+"""
+
+import pyro
+import torch
+from measure import hardware, interleaved_times, record, threads
+from torch import Tensor, nn
+
+from probcl.distributions.kl import gaussian_bound
+from probcl.infer import ContrastiveELBO
+from probcl.nn import ProjectedNormalHead, UniformPrior
+from probcl.objectives import info_nce
+from probcl.programs import VSimCLR
+
+ITEMS, DIM, TEMPERATURE = 32, 64, 0.1
+ROUNDS, WARM_UP = 500, 100
+BAR = 0.6  # milliseconds a step
+
+
+def test_price_of_pyro() -> None:
+    """The loss is bit-equal, and Pyro's price within its bar."""
+    views = torch.randn(2, ITEMS, DIM)
+    program = VSimCLR(
+        nn.Linear(DIM, DIM), ProjectedNormalHead(DIM, DIM), UniformPrior(DIM), TEMPERATURE
+    )
+    program.materialize(views[0])
+    elbo = ContrastiveELBO(kl="gaussian_bound")(program.model, program.guide)
+
+    def bare(views: Tensor) -> Tensor:
+        q = program.posterior_head(program.encoder(views.flatten(0, 1)).unflatten(0, (2, ITEMS)))
+        z = q.rsample()
+        return info_nce(z[0], z[1], TEMPERATURE) + gaussian_bound(q).mean() / DIM
+
+    with threads(2), pyro.validation_enabled(False):
+        losses = []
+        for loss in (elbo, bare):
+            pyro.set_rng_seed(0)
+            losses.append(loss(views))
+        milliseconds = interleaved_times(
+            {"bare": lambda: bare(views).backward(), "ELBO": lambda: elbo(views).backward()},
+            ROUNDS,
+            WARM_UP,
+        )
+    price = milliseconds["ELBO"] - milliseconds["bare"]
+    print(f"\nbare {milliseconds['bare']:.2f} ms, ELBO {milliseconds['ELBO']:.2f} ms")
+    print(f"Pyro's price {price:.2f} ms a step  (bar {BAR})")
+    setting = f"linear encoder, {2 * ITEMS} embeddings, d = {DIM}, forward + backward"
+    record(
+        "programs",
+        {
+            "setting": setting,
+            "cpu": {
+                "hardware": f"{hardware()}, 2 threads",
+                "milliseconds": milliseconds,
+                "price": {"milliseconds": price, "bar": BAR},
+            },
+        },
+    )
+    assert losses[0] == losses[1]
+    assert price <= BAR
