@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
-from probcl.sphere import normalize
+from probcl.distributions import HypersphericalUniform, VonMisesFisher
 
 __all__ = ["ConjugateBatch", "ConjugateGenerator"]
 
@@ -50,14 +50,14 @@ class ConjugateGenerator:
     Args:
         dim: Dimension ``d >= 2`` of the directions.
         concentration: The lowest and the highest concentration, ``0 < low < high``.
-        seed: Seed of the mix; the data are drawn by the generator given to ``sample``.
+        seed: Seed of the mix; the data come from torch's own source of randomness.
 
     Raises:
         ValueError: If ``dim`` or ``concentration`` is out of range.
 
     Example:
         >>> source = ConjugateGenerator(dim=3)
-        >>> batch = source.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> batch = source.sample(5)
         >>> batch.views.shape, batch.loc.shape, batch.concentration.shape
         (torch.Size([2, 5, 4]), torch.Size([2, 5, 3]), torch.Size([2, 5]))
         >>> loc, concentration = source.unmix(batch.views)
@@ -84,15 +84,12 @@ class ConjugateGenerator:
         self._centre = 0.5 * math.log(low * high)
         self._spread = math.log(high / low) / math.sqrt(12)  # standard deviation of log k
 
-    def sample(
-        self, batch: int, views: int = 2, generator: torch.Generator | None = None
-    ) -> ConjugateBatch:
+    def sample(self, batch: int, views: int = 2) -> ConjugateBatch:
         """Draw views of new items.
 
         Args:
             batch: Number ``B >= 1`` of items.
             views: Number ``V >= 1`` of views of each item.
-            generator: Source of randomness, on the CPU; torch's own if None.
 
         Returns:
             The views with their true posteriors, in float32 on the CPU.
@@ -103,11 +100,10 @@ class ConjugateGenerator:
         for name, count in (("batch", batch), ("views", views)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}: draw something.")
-        latent = normalize(torch.randn(batch, self.dim, generator=generator))
+        latent = HypersphericalUniform(self.dim).sample((batch,))
         low, high = self.concentration
-        exponent = torch.rand(views, batch, generator=generator)
-        concentration = low * (high / low) ** exponent
-        loc = _sample_von_mises_fisher(latent.expand(views, -1, -1), concentration, generator)
+        concentration = low * (high / low) ** torch.rand(views, batch)
+        loc = VonMisesFisher(latent.expand(views, -1, -1), concentration).sample()
         return ConjugateBatch(self.mix(loc, concentration), loc, concentration, latent)
 
     def mix(self, loc: Tensor, concentration: Tensor) -> Tensor:
@@ -121,31 +117,3 @@ class ConjugateGenerator:
         coordinates = leaky_relu(views @ self._second.T, 1 / _SLOPE) @ self._first.T
         log_concentration = self._centre + self._spread * coordinates[..., -1]
         return coordinates[..., :-1] / math.sqrt(self.dim), log_concentration.exp()
-
-
-def _sample_von_mises_fisher(
-    loc: Tensor, kappa: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Draw one direction about each of ``loc``, ``(*, d)``, with concentrations ``(*,)``.
-
-    Wood's rejection, on whole vectors so that normal draws are all it takes, from a generator of
-    the caller's. A uniform direction u is moved along the great circle to loc: with x = u . loc,
-    the cosine x becomes (x + c) / (1 + c x), and u is kept with the probability
-    exp((d - 1) [e / (1 + e) - log(1 + e)]), e = c x, where c solves kappa (1 - c^2) = (d - 1) c.
-    """
-    mean, kappa = loc.reshape(-1, loc.shape[-1]), kappa.flatten()
-    free = mean.shape[-1] - 1
-    drawn = torch.empty_like(mean)
-    pending = torch.arange(len(mean))
-    while len(pending):
-        mu, k = mean[pending], kappa[pending, None]
-        centre = 2 * k / (free + torch.sqrt(free**2 + 4 * k**2))
-        u = normalize(torch.randn(mu.shape, generator=generator))
-        x = (u * mu).sum(-1, keepdim=True)
-        e = centre * x
-        log_accept = free * (e / (1 + e) - torch.log1p(e))
-        moved = (x + centre) * mu + torch.sqrt(1 - centre**2) * (u - x * mu)
-        drawn[pending] = normalize(moved)  # its length is 1 + e
-        kept = torch.rand(k.shape, generator=generator).log() <= log_accept
-        pending = pending[~kept.squeeze(-1)]
-    return drawn.view(loc.shape)
