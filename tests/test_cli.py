@@ -108,18 +108,27 @@ def test_predict_writes_one_file_of_arrays(runs):
 def test_a_class_of_the_users_own_is_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mypackage.py").write_text(
+        "import pyro.distributions as dist\n"
         "import torch\n"
-        "from probcl.distributions import HypersphericalUniform\n"
         "class MyPrior(torch.nn.Module):\n"
         "    def forward(self):\n"
-        "        return HypersphericalUniform(128)\n"
+        "        return dist.ProjectedNormal(torch.ones(4))\n"
+        "class MyHead(torch.nn.Module):\n"
+        "    def __init__(self, width: int):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.LazyLinear(width)\n"
+        "    def forward(self, features):\n"
+        "        return dist.ProjectedNormal(self.linear(features))\n"
     )
     main([
         "fit", "--model.program", "VSupCon", "--model.program.temperature", "0.1",
-        "--model.program.prior", "mypackage.MyPrior", "--data", "Digits", *QUICK,
+        "--model.program.prior", "mypackage.MyPrior", "--data", "Digits",
+        "--model.program.posterior", "mypackage.MyHead", "--model.program.posterior.width", "4",
+        *QUICK,
     ])  # fmt: skip
     config = Path("runs/vsupcon-digits-seed0/config.yaml").read_text()
     assert "mypackage.MyPrior" in config
+    assert "mypackage.MyHead" in config
     assert "temperature: 0.1" in config
 
 

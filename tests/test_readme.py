@@ -7,10 +7,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+def test_the_examples_run(capsys):
+    program, objectives = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(program, "README.md", "exec"), {})
     assert "torch.Size([5, 256, 64])" in capsys.readouterr().out
+    exec(compile(objectives, "README.md", "exec"), {})
+    assert len(re.findall(r"tensor\(\d+\.\d+\)", capsys.readouterr().out)) == 3
 
 
 def test_paths_exist():

@@ -112,6 +112,7 @@ class ContrastiveELBO(ELBO):
             for name, term in self._particle_terms(model_trace, guide_trace).items():
                 mean = term if self.num_particles == 1 else term / self.num_particles
                 total[name] = total[name] + mean if name in total else mean
+        self._check_names(traces[0][1])
         if self.average == "inside" and self.num_particles > 1:
             total |= self._averaged_inside([model_trace for model_trace, _ in traces])
         return {name: _independent_of_samples(name, term) for name, term in total.items()}
@@ -174,6 +175,18 @@ class ContrastiveELBO(ELBO):
         value = divergence(name, q, model_site["fn"], guide_site["value"], estimator)
         total = scale_and_mask(value, guide_site["scale"], guide_site["mask"]).sum()
         return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total
+
+    def _check_names(self, guide_trace: Trace) -> None:
+        """Raise ValueError if an estimator is given for a site that the guide does not have."""
+        if not isinstance(self.kl, Mapping):
+            return
+        latents = set(guide_trace.stochastic_nodes)
+        unknown = sorted(set(self.kl) - latents)
+        if unknown:
+            raise ValueError(
+                f"kl names {', '.join(map(repr, unknown))}, but the guide's latent sites are "
+                f"{', '.join(map(repr, sorted(latents))) or 'none'}."
+            )
 
     def _averaged_inside(self, traces: list[Trace]) -> dict[str, Tensor]:
         """Return ``-log mean_s p(x | z_s)`` of each observed site, in place of the mean of logs."""

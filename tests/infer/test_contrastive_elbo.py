@@ -238,6 +238,8 @@ def test_each_latent_may_have_an_estimator_of_its_own():
     pyro.set_rng_seed(0)
     sampled = ContrastiveELBO("monte_carlo").terms(model, guide)
     exact = torch.distributions.kl_divergence(dist.Normal(1.0, 2.0), dist.Normal(0.0, 1.0))
+    with pytest.raises(ValueError, match="kl names 'c', but the guide's latent sites are 'a', 'b'"):
+        ContrastiveELBO({"c": "exact"}).terms(model, guide)
     torch.testing.assert_close(terms["kl_a"], exact)
     torch.testing.assert_close(terms["kl_b"], sampled["kl_b"])
     assert terms["kl_b"] != exact

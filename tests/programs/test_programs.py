@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.util import prune_subsample_sites
 from torch import nn
 
 from probcl.distributions import ProjectedNormal, VonMisesFisher
@@ -135,10 +136,14 @@ def test_a_program_can_be_copied_and_stored(program, tmp_path):
     torch.testing.assert_close(twin.eval().embed(VIEWS[0]), program.eval().embed(VIEWS[0]))
 
 
-def test_predictive_draws_embeddings_from_the_posterior():
-    program = PROGRAMS["VSimCLR"]()
-    samples = Predictive(program.model, guide=program.guide, num_samples=3)(VIEWS)
-    assert samples["z"].shape == (3, 2, 6, 5)
+def test_predictive_draws_from_the_posterior(program):
+    program.eval().materialize(VIEWS[0])
+    predictive = Predictive(program.model, guide=program.guide, num_samples=3)
+    samples = predictive(VIEWS, LABELS)
+    trace = poutine.trace(program.guide).get_trace(VIEWS, LABELS)
+    for name in prune_subsample_sites(trace).stochastic_nodes:
+        assert samples[name].shape[0] == 3
+        assert samples[name].shape[-3:-1] == (2, 6) or samples[name].shape == (3, 2, 6)
 
 
 def test_the_contrastive_term_is_the_objective_on_the_samples():
