@@ -117,7 +117,9 @@ class _SamplesInside(VariationalContrastive):
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return ``-log mean_s exp(-loss_s)`` of each anchor, for samples ``(*, S, V, B, d)``."""
         losses = super().contrastive(z, labels)  # type: ignore[safe-super]
-        return math.log(losses.shape[-3]) - (-losses).logsumexp(-3)
+        # The plate of the samples keeps its place where a plate of particles stands on its left.
+        several = losses.dim() > 3
+        return math.log(losses.shape[-3]) - (-losses).logsumexp(-3, keepdim=several)
 
 
 class MCInfoNCE(_SamplesInside, VSimCLR):

@@ -309,6 +309,23 @@ def test_particles_may_be_drawn_at_once_by_stock_pyro(name):
     assert torch.tensor(elbo.loss(program.model, program.guide, VIEWS, LABELS)).isfinite()
 
 
+@pytest.mark.parametrize("average", ["outside", "inside"])
+def test_particles_drawn_at_once_agree_with_one_after_the_other(program, average):
+    program.eval().materialize(VIEWS[0])
+    losses = []
+    for vectorize in (True, False):
+        pyro.set_rng_seed(0)
+        elbo = ContrastiveELBO(num_particles=200, average=average, vectorize_particles=vectorize)
+        with torch.no_grad():
+            losses.append(elbo.differentiable_loss(program.model, program.guide, VIEWS, LABELS))
+    one = ContrastiveELBO().loss(program.model, program.guide, VIEWS, LABELS)
+    sampled = {"VSimCLR", "VSupCon", "MCInfoNCE", "MCSupCon", "ProbabilisticVarCon"}
+    spread = 0.05 if type(program).__name__ in sampled else 1e-5
+    torch.testing.assert_close(*losses, rtol=spread, atol=spread)
+    if type(program).__name__ not in sampled:  # every particle is the same
+        assert losses[0].item() == pytest.approx(one, rel=1e-5)
+
+
 def test_without_beta_the_kl_counts_for_nothing():
     program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), beta=0)
     loss = ContrastiveELBO()(program.model, program.guide)
