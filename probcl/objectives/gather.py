@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = [
     "all_gather",
@@ -91,17 +90,25 @@ def largest_over_ranks(x: Tensor, gather: bool = True) -> Tensor:
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        world = dist.get_world_size()
-        gathered = x.new_empty((world * len(x), *x.shape[1:]))
+        gathered = x.new_empty((dist.get_world_size() * len(x), *x.shape[1:]))
         dist.all_gather_into_tensor(gathered, x.contiguous())
         return gathered
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        mine = grad.new_empty((len(grad) // dist.get_world_size(), *grad.shape[1:]))
-        dist.reduce_scatter_tensor(mine, grad.contiguous())
+        return _ReduceScatter.apply(grad)
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        mine = x.new_empty((len(x) // dist.get_world_size(), *x.shape[1:]))
+        dist.reduce_scatter_tensor(mine, x.contiguous())
         return mine
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _AllGather.apply(grad)
 
 
 class _AllReduce(torch.autograd.Function):
@@ -112,8 +119,5 @@ class _AllReduce(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone()
-        dist.all_reduce(total)
-        return total
+        return _AllReduce.apply(grad)

@@ -2,7 +2,7 @@
 
 The pairs are visited in square tiles of the upper triangle: each tile gives its sums to its rows
 and, mirrored, to its columns. The backward pass computes the tiles anew. Time is that of half the
-pairs in each pass, and memory that of two tiles.
+pairs in each pass, and memory that of two tiles. A second derivative takes the matrix of all pairs.
 """
 
 import math
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from probcl.objectives.checks import check_finite
 from probcl.objectives.gather import all_reduce, rank_and_world
+from probcl.special.autograd import grad_of_plain
 
 __all__ = ["log_sum_exp_of_others", "pair_sums"]
 
@@ -129,6 +129,20 @@ class _Plan:
             blocks.diagonal(dim1=0, dim2=2).zero_()
         return tile
 
+    def plain_sums(self, z: Tensor) -> Tensor:
+        """Compute this rank's share by plain operations on the matrix of all pairs."""
+        index = torch.arange(len(z), device=z.device)
+        groups = torch.where(index < self.grouped, index // self.group, index + len(z))
+        mine = torch.zeros(len(z), len(z), dtype=torch.bool, device=z.device)
+        for rows, columns in self.tiles(len(z)):
+            mine[rows, columns] = mine[columns, rows] = True
+        logits = self.scale * (z @ z.T)
+        sums = (logits - self.shift).exp() * (mine & (groups[:, None] != groups))
+        if self.classes is None:
+            return torch.stack([sums.sum(1), torch.zeros_like(z[:, 0])])
+        same_class = (self.classes[:, None] == self.classes) & (index[:, None] != index)
+        return torch.stack([sums.sum(1), (logits * (mine & same_class)).sum(1)])
+
     def other_class(self, rows: slice, columns: slice) -> Tensor | None:
         """Return which pairs of a tile are not of one class; None if no pair is."""
         if self.classes is None or self.classes[rows][-1] < self.classes[columns][0]:
@@ -145,9 +159,7 @@ class _PairSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, plan: _Plan) -> Tensor:
-        ctx.save_for_backward(z)
-        ctx.plan = plan
+    def forward(z: Tensor, plan: _Plan) -> Tensor:
         result = z.new_zeros(2, len(z))
         sums, positives = result
         if plan.classes is not None:
@@ -164,9 +176,15 @@ class _PairSums(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Plan], output: Tensor) -> None:
+        z, ctx.plan = inputs
+        ctx.save_for_backward(z)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (z,), plan = ctx.saved_tensors, ctx.plan
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            return grad_of_plain(plan.plain_sums, (z,), grad)[0], None
         of_sums, of_positives = grad
         total = torch.zeros_like(z)
         buffer, weights = z.new_empty(2, min(plan.tile, len(z)) ** 2)

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax, logsigmoid
 
 from probcl.objectives.checks import check_finite, check_labels, check_temperature
 from probcl.objectives.gather import all_reduce, is_distributed, largest_over_ranks
 from probcl.precision import at_least_float32, full_precision
+from probcl.special.autograd import grad_of_plain
 from probcl.sphere import normalize
 
 __all__ = [
@@ -205,7 +205,7 @@ def _losses(
     others = len(centroids.labels) - 1
     if not others:
         return 0.0 * z.sum(-1)
-    own, log_others, mean_other = _ClassLogits.apply(
+    own, log_others, mean_other, _ = _ClassLogits.apply(
         z, directions, centroids.classes, 1 / temperature
     )
     # All follows from the log-odds of the class, under p and under the target q.
@@ -224,29 +224,47 @@ class _ClassLogits(torch.autograd.Function):
     """What the loss needs of the logits ``scale z . w_r``: they are not kept apart.
 
     Returns, of shape ``(*, N)``, the logit of the own class, the log-sum-exp and the mean of the
-    others. The backward pass makes one matrix of weights of the three.
+    others, and what the backward pass keeps. That makes one matrix of weights of the three.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, directions: Tensor, classes: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        z: Tensor, directions: Tensor, classes: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits = (z @ directions.mT).mul_(scale)
         index = classes.expand(logits.shape[:-1])[..., None]
-        own = logits.gather(-1, index)
-        mean = (logits.sum(-1) - own.squeeze(-1)) / (logits.shape[-1] - 1)
+        own, mean = _own_and_mean(logits, index)
         log_others = logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
-        ctx.save_for_backward(logits, log_others, directions, index)
-        ctx.scale = scale
-        return own.squeeze(-1), log_others, mean
+        return own, log_others, mean, logits
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        z, directions, classes, ctx.scale = inputs
+        _, log_others, _, logits = output
+        ctx.mark_non_differentiable(logits)
+        ctx.save_for_backward(z, directions, classes, log_others, logits)
+
+    @staticmethod
     def backward(
-        ctx: Any, of_own: Tensor, of_others: Tensor, of_mean: Tensor
+        ctx: Any, of_own: Tensor, of_others: Tensor, of_mean: Tensor, _: Tensor
     ) -> tuple[Tensor, None, None, None]:
-        logits, log_others, directions, index = ctx.saved_tensors
+        z, directions, classes, log_others, logits = ctx.saved_tensors
+        index = classes.expand(logits.shape[:-1])[..., None]
+        if torch.is_grad_enabled():  # a second derivative is asked for
+
+            def plain(z: Tensor) -> tuple[Tensor, ...]:
+                logits = ctx.scale * (z @ directions.mT)
+                own, mean = _own_and_mean(logits, index)
+                return own, logits.scatter(-1, index, -torch.inf).logsumexp(-1), mean
+
+            return grad_of_plain(plain, (z,), (of_own, of_others, of_mean))[0], None, None, None
         weights = (logits - log_others[..., None]).exp_().mul_(of_others[..., None])
         weights.add_(of_mean[..., None] / (logits.shape[-1] - 1))
         weights.scatter_(-1, index, of_own[..., None])
         return (weights @ directions).mul_(ctx.scale), None, None, None
+
+
+def _own_and_mean(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logit of the own class, and the mean of the others."""
+    own = logits.gather(-1, index).squeeze(-1)
+    return own, (logits.sum(-1) - own) / (logits.shape[-1] - 1)

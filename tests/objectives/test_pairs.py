@@ -130,6 +130,16 @@ def test_weights_of_the_anchors_reach_the_gradient():
     torch.testing.assert_close(losses.mean(), sup_con(z.flatten(0, 1), labels, 0.2))
 
 
+def test_second_derivatives():
+    z = directions(2, 6, 5).requires_grad_()
+    labels = torch.tensor([0, 1, 2, 0, 1, 3]).repeat(2)
+    assert torch.autograd.gradgradcheck(lambda z: info_nce(z[0], z[1], 0.5), z)
+    assert torch.autograd.gradgradcheck(lambda z: sup_con(z.flatten(0, 1), labels, 0.5), z)
+    gradient = torch.func.grad(lambda z: info_nce(z[0], z[1], 0.5))(z.detach())
+    expected = torch.autograd.grad(info_nce(z[0], z[1], 0.5), z)[0]
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_long_vectors_are_computed_with_a_wider_range_or_refused():
     z = 3 * directions(12, 5, dtype=torch.float32)
     value = info_nce(z[:6], z[6:], 0.05)  # inner products up to 180

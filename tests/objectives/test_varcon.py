@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from probcl.objectives import varcon
-from probcl.objectives.varcon import class_centroids, varcon_anchors
+from probcl.objectives.varcon import _losses, class_centroids, varcon_anchors
 
 SETTINGS = [(0.1, 0.02), (0.5, 0.5), (0.05, 0.0), (0.02, 0.01), (1.0, 0.3)]
 every_setting = pytest.mark.parametrize(("temperature", "epsilon"), SETTINGS)
@@ -92,6 +92,19 @@ def test_gradient_for_epsilon_is_that_of_appendix_c2(temperature, epsilon):
     learned = torch.tensor(epsilon, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(varcon(z, labels, temperature, learned), learned)
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_second_derivatives():
+    """The centroids are constants: the derivatives are those of the loss at the same ones."""
+    z, labels = batch(8)
+    centroids = class_centroids(z, labels)
+    z.requires_grad_()
+
+    def loss(z):
+        return _losses(z, centroids, 0.5, 0.1).sum()
+
+    assert torch.autograd.gradcheck(loss, z)
+    assert torch.autograd.gradgradcheck(loss, z)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
