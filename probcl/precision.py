@@ -29,11 +29,12 @@ def full_precision(function: _Function) -> _Function:
     """
 
     @wraps(function)
-    def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else next(iter(kwargs.values()))
         device_type = (first if isinstance(first, Tensor) else first.loc).device.type
         if not torch.is_autocast_enabled(device_type):
-            return function(first, *args, **kwargs)
+            return function(*args, **kwargs)
         with torch.autocast(device_type, enabled=False):
-            return function(first, *args, **kwargs)
+            return function(*args, **kwargs)
 
     return wrapped  # type: ignore[return-value]

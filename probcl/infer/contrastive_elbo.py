@@ -48,8 +48,9 @@ class ContrastiveELBO(ELBO):
             name of a site, ``"auto"`` for those it leaves out.
         num_particles: Number ``S`` of posterior samples.
         average: Whether the samples are averaged outside or inside the logarithm.
-        vectorize_particles: Whether the samples are drawn in one run of the program, the encoder
-            running once, with a plate on the left of its own; else the program runs ``S`` times.
+        vectorize_particles: Whether the samples are drawn in one run of the program, in a plate on
+            the left of its own, the encoder running once. The programs of this package allow it;
+            one of your own must take samples with a dimension more. Else it runs ``S`` times.
         max_plate_nesting: Number of the program's own nested plates; found out by default.
 
     Attributes:
@@ -75,7 +76,7 @@ class ContrastiveELBO(ELBO):
         kl: KL | Mapping[str, KL] = "auto",
         num_particles: int = 1,
         average: Average = "outside",
-        vectorize_particles: bool = True,
+        vectorize_particles: bool = False,
         max_plate_nesting: float = math.inf,
     ) -> None:
         for estimator in kl.values() if isinstance(kl, Mapping) else [kl]:
@@ -166,7 +167,24 @@ class ContrastiveELBO(ELBO):
                 terms[name] = -site["log_prob_sum"]
             elif name in guide_trace.nodes:
                 terms[f"kl_{name}"] = self._kl_term(name, site, guide_trace.nodes[name])
+            else:
+                raise NotImplementedError(
+                    f"the guide has no site {name!r}, which the model draws: add it to the guide."
+                )
+        for name in guide_trace.stochastic_nodes:
+            if name not in model_trace.nodes:
+                terms[f"kl_{name}"] = self._auxiliary_term(name, guide_trace.nodes[name])
         return terms
+
+    def _auxiliary_term(self, name: str, site: dict) -> Tensor:
+        """Return ``log q`` of a site that the guide alone has, for want of a prior."""
+        if not site["fn"].has_rsample:
+            raise NotImplementedError(
+                f"ContrastiveELBO cannot differentiate the guide's auxiliary site {name!r}: use a "
+                "posterior with has_rsample=True."
+            )
+        log_q = site["fn"].log_prob(site["value"])
+        return scale_and_mask(log_q, site["scale"], site["mask"]).sum()
 
     def _kl_term(self, name: str, model_site: dict, guide_site: dict) -> Tensor:
         """Return the divergence at one latent site, summed with the guide's scale and mask."""

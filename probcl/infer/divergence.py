@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from pyro.distributions import Categorical
+import torch
+from pyro.distributions import Categorical, Delta
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -60,7 +61,10 @@ def _exact(q: Any, p: Any) -> Tensor | None:
     """Return the divergence where there is a formula."""
     if isinstance(q, Categorical) and isinstance(p, Categorical):
         # Stock PyTorch gives infinity where a probability underflows, though its log does not.
-        return (q.logits.exp() * (q.logits - p.logits)).sum(-1)
+        ratio = (q.logits - p.logits).masked_fill(q.logits == -torch.inf, 0.0)
+        return (q.logits.exp() * ratio).sum(-1)
+    if isinstance(q, Delta):
+        return q.log_density - p.log_prob(q.v)  # an AutoGuide's density of what it transforms
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

@@ -44,7 +44,11 @@ class PointHead(nn.Module):
     """A point on the sphere as posterior: the normalised projection, for deterministic methods.
 
     Args:
-        projection: Features to the embedding before normalisation; by default ``MLP()``.
+        projection: Features to the embedding before normalisation; by default ``MLP()``. Its
+            dimension is its attribute ``dim``, or the width of its last linear layer.
+
+    Raises:
+        ValueError: If ``projection`` has neither.
 
     Example:
         >>> PointHead(MLP(3))(torch.zeros(2, 5)).event_shape
@@ -54,6 +58,14 @@ class PointHead(nn.Module):
     def __init__(self, projection: nn.Module | None = None) -> None:
         super().__init__()
         self.projection = MLP() if projection is None else projection
+        widths = [m.out_features for m in self.projection.modules() if isinstance(m, nn.Linear)]
+        dim = getattr(self.projection, "dim", widths[-1] if widths else None)
+        if not isinstance(dim, int):
+            raise ValueError(
+                f"projection {type(projection).__name__} has no attribute dim, the dimension of "
+                "its output, and no linear layer: add a dim."
+            )
+        self.dim = dim
 
     def forward(self, features: Tensor) -> Delta:
         """Map features ``(*, F)`` to points, distributions of batch shape ``(*,)``."""

@@ -30,6 +30,8 @@ def check_finite(z: Tensor, name: str = "z") -> float:
         largest = torch.linalg.vector_norm(z, dim=-1).amax().item() ** 2
     if not largest < float("inf"):
         bad = int((~z.isfinite()).any(-1).sum())
+        if not bad:
+            raise ValueError(f"{name} holds vectors too long to square: normalise them.")
         raise ValueError(
             f"{name} must be finite, got {bad} of {z[..., 0].numel()} embeddings with NaN or "
             "infinity: lower the learning rate or raise the temperature."

@@ -22,6 +22,7 @@ __all__ = ["Kernel", "expected_likelihood", "expected_likelihood_anchors", "log_
 Kernel = Literal["von_mises_fisher", "normal"]
 
 _ROWS = 1024  # anchors compared with the batch at a time
+_LOWEST, _HIGHEST = 1e-12, 1e12  # concentrations whose squares float32 holds
 _EXCLUDED = -1e30  # a logit that counts for nothing, yet keeps an empty sum's gradient finite
 
 
@@ -63,7 +64,18 @@ def log_kernel(
         >>> log_kernel(torch.tensor([1.0, 0.0]), k, k, dim=3, kernel="normal")
         tensor([ 1.6094, -3.3906])
     """
-    versine = 1 - cosine
+    return _log_kernel(1 - cosine, concentration, other, dim, kernel, positive_concentration)
+
+
+def _log_kernel(
+    versine: Tensor,
+    concentration: Tensor,
+    other: Tensor,
+    dim: int,
+    kernel: Kernel,
+    positive_concentration: float | None,
+) -> Tensor:
+    """Return the kernel at ``1 - cosine``, which keeps the digits of a small angle."""
     if kernel == "normal":
         variance = 1 / concentration + 1 / other
         if positive_concentration is not None:
@@ -72,7 +84,7 @@ def log_kernel(
     a, b = (dim - 1) / 2, (dim + 1) / 2
     if positive_concentration is None:
         return _without_positive_kernel(versine, concentration, other, a, b)
-    positive = torch.as_tensor(positive_concentration, dtype=cosine.dtype, device=cosine.device)
+    positive = torch.as_tensor(positive_concentration, dtype=versine.dtype, device=versine.device)
     # 1 minus a mean resultant length keeps its digits at high concentrations.
     deficit, other_deficit = _deficit(concentration, a, b), _deficit(other, a, b)
     other_deficit = other_deficit + (1 - other_deficit) * _deficit(positive, a, b)
@@ -184,10 +196,11 @@ def expected_likelihood_anchors(
         identity = torch.arange(world * batch, device=loc.device)
     else:
         check_labels(loc, labels)
-        identity = all_gather(labels, gather)
-    everyone = all_gather(torch.cat([loc, concentration[..., None]], -1).transpose(0, 1), gather)
-    logits = partial(_logits, dim=dim, kernel=kernel, positive_concentration=positive_concentration)
+        identity = all_gather(labels.long(), gather)
     own = torch.cat([loc, concentration[..., None]], -1)
+    everyone = all_gather(own.transpose(0, 1), gather)
+    _check_values(everyone[..., :dim], everyone[..., dim])
+    logits = partial(_logits, dim=dim, kernel=kernel, positive_concentration=positive_concentration)
     mine = identity[rank * batch : (rank + 1) * batch]
 
     def losses_of(rows: Tensor, view: int) -> Tensor:
@@ -222,9 +235,10 @@ def _logits(
 ) -> Tensor:
     """Compare posteriors given as ``(*, d + 1)``, the concentration in the last coordinate."""
     mu, other = anchors[..., :dim], others[..., :dim]
-    cosine = mu.squeeze(-2) @ other.T if mu.dim() == 3 else torch.linalg.vecdot(mu, other)
-    return log_kernel(
-        cosine, anchors[..., dim], others[..., dim], dim, kernel, positive_concentration
+    pairs = mu.dim() == 3
+    versine = 1 - mu.squeeze(-2) @ other.T if pairs else 0.5 * (mu - other).square().sum(-1)
+    return _log_kernel(
+        versine, anchors[..., dim], others[..., dim], dim, kernel, positive_concentration
     )
 
 
@@ -255,11 +269,16 @@ def _check(
         raise ValueError(
             f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
         )
+    check_same_batch(loc[0], gather)
+
+
+def _check_values(loc: Tensor, concentration: Tensor) -> None:
+    """Raise on every rank if a posterior of any rank is out of range."""
     check_finite(loc, "loc")
     check_finite(concentration[..., None], "concentration")
-    if (concentration <= 0).any():
+    low, high = (x.item() for x in torch.aminmax(concentration.detach()))
+    if not (low >= _LOWEST and high <= _HIGHEST):
         raise ValueError(
-            f"concentration must be positive, got {concentration.min().item():.3g}: use an "
-            "exponential or a softplus in the head."
+            f"concentration must be positive, from {_LOWEST:g} to {_HIGHEST:g}, got {low:.3g} to "
+            f"{high:.3g}: use an exponential or a softplus in the head."
         )
-    check_same_batch(loc[0], gather)

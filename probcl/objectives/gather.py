@@ -16,8 +16,8 @@ __all__ = [
     "all_reduce",
     "check_same_batch",
     "is_distributed",
-    "largest_over_ranks",
     "mean_over_ranks",
+    "number_classes",
     "rank_and_world",
 ]
 
@@ -78,13 +78,28 @@ def check_same_batch(x: Tensor, gather: bool = True) -> None:
         )
 
 
-def largest_over_ranks(x: Tensor, gather: bool = True) -> Tensor:
-    """Return the elementwise maximum over all ranks, without a gradient."""
+def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]:
+    """Number the classes that any rank holds, alike on all of them.
+
+    Args:
+        labels: Class of each embedding, integers, shape ``(N,)``; ``N`` may differ between ranks.
+        gather: Whether to listen to the other ranks.
+
+    Returns:
+        The labels present, ascending, shape ``(C,)``, and the number of each embedding's, ``(N,)``.
+    """
+    names, numbers = labels.long().unique(return_inverse=True)
     if not is_distributed(gather):
-        return x
-    largest = x.clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return largest
+        return names, numbers
+    counts = names.new_empty(dist.get_world_size())
+    dist.all_gather_into_tensor(counts, names.new_tensor([len(names)]))
+    padded = torch.zeros(int(counts.max()), dtype=torch.long, device=labels.device)
+    padded[: len(names)] = names
+    everyone = names.new_empty(dist.get_world_size() * len(padded))
+    dist.all_gather_into_tensor(everyone, padded)
+    parts = everyone.chunk(dist.get_world_size())
+    union = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).unique()
+    return union, torch.searchsorted(union, labels.long())
 
 
 class _AllGather(torch.autograd.Function):

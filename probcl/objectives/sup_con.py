@@ -81,7 +81,7 @@ def sup_con_anchors(
     check_temperature(temperature)
     check_labels(z, labels)
     check_same_batch(labels, gather)
-    labels = all_gather(labels, gather)
+    labels = all_gather(labels.long(), gather)
     _, classes, members = labels.unique(return_inverse=True, return_counts=True)
     members = members[classes]
     if not (members > 1).any():

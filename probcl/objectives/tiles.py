@@ -83,14 +83,16 @@ def _exponents(z: Tensor, temperature: float) -> tuple[torch.dtype, float]:
     """Choose the precision whose range holds every exponential, and the shift that centres it."""
     bound = check_finite(z) / temperature
     for dtype in (torch.float32, torch.float64):
-        # A fifth of the range is left for sums of many terms.
-        largest = 0.8 * math.log(torch.finfo(dtype).max)
-        if dtype.itemsize >= z.dtype.itemsize and bound <= 1.06 * largest:
-            return dtype, max(0.0, bound - largest)
+        span = -math.log(torch.finfo(dtype).tiny) - 2  # of exponents below zero
+        limit = 0.6 * span
+        if dtype.itemsize >= z.dtype.itemsize and bound <= limit:
+            # A small bound needs no shift; else the least exponential stays just above zero, so
+            # that sums are small and what divides by them keeps its digits.
+            return dtype, 0.0 if bound <= span / 3 else span - bound
     raise ValueError(
         f"z has inner products up to {bound * temperature:.3g}, too large for temperature "
         f"{temperature}: normalise the embeddings, or raise the temperature above "
-        f"{bound * temperature / (1.06 * largest):.2g}."
+        f"{bound * temperature / limit:.2g}."
     )
 
 

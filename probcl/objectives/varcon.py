@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
 from probcl.objectives.checks import check_finite, check_labels, check_temperature
-from probcl.objectives.gather import all_reduce, is_distributed, largest_over_ranks
+from probcl.objectives.gather import all_reduce, number_classes
 from probcl.precision import at_least_float32, full_precision
 from probcl.special.autograd import grad_of_plain
 from probcl.sphere import normalize
@@ -47,7 +47,7 @@ def varcon(
 
     Args:
         z: Unit vectors, shape ``(*, N, d)``: all views of the batch, one after the other.
-        labels: Class of each embedding, integers, shape ``(N,)``; with several ranks from 0 up.
+        labels: Class of each embedding, integers, shape ``(N,)``.
         temperature: Positive number ``tau1`` that divides the cosines.
         epsilon: Strength of the adaptation, a number or scalar tensor in ``[0, temperature]``.
         gather: Whether the batch is that of all ranks, where a process group is initialised: then
@@ -71,7 +71,7 @@ def varcon(
         tensor(0.1855)
     """
     losses, count = varcon_anchors(z, labels, temperature, epsilon, gather)
-    total = losses.reshape(-1, z.shape[-2]).mean(0).sum()
+    total = losses.sum() / losses.shape[:-1].numel()
     return all_reduce(total, gather) / count
 
 
@@ -129,29 +129,18 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
     """
     check_labels(z, labels)
     z = at_least_float32(z.detach())
-    if is_distributed(gather):
-        # The ranks need not hold the same classes: labels number the rows.
-        ends = largest_over_ranks(torch.stack([labels.max(), -labels.min()]), gather).tolist()
-        if ends[1] > 0:
-            raise ValueError(f"labels must be 0 or more with several ranks, got {-ends[1]}.")
-        size, classes = ends[0] + 1, labels
-        names = torch.arange(size, device=z.device)
-    else:
-        names, classes = labels.unique(return_inverse=True)
-        size = len(names)
+    names, classes = number_classes(labels, gather)
+    size = len(names)
     sums = z.new_zeros(*z.shape[:-2], size, z.shape[-1]).index_add_(-2, classes, z)
-    if not sums.isfinite().all():
-        check_finite(z)
     counts = torch.bincount(classes, minlength=size).to(z.dtype)
     # The counts travel as one more coordinate.
     sums = torch.cat([sums, counts.expand(sums.shape[:-1])[..., None]], dim=-1)
     sums = all_reduce(sums, gather)
+    if not sums.isfinite().all():  # on every rank, wherever it comes from
+        check_finite(z)
+        raise ValueError("z must be finite, got NaN or infinity on another rank.")
     counts = sums[..., -1].reshape(-1, size)[0]
-    present = counts > 0
-    rows = present.cumsum(0) - 1
-    return ClassCentroids(
-        normalize(sums[..., :-1])[..., present, :], rows[classes], names[present], counts.sum()
-    )
+    return ClassCentroids(normalize(sums[..., :-1]), classes, names, counts.sum())
 
 
 @full_precision
@@ -192,7 +181,8 @@ def check_epsilon(epsilon: float | Tensor, temperature: float) -> None:
     """Raise ``ValueError`` unless ``0 <= epsilon <= temperature``."""
     check_temperature(temperature)
     value = epsilon.detach().item() if isinstance(epsilon, Tensor) else epsilon
-    if not 0.0 <= value <= temperature:
+    # A parameter in single precision may end a rounding above the temperature.
+    if not 0.0 <= value <= temperature * (1 + 1e-6):
         raise ValueError(
             f"epsilon must lie between 0 and temperature = {temperature}, got {value}."
         )

@@ -7,6 +7,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from probcl.nn import PointHead
+from probcl.objectives.checks import check_finite
+from probcl.precision import at_least_float32
 from probcl.programs.program import Anchors, Program, require_labels, stack_views
 from probcl.programs.vcl import VSimCLR, VSupCon
 from probcl.sphere import normalize
@@ -94,7 +96,8 @@ class CrossEntropy(Program):
                 f"{labels.min().item()} to {labels.max().item()}."
             )
         self._register(views)
-        logits = self.classifier(self._view_features(views))
+        logits = at_least_float32(self.classifier(self._view_features(views)))
+        check_finite(logits, "logits")
         with Anchors(*views.shape[:2]).averaged():
             pyro.sample("y", dist.Categorical(logits=logits), obs=labels.expand(views.shape[:2]))
 

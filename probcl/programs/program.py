@@ -28,6 +28,19 @@ __all__ = [
 _count = count()
 
 
+class _Name:
+    """Name of a program in Pyro's global store, its own: a copy of the program gets another."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._number = kind, next(_count)
+
+    def __str__(self) -> str:
+        return f"{self._kind}_{self._number}"
+
+    def __reduce__(self) -> tuple:
+        return _Name, (self._kind,)
+
+
 class Program(nn.Module, ABC):
     """A Pyro model and guide over the views of a batch, around one encoder.
 
@@ -38,8 +51,7 @@ class Program(nn.Module, ABC):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        # Pyro's store is global: a name of its own keeps each program's parameters apart.
-        self._name = f"{type(self).__name__}_{next(_count)}"
+        self._name = _Name(type(self).__name__)
 
     @abstractmethod
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
@@ -78,10 +90,11 @@ class Program(nn.Module, ABC):
             images: Shape ``(N, channels, height, width)``; the first is used.
         """
         if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
-            training = self.training
+            modes = {module: module.training for module in self.modules()}
             with torch.no_grad():
                 self.eval()._run_every_layer(images[:1])
-            self.train(training)
+            for module, training in modes.items():  # a frozen part stays frozen
+                module.training = training
 
     def _run_every_layer(self, images: Tensor) -> None:
         self.posterior(images)
@@ -90,7 +103,7 @@ class Program(nn.Module, ABC):
         """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
         if not pyro.settings.get("module_local_params"):
             self.materialize(views[0])
-            pyro.module(self._name, self)
+            pyro.module(str(self._name), self)
 
 
 class Anchors:
@@ -198,7 +211,7 @@ class VariationalProgram(Program):
 
 def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
     """Return views as one tensor ``(V, B, ...)``, or raise ``ValueError`` if they do not fit."""
-    if not isinstance(views, Tensor):
+    if not isinstance(views, Tensor) and len(views):
         shapes = {tuple(view.shape) for view in views}
         if len(shapes) != 1:
             raise ValueError(
@@ -206,10 +219,10 @@ def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
                 "resize them before the program."
             )
         views = torch.stack(list(views))
-    if views.dim() < 3 or len(views) < 2:
+    if not isinstance(views, Tensor) or views.dim() < 3 or len(views) < 2 or not views.shape[1]:
+        got = tuple(views.shape) if isinstance(views, Tensor) else "none"
         raise ValueError(
-            "views must hold at least 2 views of each image, shape (V, B, ...), got "
-            f"{tuple(views.shape)}."
+            f"views must hold at least 2 views of each image, shape (V, B, ...), got {got}."
         )
     return views
 
@@ -222,6 +235,8 @@ def require_labels(program: Program, labels: Tensor | None, batch: int) -> Tenso
             f"{type(program).__name__} is supervised: pass labels, integers of shape ({batch},), "
             f"got {got}."
         )
+    if labels.is_floating_point():
+        raise ValueError(f"labels must be integers, got {labels.dtype}: convert them by .long().")
     return labels
 
 
@@ -231,10 +246,8 @@ def mean_direction(posterior: Distribution) -> Tensor:
 
 
 def _dim_of(head: nn.Module) -> int:
-    """Return the dimension of a head's embedding: its own word, or its last layer's width."""
+    """Return the dimension of a head's embedding."""
     dim = getattr(head, "dim", None)
-    widths = [m.out_features for m in head.modules() if isinstance(m, nn.Linear)]
-    dim = dim if dim is not None or not widths else widths[-1]
     if not isinstance(dim, int):
         raise ValueError(
             f"posterior {type(head).__name__} has no attribute dim, the dimension of its "

@@ -18,6 +18,8 @@ from probcl.programs.program import Anchors, VariationalProgram, require_labels
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
 
+_Key = tuple[Tensor, Tensor | None]
+
 
 class ProbabilisticVarCon(VariationalProgram):
     r"""VarCon on samples of a posterior: variational over the direction and over the class.
@@ -37,7 +39,7 @@ class ProbabilisticVarCon(VariationalProgram):
             uniform.
         temperature: Positive number that divides the cosines.
         epsilon: Strength of the adaptation of the target, in ``[0, temperature]``.
-        learn_epsilon: Whether ``epsilon`` is learned, kept in that interval.
+        learn_epsilon: Whether ``epsilon`` is learned; the guide first clamps it to that interval.
         beta: Weight of the normalised KL, at least 0.
 
     References:
@@ -71,14 +73,14 @@ class ProbabilisticVarCon(VariationalProgram):
             self.epsilon.data.clamp_(0.0, self.temperature)
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
-        self._found.keep(z, log_p, classes)
+        self._found.keep((z, labels), (log_p, classes))
         log_q = target_log_probabilities(log_p, classes, self.temperature, self.epsilon)
         with anchors.averaged():
             pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        log_p, classes = self._found.take(z) or self._class_distribution(z, labels)
+        log_p, classes = self._found.take((z, labels)) or self._class_distribution(z, labels)
         with anchors.averaged():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
@@ -107,7 +109,7 @@ class VarCon(ProbabilisticVarCon):
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
         epsilon: Strength of the adaptation of the target, in ``[0, temperature]``.
-        learn_epsilon: Whether ``epsilon`` is learned, kept in that interval.
+        learn_epsilon: Whether ``epsilon`` is learned; the guide first clamps it to that interval.
 
     References:
         Wang et al. (2025), Variational Supervised Contrastive Learning.
@@ -139,14 +141,16 @@ class _Found:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[_Key, tuple[Tensor, Tensor]] | None = None
 
     def __reduce__(self) -> tuple:
         return _Found, ()
 
-    def keep(self, z: Tensor, log_p: Tensor, classes: Tensor) -> None:
-        self._last = (z, log_p, classes)
+    def keep(self, key: _Key, found: tuple[Tensor, Tensor]) -> None:
+        self._last = (key, found)
 
-    def take(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
+    def take(self, key: _Key) -> tuple[Tensor, Tensor] | None:
         last, self._last = self._last, None
-        return last[1:] if last is not None and last[0] is z else None
+        if last is None or any(a is not b for a, b in zip(last[0], key, strict=True)):
+            return None
+        return last[1]

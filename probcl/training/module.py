@@ -53,7 +53,7 @@ class ContrastiveModule(LightningModule):
     ) -> None:
         super().__init__()
         self.program = program
-        self.elbo = ContrastiveELBO(kl, num_particles, average)
+        self.elbo = ContrastiveELBO(kl, num_particles, average, vectorize_particles=True)
         self.annealing = annealing
         self.optimizer = optimizer
         self.evaluation: Evaluation | None = None

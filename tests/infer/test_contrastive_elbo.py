@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -219,7 +220,7 @@ def test_particles_of_a_known_likelihood(average, vectorize):
 def test_the_encoder_runs_once_for_all_particles(program):
     runs = []
     program.encoder.register_forward_hook(lambda *_: runs.append(1))
-    elbo = ContrastiveELBO(num_particles=8, max_plate_nesting=2)
+    elbo = ContrastiveELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=2)
     assert elbo(program.model, program.guide)(VIEWS).isfinite()
     assert len(runs) == 1
 
@@ -320,6 +321,46 @@ def test_the_exact_divergence_of_classes_survives_underflow():
     assert torch.distributions.kl_divergence(q, p) == torch.inf
     ours = divergence("r", q, p, torch.tensor(0), "auto")
     torch.testing.assert_close(ours, 100 * torch.tensor(-50.0).exp(), rtol=1e-2, atol=0)
+
+
+def test_a_class_that_is_masked_in_both_has_no_share():
+    q = dist.Categorical(logits=torch.tensor([0.0, 0.0, -torch.inf]))
+    p = dist.Categorical(logits=torch.tensor([0.0, 1.0, -torch.inf]))
+    ours = divergence("r", q, p, torch.tensor(0), "auto")
+    torch.testing.assert_close(ours, torch.distributions.kl_divergence(q, p))
+
+
+def test_an_autoguide_has_the_loss_of_trace_elbo_at_the_same_sample():
+    """Its sample is an auxiliary site, and the model's sites are points with its density."""
+
+    def model():
+        z = pyro.sample("z", dist.LogNormal(0.3, 0.5))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
+
+    guide = AutoDiagonalNormal(model)
+    guide()
+    losses = []
+    for elbo in (ContrastiveELBO(), Trace_ELBO()):
+        pyro.set_rng_seed(0)
+        losses.append(elbo.differentiable_loss(model, guide))
+    torch.testing.assert_close(*losses)
+
+
+def test_sites_that_only_one_side_has_are_named():
+    def model():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def discrete():
+        pyro.sample("a", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+        model()
+
+    with pytest.raises(NotImplementedError, match="auxiliary site 'a': use a posterior with has_r"):
+        ContrastiveELBO().differentiable_loss(model, discrete)
+    with (
+        pytest.warns(UserWarning, match="Found vars in model but not guide"),
+        pytest.raises(NotImplementedError, match="guide has no site 'z', which the model draws"),
+    ):
+        ContrastiveELBO().differentiable_loss(model, lambda: None)
 
 
 def test_what_depends_on_a_discrete_sample_is_named():

@@ -4,6 +4,7 @@ Run as ``python gloo_worker.py RANK WORLD FOLDER``; the folder holds ``problem.p
 ``rank<RANK>.pt``. The objectives are those that a single process is compared with.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -86,13 +87,31 @@ def main(rank: int, world: int, folder: Path) -> None:
             alone = objective(z, problem["labels"].chunk(world)[rank], gather=False)
         results[f"{name}, local"] = alone
     results.update(unequal_batches(problem, rank, world))
-    z = normalize(problem["views"][0], dim=-1)
+    results["varcon, odd labels"] = odd_labels(problem, rank, world)
+    z = shard(normalize(problem["views"], dim=-1), rank, world)[0]
+    if rank == 0:
+        z[0, 0] = torch.nan
     try:
-        varcon(z, torch.full((len(z),), -rank), TEMPERATURE, EPSILON)
+        varcon(z, problem["labels"].chunk(world)[rank], TEMPERATURE, EPSILON)
     except ValueError as error:
-        results["negative labels"] = str(error)
+        results["NaN on one rank"] = str(error)
     torch.save(results, folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's threads may still run when the interpreter takes its modules down
+
+
+def odd_labels(problem: dict, rank: int, world: int) -> list[Tensor]:
+    """Give VarCon labels of other types, with gaps, and a rank without any embedding."""
+    z = shard(normalize(problem["views"], dim=-1), rank, world)[0]
+    labels = problem["labels"].chunk(world)[rank]
+    names = torch.tensor([-7, 10**12, 3, 99])
+    values = [
+        varcon(z, labels.to(kind), TEMPERATURE, EPSILON) for kind in (torch.uint8, torch.int8)
+    ]
+    values.append(varcon(z, names[labels], TEMPERATURE, EPSILON))
+    kept = len(z) if rank else 0
+    values.append(varcon(z[:kept], labels[:kept], TEMPERATURE, EPSILON))
+    return values
 
 
 def unequal_batches(problem: dict, rank: int, world: int) -> dict[str, object]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from probcl.objectives import varcon
+
 HERE = Path(__file__).parent
 WORKER = HERE / "gloo_worker.py"
 _SPEC = importlib.util.spec_from_file_location(WORKER.stem, WORKER)
@@ -92,6 +94,16 @@ def test_the_others_refuse_batches_of_different_sizes_on_every_rank(ranks, name)
         assert "every rank must hold a batch of the same size" in result[f"{name}, unequal"]
 
 
-def test_negative_labels_are_refused_on_every_rank(ranks):
+def test_varcon_takes_labels_of_any_integers_and_ranks_without_embeddings(ranks):
+    z = torch.nn.functional.normalize(problem()["views"][0], dim=-1)
+    labels = problem()["labels"]
+    skipped = len(z) // len(ranks)
+    whole = varcon(z, labels, 0.1, 0.02)
+    expected = [whole, whole, whole, varcon(z[skipped:], labels[skipped:], 0.1, 0.02)]
     for result in ranks:
-        assert "labels must be 0 or more with several ranks" in result["negative labels"]
+        torch.testing.assert_close(result["varcon, odd labels"], expected, rtol=1e-10, atol=0)
+
+
+def test_what_is_not_finite_on_one_rank_is_an_error_on_all(ranks):
+    for result in ranks:
+        assert "z must be finite, got" in result["NaN on one rank"]

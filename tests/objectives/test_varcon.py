@@ -162,6 +162,13 @@ def test_invariance_to_order_rotation_and_names(count, dim, classes, seed):
     assert value >= 0
 
 
+def test_arguments_may_be_named_and_epsilon_a_parameter_at_its_end():
+    z, labels = batch()
+    epsilon = torch.nn.Parameter(torch.tensor(0.1))  # a rounding above 0.1
+    value = varcon(z=z, labels=labels, temperature=0.1, epsilon=epsilon)
+    torch.testing.assert_close(value, varcon(z, labels, 0.1, 0.1), rtol=1e-5, atol=0)
+
+
 def test_bad_input_is_named():
     z, labels = batch()
     with pytest.raises(ValueError, match=r"epsilon must lie between 0 and temperature = 0.1, got"):

@@ -134,6 +134,47 @@ def test_a_program_can_be_copied_and_stored(program, tmp_path):
     torch.save(program.state_dict(), tmp_path / "weights.pt")
     twin.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     torch.testing.assert_close(twin.eval().embed(VIEWS[0]), program.eval().embed(VIEWS[0]))
+    for copied in (program, twin):  # each trains under a name of its own
+        before = [parameter.detach().clone() for parameter in copied.parameters()]
+        svi = SVI(copied.model, copied.guide, pyro.optim.Adam({"lr": 0.1}), ContrastiveELBO())
+        svi.step(VIEWS, LABELS)
+        svi.step(VIEWS, LABELS)
+        after = list(copied.parameters())
+        assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_frozen_encoder_stays_frozen():
+    program = PROGRAMS["VSimCLR"]()
+    program.encoder.eval()
+    program.materialize(VIEWS[0])
+    assert program.training
+    assert program.posterior_head.training
+    assert not any(module.training for module in program.encoder.modules())
+
+
+def test_what_the_guide_found_is_not_used_for_other_labels():
+    program = PROGRAMS["VarCon"]().eval()
+    guide = poutine.trace(program.guide).get_trace(VIEWS, LABELS)
+    others = torch.tensor([0, 0, 1, 1, 1, 1])
+    replayed = poutine.replay(program.model, guide)
+    for _ in range(2):
+        y = poutine.trace(replayed).get_trace(VIEWS, others).nodes["y"]["value"]
+        assert torch.equal(y, others.expand(2, 6))
+
+
+def test_a_projection_tells_its_dimension():
+    lightly_like = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 5))
+    assert SimCLR(ConvNet((4, 8)), lightly_like).prior().event_shape == (5,)
+    with pytest.raises(ValueError, match="projection Identity has no attribute dim"):
+        SimCLR(ConvNet((4, 8)), nn.Identity())
+
+
+def test_the_loss_of_a_classifier_is_in_full_precision():
+    program = PROGRAMS["CrossEntropy"]().eval()
+    program.materialize(VIEWS[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
+    assert loss.dtype == torch.float32
 
 
 def test_predictive_draws_from_the_posterior(program):
@@ -200,7 +241,9 @@ def test_samples_inside_the_log_are_the_elbos_average_inside(name):
     ).eval()
     pyro.set_rng_seed(0)
     expected = ContrastiveELBO().differentiable_loss(program.model, program.guide, VIEWS, LABELS)
-    inside = ContrastiveELBO(num_particles=3, average="inside", max_plate_nesting=2)
+    inside = ContrastiveELBO(
+        num_particles=3, average="inside", vectorize_particles=True, max_plate_nesting=2
+    )
     pyro.set_rng_seed(0)
     loss = inside.differentiable_loss(plain.model, plain.guide, VIEWS, LABELS)
     torch.testing.assert_close(loss, expected)
@@ -382,8 +425,13 @@ def test_bad_views_are_named(program):
     for views in ([VIEWS[0], VIEWS[1][:, :, :4]], [VIEWS[0], VIEWS[1][:3]]):
         with pytest.raises(ValueError, match="views must all have one shape, got"):
             loss(views, LABELS)
-    with pytest.raises(ValueError, match=r"at least 2 views of each image.*got \(1, 6, 1, 8, 8\)"):
-        loss(VIEWS[:1], LABELS)
+    for views, got in (
+        (VIEWS[:1], r"\(1, 6, 1, 8, 8\)"),
+        ([], "none"),
+        (VIEWS[:, :0], r"\(2, 0, "),
+    ):
+        with pytest.raises(ValueError, match=f"at least 2 views of each image.*got {got}"):
+            loss(views, LABELS)
 
 
 @pytest.mark.parametrize("name", sorted(set(PROGRAMS) - set(SUPERVISED)))
@@ -413,5 +461,12 @@ def test_weights_that_are_not_finite_are_named():
         ):
             ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
     program = PROGRAMS["CrossEntropy"]()
+    program.materialize(VIEWS[0])
+    with pytest.raises(ValueError, match=r"labels must be integers, got torch\.float32"):
+        program.model(VIEWS, LABELS.float())
+    with torch.no_grad():
+        program.classifier.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="logits must be finite, got 12 of 12 embeddings"):
+        program.model(VIEWS, LABELS)
     with pytest.raises(ValueError, match="labels must lie between 0 and num_classes - 1 = 2, got"):
         program.model(VIEWS, LABELS + 1)
