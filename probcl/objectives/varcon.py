@@ -131,6 +131,8 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
     z = at_least_float32(z.detach())
     names, classes = number_classes(labels, gather)
     size = len(names)
+    if not size:
+        raise ValueError(f"z must hold at least one embedding, got shape {tuple(z.shape)}.")
     sums = z.new_zeros(*z.shape[:-2], size, z.shape[-1]).index_add_(-2, classes, z)
     counts = torch.bincount(classes, minlength=size).to(z.dtype)
     # The counts travel as one more coordinate.

@@ -179,6 +179,8 @@ def test_bad_input_is_named():
         varcon(z, labels, 0.0, 0.0)
     with pytest.raises(ValueError, match=r"labels must have shape \(30,\)"):
         varcon(z, labels[:-1], 0.1, 0.02)
+    with pytest.raises(ValueError, match=r"z must hold at least one embedding, got shape \(0, 5\)"):
+        varcon(z[:0], labels[:0], 0.1, 0.02)
     z[0, 0] = torch.nan
     with pytest.raises(ValueError, match="z must be finite, got 1 of 30 embeddings"):
         varcon(z, labels, 0.1, 0.02)
