@@ -62,17 +62,17 @@ def test_float32(name, features, temperature):
     assert_close(name, embeddings(features, name).float(), temperature, 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-@every_temperature
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.02, 0.0141])
 def test_a_scaled_loss_has_the_scaled_gradient(temperature, scale):
-    """Near-collapsed embeddings, where every exponential is as large as can be."""
+    """Even of near-collapsed embeddings: a power of two changes no digit, unless one is lost."""
     axis = torch.randn(1, DIM, generator=torch.Generator().manual_seed(0))
     z = normalize(axis + 0.02 * embeddings("random", "sup_con").float(), dim=-1)
     for name in ("info_nce", "sup_con"):
         _, gradient = value_and_gradient(name, z, temperature)
         leaf = z.clone().requires_grad_()
         (scaled,) = torch.autograd.grad(scale * OBJECTIVES[name](leaf, temperature), leaf)
-        assert (scaled / scale - gradient).norm() <= 1e-5 * gradient.norm()
+        assert (scaled / scale - gradient).norm() <= 1e-6 * gradient.norm()
 
 
 @every_objective
