@@ -1,5 +1,6 @@
 """Schedules of the KL's weight: functions from the step to a number."""
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["LinearAnnealing"]
@@ -13,12 +14,13 @@ class LinearAnnealing:
 
     Args:
         steps: Steps from ``start`` to ``end``, at least 1.
-        start: Weight at step 0.
-        end: Weight from ``steps`` on.
+        start: Weight at step 0, at least 0.
+        end: Weight from ``steps`` on, at least 0.
         period: Steps after which the weight starts anew, more than ``steps``; None for never.
 
     Raises:
-        ValueError: If ``steps`` is not positive or ``period`` does not exceed it.
+        ValueError: If ``steps`` is not positive, ``period`` does not exceed it, or a weight is
+            negative or not finite.
 
     References:
         Fu et al. (2019), Cyclical Annealing Schedule. https://arxiv.org/abs/1903.10145
@@ -37,6 +39,9 @@ class LinearAnnealing:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        for name, weight in (("start", self.start), ("end", self.end)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}.")
         if self.period is not None and self.period <= self.steps:
             raise ValueError(
                 f"period must be more than steps = {self.steps} or None, got {self.period}."

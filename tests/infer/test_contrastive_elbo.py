@@ -265,6 +265,8 @@ def test_a_schedule_is_a_function_of_the_step():
     assert [cyclic(step) for step in range(7)] == [0.5, 1, 1.5, 1.5, 1.5, 0.5, 1]
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         LinearAnnealing(0)
+    with pytest.raises(ValueError, match="end must be a finite number of at least 0, got nan"):
+        LinearAnnealing(5, end=float("nan"))
     with pytest.raises(ValueError, match="period must be more than steps = 5 or None, got 5"):
         LinearAnnealing(5, period=5)
 
