@@ -228,7 +228,7 @@ def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
 
 def _show_our_lines_only() -> None:
     """Silence the frameworks' hints and notices; their errors still show."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pyro"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\b")
 
