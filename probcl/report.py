@@ -106,7 +106,8 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("loss")]
     # Columns of other callbacks share the file, and are empty in these rows or not terms.
-    names = sorted(n for n in (rows[0] if rows else ()) if n == "contrastive" or n[:3] == "kl_")
+    columns = rows[0] if rows else ()
+    names = sorted(n for n in columns if n in ("contrastive", "y") or n.startswith("kl_"))
     return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
 
 
@@ -157,8 +158,8 @@ def _loss_section(run_dir: Path) -> Section:
         return Section("Loss", "This run did not train: there is no history of the loss.")
     epochs = history.pop("epoch")
     text = (
-        "The loss and its terms, mean of each epoch: the contrastive term should fall and the "
-        "KL settle, neither at 0 nor growing without end."
+        "The loss and its terms, mean of each epoch: the contrastive term, or that of the label y, "
+        "should fall and a KL settle, not grow without end; that of z should not settle at 0."
     )
     if len(history) == 2:
         text = "The loss, mean of each epoch."

@@ -13,6 +13,7 @@ import torch
 
 from probcl.cli import main
 from probcl.data import load_digits
+from probcl.report import read_history
 
 QUICK = ["--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"]
 
@@ -162,6 +163,9 @@ def test_every_method_is_named_in_the_command(options, tmp_path, monkeypatch):
     (report,) = Path().rglob("report.html")
     metrics = json.loads(report.with_name("metrics.json").read_text())
     assert all(np.isfinite(list(metrics.values())))
+    history = read_history(report.with_name("metrics.csv"))
+    terms = [values for name, values in history.items() if name not in ("epoch", "loss")]
+    np.testing.assert_allclose(sum(terms), history["loss"], rtol=1e-5)
 
 
 def test_annealing_follows_the_step(tmp_path, monkeypatch):
