@@ -13,6 +13,7 @@ from probcl.objectives.gather import (
     all_gather,
     check_same_batch,
     mean_over_ranks,
+    of_this_rank,
     rank_and_world,
 )
 from probcl.precision import at_least_float32, full_precision
@@ -191,9 +192,8 @@ def expected_likelihood_anchors(
     _check(loc, concentration, kernel, positive_concentration, gather)
     loc, concentration = at_least_float32(loc), at_least_float32(concentration)
     views, batch, dim = loc.shape
-    rank, world = rank_and_world(gather)
     if labels is None:
-        identity = torch.arange(world * batch, device=loc.device)
+        identity = torch.arange(batch * rank_and_world(gather)[1], device=loc.device)
     else:
         check_labels(loc, labels)
         identity = all_gather(labels.long(), gather)
@@ -201,7 +201,7 @@ def expected_likelihood_anchors(
     everyone = all_gather(own.transpose(0, 1), gather)
     _check_values(everyone[..., :dim], everyone[..., dim])
     logits = partial(_logits, dim=dim, kernel=kernel, positive_concentration=positive_concentration)
-    mine = identity[rank * batch : (rank + 1) * batch]
+    mine = of_this_rank(identity, gather)
 
     def losses_of(rows: Tensor, view: int) -> Tensor:
         anchors = own[view, rows]

@@ -18,6 +18,7 @@ __all__ = [
     "is_distributed",
     "mean_over_ranks",
     "number_classes",
+    "of_this_rank",
     "rank_and_world",
 ]
 
@@ -45,6 +46,12 @@ def all_gather(x: Tensor, gather: bool = True) -> Tensor:
         Tensor of shape ``(W N, *)`` in the order of the ranks; ``x`` itself for one rank.
     """
     return _AllGather.apply(x) if is_distributed(gather) else x
+
+
+def of_this_rank(x: Tensor, gather: bool = True) -> Tensor:
+    """Return this rank's part of what ``all_gather`` has joined."""
+    rank, world = rank_and_world(gather)
+    return x.chunk(world)[rank]
 
 
 def all_reduce(x: Tensor, gather: bool = True) -> Tensor:

@@ -11,6 +11,7 @@ from probcl.objectives.gather import (
     all_gather,
     check_same_batch,
     mean_over_ranks,
+    of_this_rank,
     rank_and_world,
 )
 from probcl.objectives.tiles import log_sum_exp_of_others
@@ -106,7 +107,7 @@ def info_nce_anchors(z: Tensor, temperature: float, gather: bool = True) -> Tens
     views = len(z)
     everyone = all_gather(items, gather).flatten(0, 1)
     negatives = log_sum_exp_of_others(everyone, temperature, views, gather)
-    mine = negatives.unflatten(0, (-1, *items.shape[:2]))[rank_and_world(gather)[0]]
+    mine = of_this_rank(negatives, gather).unflatten(0, items.shape[:2])
     positives = items @ items.mT / temperature
     # The default threshold of 20 would cost float64 its last digits.
     losses = softplus(mine[..., None] - positives, threshold=40.0)

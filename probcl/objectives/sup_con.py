@@ -9,7 +9,7 @@ from probcl.objectives.gather import (
     all_gather,
     all_reduce,
     check_same_batch,
-    rank_and_world,
+    of_this_rank,
 )
 from probcl.objectives.tiles import pair_sums
 from probcl.precision import at_least_float32, full_precision
@@ -89,7 +89,7 @@ def sup_con_anchors(
             "labels must hold at least one class twice: no embedding has another of its class."
         )
     losses = _losses(z, classes, members, temperature, gather)
-    return losses, _of_this_rank(members > 1, gather)
+    return losses, of_this_rank(members > 1, gather)
 
 
 def _losses(
@@ -107,9 +107,4 @@ def _losses(
     )
     excess = (log_sums - positives / (members[order] - 1).clamp(min=1))[order.argsort()]
     losses = torch.where(is_pair, softplus(excess, threshold=40.0), excess)
-    return _of_this_rank(torch.where(members > 1, losses, 0.0), gather)
-
-
-def _of_this_rank(x: Tensor, gather: bool) -> Tensor:
-    rank, world = rank_and_world(gather)
-    return x.chunk(world)[rank]
+    return of_this_rank(torch.where(members > 1, losses, 0.0), gather)

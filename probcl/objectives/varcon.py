@@ -105,13 +105,11 @@ class ClassCentroids(NamedTuple):
     Args:
         directions: Unit vectors, constants, shape ``(*, C, d)``, one for each class present.
         classes: Row of each embedding's class, shape ``(N,)``.
-        labels: Label of each row, shape ``(C,)``.
         total: Number of embeddings on all ranks, a scalar.
     """
 
     directions: Tensor
     classes: Tensor
-    labels: Tensor
     total: Tensor
 
 
@@ -142,7 +140,7 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
         check_finite(z)
         raise ValueError("z must be finite, got NaN or infinity on another rank.")
     counts = sums[..., -1].reshape(-1, size)[0]
-    return ClassCentroids(normalize(sums[..., :-1]), classes, names, counts.sum())
+    return ClassCentroids(normalize(sums[..., :-1]), classes, counts.sum())
 
 
 @full_precision
@@ -194,7 +192,7 @@ def _losses(
     z: Tensor, centroids: ClassCentroids, temperature: float, epsilon: float | Tensor
 ) -> Tensor:
     z, directions = at_least_float32(z), centroids.directions
-    others = len(centroids.labels) - 1
+    others = directions.shape[-2] - 1
     if not others:
         return 0.0 * z.sum(-1)
     own, log_others, mean_other, _ = _ClassLogits.apply(
