@@ -8,15 +8,23 @@ from probcl.nn.heads import (
     ProjectedNormalHead,
     VonMisesFisherHead,
 )
+from probcl.nn.momentum import MomentumEncoder
 from probcl.nn.priors import UniformPrior, VonMisesFisherMixturePrior, VonMisesFisherPrior
+from probcl.nn.resnet import ResNet
+from probcl.nn.torchvision_model import TorchvisionModel
+from probcl.nn.vision_transformer import VisionTransformer
 
 __all__ = [
     "MLP",
     "ConvNet",
+    "MomentumEncoder",
     "PointHead",
     "PowerSphericalHead",
     "ProjectedNormalHead",
+    "ResNet",
+    "TorchvisionModel",
     "UniformPrior",
+    "VisionTransformer",
     "VonMisesFisherHead",
     "VonMisesFisherMixturePrior",
     "VonMisesFisherPrior",

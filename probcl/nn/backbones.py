@@ -32,7 +32,7 @@ class ConvNet(nn.Module):
             layers += [
                 nn.LazyConv2d(width, kernel_size=3, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

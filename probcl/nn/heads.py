@@ -28,15 +28,18 @@ class MLP(nn.Sequential):
 
     Args:
         dim: Number of outputs.
-        hidden: Number of hidden units.
+        hidden: Number of hidden units; None for a linear map.
 
     Example:
         >>> MLP(3)(torch.zeros(2, 5)).shape
         torch.Size([2, 3])
     """
 
-    def __init__(self, dim: int = 128, hidden: int = 128) -> None:
-        super().__init__(nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dim))
+    def __init__(self, dim: int = 128, hidden: int | None = 128) -> None:
+        if hidden is None:
+            super().__init__(nn.LazyLinear(dim))
+        else:
+            super().__init__(nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dim = dim
 
 
@@ -80,7 +83,8 @@ class ProjectedNormalHead(nn.Module):
 
     Args:
         dim: Dimension ``d`` of the embedding.
-        hidden: Hidden units of each perceptron: for the location, the log scale and the factor.
+        hidden: Hidden units of each perceptron: for the location, the log scale and the factor;
+            None for linear maps.
         covariance: ``"isotropic"``, ``"diagonal"`` or ``"low_rank"``.
         rank: Columns of ``W``, for ``"low_rank"``.
 
@@ -95,7 +99,7 @@ class ProjectedNormalHead(nn.Module):
     def __init__(
         self,
         dim: int = 128,
-        hidden: int = 128,
+        hidden: int | None = 128,
         covariance: Covariance = "diagonal",
         rank: int = 4,
     ) -> None:
@@ -127,7 +131,7 @@ class _AxialHead(nn.Module):
     family: type[AxialDistribution]
 
     def __init__(
-        self, dim: int = 128, hidden: int = 128, concentration: float | None = None
+        self, dim: int = 128, hidden: int | None = 128, concentration: float | None = None
     ) -> None:
         super().__init__()
         start = dim if concentration is None else concentration
@@ -149,7 +153,8 @@ class VonMisesFisherHead(_AxialHead):
 
     Args:
         dim: Dimension ``d`` of the embedding.
-        hidden: Hidden units of the two perceptrons, for the direction and the log concentration.
+        hidden: Hidden units of the two perceptrons, for the direction and the log concentration;
+            None for linear maps.
         concentration: Concentration that training starts about; ``dim`` if None.
 
     Raises:
@@ -168,7 +173,8 @@ class PowerSphericalHead(_AxialHead):
 
     Args:
         dim: Dimension ``d`` of the embedding.
-        hidden: Hidden units of the two perceptrons, for the direction and the log concentration.
+        hidden: Hidden units of the two perceptrons, for the direction and the log concentration;
+            None for linear maps.
         concentration: Concentration that training starts about; ``dim`` if None.
 
     Raises:
