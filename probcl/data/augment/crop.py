@@ -1,0 +1,159 @@
+"""Random resized crops of whole batches, each image with a box of its own."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from probcl.data.augment.draws import as_float, check_probability, check_range
+
+__all__ = ["Boxes", "RandomResizedCrop", "resized_crop"]
+
+# Boxes that are tried for an image before the whole of it is taken, as in torchvision.
+_TRIES = 10
+# Share of the shorter side that a centre crop keeps, the 224 of 256 pixels of ImageNet's protocol.
+_CENTRE = 224 / 256
+
+
+class Boxes(NamedTuple):
+    """Boxes in pixels, integers on the CPU, each of shape ``(N,)``."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+
+
+class RandomResizedCrop(nn.Module):
+    """Cut a random box out of each image, resize it to a square and flip it left to right.
+
+    Boxes, antialiased bilinear resizing and flips are those of torchvision's transforms of one
+    image, drawn for every image of a batch.
+
+    Args:
+        size: Height and width of the result in pixels.
+        scale: Smallest and largest area of the box, as shares of the image's.
+        ratio: Smallest and largest ratio of the box's width to its height.
+        flip: Probability of a flip.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> RandomResizedCrop(16)(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 3, 16, 16])
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {size}.")
+        self.size = size
+        self.scale = check_range("scale", scale, high=1.0)
+        self.ratio = check_range("ratio", ratio)
+        self.flip = check_probability("flip", flip)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(N, channels, height, width)`` to ``(N, channels, size, size)``."""
+        boxes = self.draw(len(images), *images.shape[-2:])
+        flipped = torch.rand(len(images)) < self.flip
+        return resized_crop(images, boxes, flipped, self.size)
+
+    def draw(self, count: int, height: int, width: int) -> Boxes:
+        """Draw a box for each of ``count`` images of ``height`` times ``width`` pixels."""
+        low, high = (math.log(bound) for bound in self.ratio)
+        area = height * width * torch.empty(_TRIES, count).uniform_(*self.scale)
+        ratio = torch.empty(_TRIES, count).uniform_(low, high).exp()
+        widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+        first = fits.int().argmax(0, keepdim=True)
+        none_fits = ~fits.any(0)
+        whole = self._largest_at_centre(height, width)
+        box_height, box_width = (
+            torch.where(none_fits, largest, sides.gather(0, first)[0]).long()
+            for sides, largest in zip((heights, widths), whole, strict=True)
+        )
+        free = torch.stack([height - box_height, width - box_width])
+        draw = (torch.rand(2, count) * (free + 1)).long().clamp_max(free)
+        top, left = torch.where(none_fits, free // 2, draw)
+        return Boxes(top, left, box_height, box_width)
+
+    def per_image(self) -> v2.Transform:
+        """Return torchvision's transforms of one image with these settings."""
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(self.size, self.scale, self.ratio, antialias=True),
+                v2.RandomHorizontalFlip(self.flip),
+            ]
+        )
+
+    def centre_per_image(self) -> v2.Transform:
+        """Return torchvision's transforms that cut the centre out of one image, for evaluation."""
+        resize = v2.Resize(round(self.size / _CENTRE), antialias=True)
+        return v2.Compose([resize, v2.CenterCrop(self.size)])
+
+    def whole(self, images: Tensor) -> Tensor:
+        """Resize images of any one size to ``(N, channels, size, size)``, uncut, for evaluation."""
+        if images.shape[-2:] == (self.size, self.size):
+            return as_float(images)
+        count, (height, width) = len(images), images.shape[-2:]
+        sides = (0, 0, height, width)
+        boxes = Boxes(*(torch.full((count,), side) for side in sides))
+        return resized_crop(images, boxes, torch.zeros(count, dtype=torch.bool), self.size)
+
+    def _largest_at_centre(self, height: int, width: int) -> tuple[int, int]:
+        """Return the sides of the box at the centre where no random one fits."""
+        low, high = self.ratio
+        if width / height < low:
+            return round(width / low), width
+        if width / height > high:
+            return height, round(height * high)
+        return height, width
+
+
+def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Tensor:
+    """Cut a box out of each image and resize it, antialiased and bilinear, to a square.
+
+    Cropping, resizing and flipping are linear in the pixels, along one axis at a time: two
+    products of matrices, one pair for each image.
+
+    Args:
+        images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255.
+        boxes: Box of each image.
+        flipped: Whether to flip each image left to right, shape ``(N,)``.
+        size: Height and width of the result in pixels.
+
+    Returns:
+        Images in [0, 1], shape ``(N, channels, size, size)``.
+    """
+    images = as_float(images)
+    height, width = images.shape[-2:]
+    rows = _resampling(boxes.top, boxes.height, size, height).to(images)
+    columns = _resampling(boxes.left, boxes.width, size, width)
+    columns = torch.where(flipped[:, None, None], columns.flip(-2), columns).to(images)
+    # Wide rows make fast products: the columns go first, of all rows and channels at once.
+    narrow = images.flatten(1, 2) @ columns.mT
+    return rows[:, None] @ narrow.unflatten(1, (-1, height))
+
+
+def _resampling(start: Tensor, length: Tensor, size: int, extent: int) -> Tensor:
+    """Return the weights ``(N, size, extent)`` of pixels in a resized interval of each image.
+
+    A new pixel is the mean of the old ones about its centre, weighted by a triangle as wide as
+    either pixel, whichever is larger; those outside the interval do not count.
+    """
+    start, length = start[:, None, None].double(), length[:, None, None].double()
+    step = length / size
+    centre = start + (torch.arange(size)[:, None] + 0.5) * step
+    old = torch.arange(extent) + 0.5
+    weights = (1 - (old - centre).abs() / step.clamp_min(1)).clamp_min(0)
+    weights = weights * ((old > start) & (old < start + length))
+    return weights / weights.sum(-1, keepdim=True)

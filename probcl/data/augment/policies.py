@@ -1,0 +1,245 @@
+"""AutoAugment and RandAugment of whole batches: each image its own operations."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from math import atan, degrees
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+
+from probcl.data.augment.draws import as_float
+
+__all__ = ["AutoAugmentPolicy", "Operation", "Policy", "RandAugmentPolicy", "apply_operations"]
+
+Policy = Literal["imagenet", "cifar10"]
+
+
+class Operation(NamedTuple):
+    """An operation by name, and its strength from -1 to 1, the sign its direction."""
+
+    name: str
+    level: float
+
+
+class AutoAugmentPolicy(nn.Module):
+    """Apply to each image one of the 25 pairs of operations that AutoAugment found.
+
+    Each operation of a pair is applied with a probability and at a strength that belong to it.
+
+    Args:
+        policy: ``"imagenet"`` or ``"cifar10"``, the data set that the pairs were found on.
+
+    Raises:
+        ValueError: If ``policy`` is none of these.
+
+    References:
+        Cubuk et al. (2019), AutoAugment: Learning Augmentation Policies from Data, Tables 7 and 9.
+        https://arxiv.org/abs/1805.09501
+
+    Example:
+        >>> AutoAugmentPolicy("cifar10")(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 3, 8, 8])
+    """
+
+    def __init__(self, policy: Policy = "imagenet") -> None:
+        super().__init__()
+        if policy not in get_args(Policy):
+            raise ValueError(
+                f"policy must be one of {', '.join(get_args(Policy))}, got {policy!r}."
+            )
+        self.pairs = _PAIRS[policy]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Change images ``(N, channels, height, width)`` of one or three channels."""
+        chosen = torch.randint(len(self.pairs), (len(images),)).tolist()
+        for step in (0, 1):
+            luck, signs = torch.rand(len(images)).tolist(), _signs(len(images))
+            operations: list[Operation | None] = []
+            for pair, draw, sign in zip(chosen, luck, signs, strict=True):
+                name, probability, level = self.pairs[pair][step]
+                operations.append(_signed(name, level, sign) if draw < probability else None)
+            images = apply_operations(images, operations)
+        return images
+
+
+class RandAugmentPolicy(nn.Module):
+    """Apply to each image operations drawn at random, all of one strength.
+
+    Args:
+        num_ops: Number of operations for an image, at least 0.
+        magnitude: Strength, from 0 to 30.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    References:
+        Cubuk et al. (2020), RandAugment: Practical Automated Data Augmentation with a Reduced
+        Search Space. https://arxiv.org/abs/1909.13719
+
+    Example:
+        >>> RandAugmentPolicy()(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 3, 8, 8])
+    """
+
+    def __init__(self, num_ops: int = 2, magnitude: float = 9) -> None:
+        super().__init__()
+        if num_ops < 0:
+            raise ValueError(f"num_ops must be at least 0, got {num_ops}.")
+        if not 0 <= magnitude <= _STRONGEST:
+            raise ValueError(f"magnitude must lie between 0 and {_STRONGEST}, got {magnitude}.")
+        self.num_ops = num_ops
+        self.level = magnitude / _STRONGEST
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Change images ``(N, channels, height, width)`` of one or three channels."""
+        for _ in range(self.num_ops):
+            names = torch.randint(len(_RANDAUGMENT), (len(images),)).tolist()
+            draws = zip(names, _signs(len(images)), strict=True)
+            operations = [_signed(_RANDAUGMENT[name], self.level, sign) for name, sign in draws]
+            images = apply_operations(images, operations)
+        return images
+
+
+def apply_operations(images: Tensor, operations: Sequence[Operation | None]) -> Tensor:
+    """Apply to each image its operation, torchvision's, the same ones together.
+
+    Args:
+        images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255;
+            the operations see 256 levels.
+        operations: What to do to each image; None for nothing.
+
+    Returns:
+        Images of the same kind.
+    """
+    groups: dict[Operation, list[int]] = defaultdict(list)
+    for row, operation in enumerate(operations):
+        if operation is not None:
+            groups[operation].append(row)
+    levels = images
+    if images.is_floating_point():
+        levels = (images * 255).round_().to(torch.uint8)
+    changed = levels.clone()
+    for operation, chosen in groups.items():
+        rows = torch.tensor(chosen).to(images.device)
+        changed.index_copy_(0, rows, _OPERATIONS[operation.name](levels[rows], operation.level))
+    return as_float(changed).to(images) if images.is_floating_point() else changed
+
+
+def _signs(count: int) -> list[int]:
+    return (2 * torch.randint(2, (count,)) - 1).tolist()
+
+
+def _signed(name: str, level: float, sign: int) -> Operation:
+    return Operation(name, sign * level if name in _TWO_WAYS else level)
+
+
+def _shear(images: Tensor, horizontal: float, vertical: float) -> Tensor:
+    angles = [degrees(atan(horizontal)), degrees(atan(vertical))]
+    return functional.affine(
+        images, angle=0.0, translate=[0, 0], scale=1.0, shear=angles, center=[0, 0]
+    )
+
+
+def _translate(images: Tensor, right: float, down: float) -> Tensor:
+    shift = [int(right * images.shape[-1]), int(down * images.shape[-2])]
+    return functional.affine(images, angle=0.0, translate=shift, scale=1.0, shear=[0.0, 0.0])
+
+
+#: Operations of images ``(N, channels, height, width)`` in 0..255 at a level, by name.
+_OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "Identity": lambda x, level: x,
+    "ShearX": lambda x, level: _shear(x, 0.3 * level, 0.0),
+    "ShearY": lambda x, level: _shear(x, 0.0, 0.3 * level),
+    "TranslateX": lambda x, level: _translate(x, 150 / 331 * level, 0.0),
+    "TranslateY": lambda x, level: _translate(x, 0.0, 150 / 331 * level),
+    "Rotate": lambda x, level: functional.rotate(x, 30 * level),
+    "Brightness": lambda x, level: functional.adjust_brightness(x, 1 + 0.9 * level),
+    "Color": lambda x, level: functional.adjust_saturation(x, 1 + 0.9 * level),
+    "Contrast": lambda x, level: functional.adjust_contrast(x, 1 + 0.9 * level),
+    "Sharpness": lambda x, level: functional.adjust_sharpness(x, 1 + 0.9 * level),
+    "Posterize": lambda x, level: functional.posterize(x, round(8 - 4 * level)),
+    "Solarize": lambda x, level: functional.solarize(x, 255 * (1 - level)),
+    "AutoContrast": lambda x, level: functional.autocontrast(x),
+    "Equalize": lambda x, level: functional.equalize(x),
+    "Invert": lambda x, level: functional.invert(x),
+}
+
+_TWO_WAYS = {
+    *("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
+    *("Brightness", "Color", "Contrast", "Sharpness"),
+}
+
+_RANDAUGMENT = [name for name in _OPERATIONS if name != "Invert"]
+
+_STRONGEST = 30  # the scale of RandAugment's magnitudes
+
+# Pairs of operations, each with its probability and its strength from 0 to 9.
+_TABLES = {
+    "imagenet": """
+        Posterize 0.4 8, Rotate 0.6 9
+        Solarize 0.6 5, AutoContrast 0.6 0
+        Equalize 0.8 0, Equalize 0.6 0
+        Posterize 0.6 7, Posterize 0.6 6
+        Equalize 0.4 0, Solarize 0.2 4
+        Equalize 0.4 0, Rotate 0.8 8
+        Solarize 0.6 3, Equalize 0.6 0
+        Posterize 0.8 5, Equalize 1.0 0
+        Rotate 0.2 3, Solarize 0.6 8
+        Equalize 0.6 0, Posterize 0.4 6
+        Rotate 0.8 8, Color 0.4 0
+        Rotate 0.4 9, Equalize 0.6 0
+        Equalize 0.0 0, Equalize 0.8 0
+        Invert 0.6 0, Equalize 1.0 0
+        Color 0.6 4, Contrast 1.0 8
+        Rotate 0.8 8, Color 1.0 2
+        Color 0.8 8, Solarize 0.8 7
+        Sharpness 0.4 7, Invert 0.6 0
+        ShearX 0.6 5, Equalize 1.0 0
+        Color 0.4 0, Equalize 0.6 0
+        Equalize 0.4 0, Solarize 0.2 4
+        Solarize 0.6 5, AutoContrast 0.6 0
+        Invert 0.6 0, Equalize 1.0 0
+        Color 0.6 4, Contrast 1.0 8
+        Equalize 0.8 0, Equalize 0.6 0
+    """,
+    "cifar10": """
+        Invert 0.1 0, Contrast 0.2 6
+        Rotate 0.7 2, TranslateX 0.3 9
+        Sharpness 0.8 1, Sharpness 0.9 3
+        ShearY 0.5 8, TranslateY 0.7 9
+        AutoContrast 0.5 0, Equalize 0.9 0
+        ShearY 0.2 7, Posterize 0.3 7
+        Color 0.4 3, Brightness 0.6 7
+        Sharpness 0.3 9, Brightness 0.7 9
+        Equalize 0.6 0, Equalize 0.5 0
+        Contrast 0.6 7, Sharpness 0.6 5
+        Color 0.7 7, TranslateX 0.5 8
+        Equalize 0.3 0, AutoContrast 0.4 0
+        TranslateY 0.4 3, Sharpness 0.2 6
+        Brightness 0.9 6, Color 0.2 8
+        Solarize 0.5 2, Invert 0.0 0
+        Equalize 0.2 0, AutoContrast 0.6 0
+        Equalize 0.2 0, Equalize 0.6 0
+        Color 0.9 9, Equalize 0.6 0
+        AutoContrast 0.8 0, Solarize 0.2 8
+        Brightness 0.1 3, Color 0.7 0
+        Solarize 0.4 5, AutoContrast 0.9 0
+        TranslateY 0.9 9, TranslateY 0.7 9
+        AutoContrast 0.9 0, Solarize 0.8 3
+        Equalize 0.8 0, Invert 0.1 0
+        TranslateY 0.7 9, AutoContrast 0.9 0
+    """,
+}
+
+
+def _parsed(table: str) -> list[list[tuple[str, float, float]]]:
+    pairs = []
+    for line in table.strip().splitlines():
+        words = (operation.split() for operation in line.split(","))
+        pairs.append([(name, float(p), float(strength) / 9) for name, p, strength in words])
+    return pairs
+
+
+_PAIRS = {name: _parsed(table) for name, table in _TABLES.items()}
