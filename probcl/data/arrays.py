@@ -1,31 +1,41 @@
-"""Labelled images held in memory."""
+"""Images held in memory, with or without labels."""
 
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["ImageArrays", "read_arrays"]
+from probcl.data.packed import decode_packed
+
+__all__ = ["ImageArrays", "read_arrays", "read_packed"]
 
 # Evaluation keeps a column for every class number.
 LARGEST_CLASS = 100_000
 
+_PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
+_PACKED = ("jpeg", "offset", "label", "split")
+
 
 class ImageArrays(Dataset):
-    """Labelled images held in memory, fetched a batch at a time.
+    """Images held in memory, with or without labels, fetched a batch at a time.
 
     Args:
-        images: Shape ``(N, channels, height, width)``: integers in 0..255, or floating-point
-            numbers in [0, 1].
-        labels: Classes, integers from 0, shape ``(N,)``; at least two classes.
+        images: Shape ``(N, channels, height, width)``, or a sequence of N images of one size:
+            integers in 0..255, or floating-point numbers in [0, 1].
+        labels: Classes, integers from 0, shape ``(N,)``; at least two classes. Without labels,
+            an item has ``None`` in the label's place.
         name: What error messages put before ``images`` and ``labels``.
 
     Raises:
-        ValueError: If the shapes do not match, a pixel is NaN, infinite or out of range, the
-            labels are not integers from 0 or there is one class only.
+        ValueError: If the shapes do not match, the images differ in size, a pixel is NaN,
+            infinite or out of range, the labels are not integers from 0 or there is one class
+            only.
 
     Example:
         >>> data = ImageArrays(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
@@ -35,31 +45,44 @@ class ImageArrays(Dataset):
     """
 
     def __init__(
-        self, images: Tensor | np.ndarray, labels: Tensor | np.ndarray, name: str = ""
+        self,
+        images: Tensor | np.ndarray | Sequence,
+        labels: Tensor | np.ndarray | Sequence[int] | None = None,
+        name: str = "",
     ) -> None:
-        self.images = _checked_images(_numbers(f"{name}images", images), f"{name}images")
-        self.labels = _checked_labels(
-            _numbers(f"{name}labels", labels), f"{name}labels", len(self.images)
+        self.images = _checked_images(images, f"{name}images")
+        self.labels = (
+            None if labels is None else checked_labels(labels, f"{name}labels", len(self.images))
         )
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.images[index], self.labels[index], torch.as_tensor(index)
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        label = None if self.labels is None else self.labels[index]
+        return self.images[index], label, torch.as_tensor(index)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return images, labels and indices of a batch, in one indexing operation."""
-        index = torch.as_tensor(indices)
-        return self.images[index], self.labels[index], index
+        index = torch.as_tensor(indices, device=self.images.device)
+        labels = None if self.labels is None else self.labels[index]
+        return self.images[index], labels, index
+
+    def reside(self, device: torch.device) -> None:
+        """Move the images to a device for good, if they take at most half of its free memory."""
+        if device.type == "cuda" and 2 * self.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+            return
+        self.images = self.images.to(device)
+        self.labels = None if self.labels is None else self.labels.to(device)
 
 
 def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
-    """Read a train and a test set from an ``.npz`` file.
+    """Read a train and a test set from an ``.npz`` file, of arrays or of packed image files.
 
     Args:
         path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``,
-            each as ``ImageArrays`` takes them.
+            each as ``ImageArrays`` takes them; or with ``jpeg``, ``offset``, ``label`` and
+            ``split``, as ``read_packed`` takes them.
 
     Returns:
         The train set and the test set.
@@ -67,25 +90,87 @@ def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
     Raises:
         ValueError: If there is no such file, it is not ``.npz``, an array is missing or bad.
     """
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    if not Path(path).is_file():
-        raise ValueError(f"path: there is no file {path}.")
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-        raise ValueError(f"path: {path} is not an .npz file that NumPy can read.") from error
-    for name in names:
-        if name not in arrays:
-            raise ValueError(f"path: {path} has no array {name!r}: it needs {', '.join(names)}.")
-    train_images, train_labels, test_images, test_labels = (arrays[name] for name in names)
+    with _open(path) as file:
+        if "jpeg" not in file:
+            train_images, train_labels, test_images, test_labels = _take(path, file, _PLAIN)
+            return (
+                ImageArrays(train_images, train_labels, "train_"),
+                ImageArrays(test_images, test_labels, "test_"),
+            )
+    return read_packed(path)
+
+
+def read_packed(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
+    """Read a train and a test set from an ``.npz`` file of packed JPEG or PNG files.
+
+    Args:
+        path: File with ``jpeg``, all image files one after another, bytes of shape ``(bytes,)``;
+            ``offset``, where each begins and the last one ends, shape ``(N + 1,)``; ``label``,
+            classes from 0, shape ``(N,)``; ``split``, 0 to train and 1 to test, shape ``(N,)``.
+
+    Returns:
+        The train set and the test set, images of type ``uint8``, ``(N, 3, height, width)``.
+
+    Raises:
+        ValueError: If there is no such file, it is not ``.npz``, an array is missing or bad, an
+            image cannot be decoded or has a size of its own, or a split is empty.
+    """
+    with _open(path) as file:
+        jpeg, offset, label, split = _take(path, file, _PACKED)
+    for name, values in (("label", label), ("split", split)):
+        if values.shape != (offset.size - 1,):
+            raise ValueError(
+                f"{name} must have shape ({offset.size - 1},), one less than offset has, got "
+                f"{values.shape}: give one for each image."
+            )
+    train, test = split == 0, split == 1
+    if not (train | test).all() or not train.any() or not test.any():
+        raise ValueError(
+            "split must be 0 for the images to train on and 1 for those to test on, some of each, "
+            f"got the values {np.unique(split).tolist()[:5]}: mark the images so."
+        )
+    images = decode_packed(jpeg, offset)
     return (
-        ImageArrays(train_images, train_labels, "train_"),
-        ImageArrays(test_images, test_labels, "test_"),
+        ImageArrays(images[train], label[train], "train_"),
+        ImageArrays(images[test], label[test], "test_"),
     )
 
 
-def _numbers(name: str, values: Tensor | np.ndarray) -> Tensor:
+def _open(path: str | Path) -> NpzFile:
+    if not Path(path).is_file():
+        raise ValueError(f"path: there is no file {path}.")
+    try:
+        file = np.load(path)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"path: {path} is not an .npz file that NumPy can read.") from error
+    if not isinstance(file, NpzFile):
+        raise ValueError(
+            f"path: {path} is not an .npz file but a single array: save named arrays, with savez."
+        )
+    return file
+
+
+def _take(path: str | Path, file: NpzFile, names: tuple[str, ...]) -> list[np.ndarray]:
+    arrays = []
+    for name in names:
+        if name not in file:
+            raise ValueError(
+                f"path: {path} has no array {name!r}: it needs {', '.join(_PLAIN)}, or, of packed "
+                f"image files, {', '.join(_PACKED)}."
+            )
+        try:
+            arrays.append(file[name])
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+            if "allow_pickle" in str(error):
+                raise ValueError(
+                    f"path: {name} in {path} is an array of objects, not of numbers: images must "
+                    "all have one size, in one array, so resize them."
+                ) from error
+            raise ValueError(f"path: {name} in {path} is damaged: write the file anew.") from error
+    return arrays
+
+
+def _numbers(name: str, values: Tensor | np.ndarray | Sequence) -> Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be real numbers, got {array.dtype}: convert them.")
@@ -93,12 +178,28 @@ def _numbers(name: str, values: Tensor | np.ndarray) -> Tensor:
     return torch.as_tensor(array.astype(np.int64) if wide else array)
 
 
-def _checked_images(images: Tensor, name: str) -> Tensor:
+def _stacked(images: Sequence | np.ndarray, name: str) -> np.ndarray:
+    shapes = [tuple(np.shape(image)) for image in images]
+    for index, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"{name} must all have one size, got {shapes[0]} at index 0 and {shape} at index "
+                f"{index}: resize them."
+            )
+    return np.stack([np.asarray(image) for image in images]) if shapes else np.empty(0)
+
+
+def _checked_images(values: Tensor | np.ndarray | Sequence, name: str) -> Tensor:
+    if not isinstance(values, Tensor | np.ndarray) or values.dtype == object:
+        values = _stacked(values, name)  # NumPy's message does not say which image differs
+    images = _numbers(name, values)
     if images.dim() != 4 or 0 in images.shape:
         raise ValueError(
             f"{name} must have shape (N, channels, height, width) with at least one image, "
             f"got {tuple(images.shape)}."
         )
+    if images.dtype == torch.uint8:
+        return images.contiguous()
     if not images.is_floating_point():
         if images.min() < 0 or images.max() > 255:
             raise ValueError(
@@ -120,7 +221,9 @@ def _checked_images(images: Tensor, name: str) -> Tensor:
     return images.float()
 
 
-def _checked_labels(labels: Tensor, name: str, count: int) -> Tensor:
+def checked_labels(values: Tensor | np.ndarray | Sequence[int], name: str, count: int) -> Tensor:
+    """Return the labels of ``count`` images as integers of type ``int64``, or say what is wrong."""
+    labels = _numbers(name, values)
     if labels.shape != (count,):
         raise ValueError(
             f"{name} must have shape ({count},), one for each image, got {tuple(labels.shape)}."

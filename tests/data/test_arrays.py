@@ -19,6 +19,51 @@ def test_a_batch_holds_the_rows_asked_for():
     assert index.tolist() == [0, 1, 2, 3]
 
 
+def test_images_need_no_labels():
+    data = ImageArrays(IMAGES)
+    images, labels, index = data.__getitems__([3, 5])
+    assert torch.equal(images, IMAGES[[3, 5]])
+    assert labels is None
+    assert index.tolist() == [3, 5]
+    image, label, row = data[4]
+    assert torch.equal(image, IMAGES[4])
+    assert (label, int(row)) == (None, 4)
+
+
+def test_an_item_is_a_batch_without_its_first_axis():
+    for part, whole in zip(
+        ImageArrays(IMAGES, LABELS)[4], ImageArrays(IMAGES, LABELS).__getitems__([4]), strict=True
+    ):
+        assert torch.equal(part, whole[0])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_a_sequence_of_images_is_stacked(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 5), np.uint8)
+    assert np.array_equal(ImageArrays(kind(list(pixels)), LABELS).images, pixels)
+    objects = np.empty(6, object)
+    objects[:] = list(pixels)
+    assert np.array_equal(ImageArrays(objects, LABELS).images, pixels)
+    assert torch.equal(ImageArrays(list(IMAGES), LABELS).images, IMAGES)
+
+
+def test_images_of_unequal_size_are_refused_and_located():
+    images = [*IMAGES[:3], torch.rand(1, 4, 5), *IMAGES[4:]]
+    objects = np.empty(6, object)
+    objects[:] = [image.numpy() for image in images]
+    message = r"must all have one size, got \(1, 4, 4\) at index 0 and \(1, 4, 5\) at index 3"
+    for unequal in (images, objects):
+        with pytest.raises(ValueError, match=f"images {message}"):
+            ImageArrays(unequal, LABELS)
+
+
+def test_pixels_of_bytes_are_kept_without_a_copy():
+    pixels = np.zeros((6, 1, 4, 4), np.uint8)
+    assert ImageArrays(pixels, LABELS).images.data_ptr() == pixels.ctypes.data
+    turned = ImageArrays(np.zeros((6, 4, 5, 3), np.uint8).transpose(0, 3, 1, 2)).images
+    assert turned.is_contiguous()
+
+
 def test_digits_are_scikit_learns_split_in_two_without_overlap():
     from sklearn import datasets
 
@@ -43,6 +88,7 @@ def test_arrays_from_a_file_are_those_saved(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
+        ([], LABELS, r"images must have shape .* with at least one image"),
         (IMAGES[0], LABELS, r"images must have shape \(N, channels, height, width\)"),
         (IMAGES * 300, LABELS, r"floating-point numbers must be in \[0, 1\]"),
         (torch.full((6, 1, 4, 4), 300), LABELS, "integers must be in 0..255"),
@@ -81,6 +127,14 @@ def test_bad_files_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(ValueError, match=r"not an \.npz file"):
         read_arrays(tmp_path / "text.npz")
+    np.save(tmp_path / "single.npz.npy", IMAGES)
+    with pytest.raises(ValueError, match="but a single array"):
+        read_arrays(tmp_path / "single.npz.npy")
+    objects = np.empty(2, object)
+    objects[:] = [np.zeros((1, 4, 4)), np.zeros((1, 4, 5))]
+    np.savez(tmp_path / "objects.npz", train_images=objects)
+    with pytest.raises(ValueError, match=r"images must all have one size, in one array, so resize"):
+        read_arrays(tmp_path / "objects.npz")
     np.savez(tmp_path / "part.npz", train_images=IMAGES)
     with pytest.raises(ValueError, match="no array 'train_labels'"):
         read_arrays(tmp_path / "part.npz")

@@ -1,0 +1,104 @@
+"""Views of images that do not fit in memory: cropped one by one, by the workers that read them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from probcl.data.arrays import ImageArrays
+
+__all__ = ["CroppedBatch", "CroppedViews", "collate_views", "read_into_memory"]
+
+
+class CroppedBatch(NamedTuple):
+    """Views of a batch, cropped but not changed otherwise.
+
+    Attributes:
+        views: A tensor ``(B, channels, size, size)`` of bytes for each view.
+        labels: Classes, shape ``(B,)``.
+        rows: Rows of the images in their data set, shape ``(B,)``.
+        unreadable: Files that could not be read, and are left out.
+    """
+
+    views: list[Tensor]
+    labels: Tensor
+    rows: Tensor
+    unreadable: list[str]
+
+
+class CroppedViews(Dataset):
+    """Views of the images of a data set, each by a transform of its own.
+
+    Args:
+        data: Data set of items that begin with an image, of PIL or a tensor, and its label; or
+            with the path of a file that could not be read, and None.
+        transforms: A transform of one image for each view.
+    """
+
+    def __init__(self, data: Dataset, transforms: Sequence[Callable]) -> None:
+        self.data = data
+        self.transforms = [
+            v2.Compose([v2.ToImage(), transform, v2.ToDtype(torch.uint8, scale=True)])
+            for transform in transforms
+        ]
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]
+
+    def __getitem__(self, row: int) -> tuple[list[Tensor] | str, Any, int]:
+        """Return the views, the label and the row of an image, or the path in place of views."""
+        image, label = self.data[row][:2]
+        if isinstance(image, str):
+            return image, None, row
+        views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
+        return views, label, row
+
+
+def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> CroppedBatch:
+    """Put items of ``CroppedViews`` together, without those that could not be read.
+
+    Raises:
+        ValueError: If none could be read, or the images do not all have as many channels.
+    """
+    readable = [(item[0], *item[1:]) for item in items if not isinstance(item[0], str)]
+    unreadable = [item[0] for item in items if isinstance(item[0], str)]
+    if not readable:
+        raise ValueError(
+            f"not one of {len(items)} image files of a batch can be read, {unreadable[0]} among "
+            "them: restore them."
+        )
+    channels = {view.shape[0] for views, _, _ in readable for view in views}
+    if len(channels) > 1:
+        raise ValueError(
+            f"images must all have as many channels, got {' and '.join(map(str, sorted(channels)))}"
+            ": convert them to one mode."
+        )
+    views = [torch.stack(list(parts)) for parts in zip(*(v for v, _, _ in readable), strict=True)]
+    labels = torch.tensor([int(label) for _, label, _ in readable])
+    rows = torch.tensor([row for _, _, row in readable])
+    return CroppedBatch(views, labels, rows, unreadable)
+
+
+def read_into_memory(
+    data: Dataset, transform: Callable, num_workers: int
+) -> tuple[ImageArrays, list[str]]:
+    """Read every image of a data set, and keep those that can be read.
+
+    Args:
+        data: As for ``CroppedViews``.
+        transform: Transform of one image; the results must have one size.
+        num_workers: Processes that read.
+
+    Returns:
+        The images, and the files that could not be read.
+    """
+    loader = DataLoader(
+        CroppedViews(data, [transform]), 256, num_workers=num_workers, collate_fn=collate_views
+    )
+    batches = list(loader)
+    images = torch.cat([batch.views[0] for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    return ImageArrays(images, labels), [path for batch in batches for path in batch.unreadable]

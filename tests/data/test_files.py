@@ -1,0 +1,182 @@
+"""Images in files: the pixels, the numbers of the classes, and what happens to a bad file."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from probcl.data.files import ImageFiles, read_folder
+
+KINDS = {"RGB": (3,), "L": (), "RGBA": (4,)}
+
+
+def image(path, seed=0, mode="RGB", size=(12, 10)):
+    """Write a random image of that width and height, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    Image.fromarray(random.integers(0, 256, (*size[::-1], *KINDS[mode]), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tree of two parts and three classes, of which the test set has two."""
+    names = ["train/cat/b.png", "train/cat/a.jpg", "train/ant/x.PNG", "train/emu/deep/y.jpeg"]
+    for seed, name in enumerate([*names, "test/ant/1.png", "test/emu/2.png"]):
+        image(tmp_path / name, seed)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_items_are_images_labels_and_rows(tmp_path):
+    modes = ["RGB", "L", "RGBA"]
+    paths = [image(tmp_path / f"{mode}.png", seed, mode) for seed, mode in enumerate(modes)]
+    for channels, mode in ((3, "RGB"), (1, "L")):
+        data = ImageFiles(paths, torch.tensor([2, 0, 1]), channels)
+        for row, (found, label, index) in enumerate(data):
+            assert (label, index) == ([2, 0, 1][row], row)
+            assert found.mode == mode
+            with Image.open(paths[row]) as expected:
+                assert np.array_equal(found, expected.convert(mode))
+
+
+def test_a_folder_is_read_as_torchvision_reads_it(folder):
+    train, test = read_folder(folder)
+    expected = ImageFolder(folder / "train")
+    assert train.labels.tolist() == expected.targets
+    for (found, label, _), (other, target) in zip(train, expected, strict=True):
+        assert label == target
+        assert np.array_equal(found, other)
+    assert test.labels.tolist() == [0, 2]  # numbered as in training: ant, cat, emu
+
+
+def test_val_stands_in_for_test(folder):
+    (folder / "test").rename(folder / "val")
+    train, test = read_folder(folder, channels=1)
+    assert (len(train), len(test)) == (4, 2)
+    assert test[1][0].mode == "L"
+    image(folder / "test" / "ant" / "a.png")
+    image(folder / "test" / "cat" / "a.png")
+    assert read_folder(folder)[1].labels.tolist() == [0, 1]
+
+
+def damaged(folder):
+    good = image(folder / "good.jpg")
+    contents = {"empty.jpg": b"", "text.jpg": b"hello", "cut.jpg": good.read_bytes()[:-200]}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [good, *(folder / name for name in contents)]
+
+
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path):
+    paths = damaged(tmp_path)
+    data = ImageFiles(paths, [0, 1, 2, 3])
+    assert data[0][0].size == (12, 10)
+    for row in (1, 2, 3):
+        with pytest.raises(ValueError, match=f"{re.escape(str(paths[row]))} cannot be decoded"):
+            data[row]
+
+
+def test_a_skipped_file_leaves_its_path(tmp_path):
+    paths = damaged(tmp_path)
+    first, *others = ImageFiles(paths, [3, 2, 1, 0], unreadable="skip")
+    assert isinstance(first[0], Image.Image)
+    assert others == [(str(path), 3 - row, row) for row, path in enumerate(paths) if row]
+
+
+@pytest.mark.parametrize("unreadable", ["raise", "skip"])
+def test_a_file_that_is_not_there_is_never_skipped(tmp_path, unreadable):
+    data = ImageFiles([tmp_path / "a.png", tmp_path / "b.png"], [0, 1], 3, unreadable)
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
+        data[0]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "gif", "bmp", "tiff", "webp"])
+def test_no_damage_raises_anything_else(tmp_path, kind):
+    content = image(tmp_path / f"good.{kind}").read_bytes()
+    random = np.random.default_rng(0)
+    path = tmp_path / f"bad.{kind}"
+    data = ImageFiles([path, path], [0, 1], unreadable="skip")
+    for _ in range(100):
+        bad = bytearray(content)
+        for place in random.integers(0, len(bad), 3):
+            bad[place] = random.integers(256)
+        path.write_bytes(bad[: random.integers(1, len(bad) + 1)])
+        found, label, row = data[1]
+        assert isinstance(found, Image.Image) or found == str(path)
+        assert (label, row) == (1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # what torch's loader does
+def test_workers_return_the_same_items(folder):
+    train, _ = read_folder(folder)
+    loader = DataLoader(train, batch_size=3, num_workers=2, collate_fn=list)
+    items = [item for batch in loader for item in batch]
+    for (found, *rest), (expected, *others) in zip(items, train, strict=True):
+        assert rest == others
+        assert np.array_equal(found, expected)
+
+
+def test_a_copy_for_a_worker_is_no_longer_than_the_names():
+    paths = [f"/data/train/n01440764/n01440764_{row:06d}.JPEG" for row in range(100_000)]
+    data = ImageFiles(paths, np.arange(100_000) % 1000)
+    copy = pickle.dumps(data)
+    assert len(copy) < 100_000 * (len(paths[0]) + 8) + 2000
+    assert np.array_equal(pickle.loads(copy).paths, data.paths)
+
+
+def test_names_need_not_be_ascii(tmp_path):
+    paths = [image(tmp_path / f"{name}.png", seed) for seed, name in enumerate(("é 猫", "ü"))]
+    assert ImageFiles(paths, [0, 1])[0][0].size == (12, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"paths": []}, "paths must name at least one image file"),
+        ({"labels": [0, 1, 1]}, r"labels must have shape \(2,\).*got \(3,\)"),
+        ({"labels": [0, 0]}, "labels must hold at least two classes"),
+        ({"labels": [0.0, 1.0]}, "labels must be integers from 0"),
+        ({"channels": 4}, r"channels must be 1 \(grey\) or 3 \(colour\), got 4"),
+        ({"unreadable": "drop"}, "unreadable must be 'raise' or 'skip', got 'drop'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFiles(**({"paths": ["a.png", "b.png"], "labels": [0, 1]} | arguments))
+
+
+def test_bad_folders_are_refused(folder):
+    with pytest.raises(ValueError, match=r"path: there is no folder .*none"):
+        read_folder(folder / "none")
+    with pytest.raises(ValueError, match=r"train has no folder train: it needs the images as"):
+        read_folder(folder / "train")
+    (folder / "train" / "yak").mkdir()
+    with pytest.raises(ValueError, match=r"train/yak holds no image files \(.jpg, .*fill it"):
+        read_folder(folder)
+    image(folder / "train" / "yak" / "a.png")
+    image(folder / "test" / "zebu" / "a.png")
+    with pytest.raises(ValueError, match=r"class 'zebu' of .*test is not in .*train"):
+        read_folder(folder)
+    (folder / "train" / "zebu").symlink_to(folder / "test" / "zebu")
+    (folder / "test" / "cat").mkdir()
+    with pytest.raises(ValueError, match="test/cat holds no image files"):
+        read_folder(folder)
+    (folder / "test").rename(folder / "spare")
+    with pytest.raises(ValueError, match="has no folder test or val"):
+        read_folder(folder)
+
+
+def test_a_single_class_is_refused(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match="train has nothing for class folders"):
+        read_folder(tmp_path)
+    image(tmp_path / "train" / "cat" / "a.png")
+    with pytest.raises(ValueError, match=r"train has 'cat' for class folders: .*two or more"):
+        read_folder(tmp_path)
