@@ -7,6 +7,7 @@ import traceback
 import warnings
 from contextlib import suppress
 from importlib.resources import files
+from importlib.util import find_spec
 from inspect import isabstract
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +19,10 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.callbacks.progress import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
 import probcl.nn
@@ -30,10 +31,14 @@ from probcl.evaluation import Embeddings
 from probcl.report import print_summary, write_report
 from probcl.runs import config_of_run, make_run_dir
 from probcl.training import ContrastiveModule, ImageData
+from probcl.training.progress import ProgressBar
 
 __all__ = ["ProbclCLI", "main"]
 
 DEFAULT = str(files("probcl").joinpath("default.yaml"))
+
+# How PyTorch begins the message of an error that a loader's worker has met.
+_FROM_WORKER = "Caught ValueError in DataLoader worker"
 
 
 class ProbclCLI(LightningCLI):
@@ -115,9 +120,9 @@ class ProbclCLI(LightningCLI):
                 ModelCheckpoint(self.run_dir / "checkpoints", save_last=True, save_top_k=0)
             )
         shown = config["enable_progress_bar"] is not False
-        if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-            callbacks.append(RichProgressBar(leave=False))
-        loggers = [CSVLogger(self.run_dir, name="", version=""), *_as_list(config["logger"])]
+        if shown and not any(isinstance(callback, AnyProgressBar) for callback in callbacks):
+            callbacks.append(ProgressBar())
+        loggers = [*_loggers(self.run_dir), *_as_list(config["logger"])]
         trainer = super().instantiate_trainer(
             default_root_dir=self.run_dir, callbacks=callbacks, logger=loggers, **kwargs
         )
@@ -141,7 +146,7 @@ class ProbclCLI(LightningCLI):
         evaluation, seconds = self.model.evaluation, self.model.seconds
         self._dump_config()
         path = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
-        print_summary(evaluation, seconds, path)
+        print_summary(evaluation, seconds, path, sorted(self.datamodule.unreadable))
 
     def predict(self, **kwargs: Any) -> None:
         """Write the embeddings of the training and the test set to one ``.npz`` file."""
@@ -226,6 +231,14 @@ def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
     }
 
 
+def _loggers(run_dir: Path) -> list[Logger]:
+    """Return the loggers of every run; TensorBoard's if it is installed."""
+    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
+    return loggers
+
+
 def _show_our_lines_only() -> None:
     """Silence the frameworks' hints and notices; their errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pyro"):
@@ -254,9 +267,12 @@ def _parser_sentence(message: str) -> str:
             named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
             programs = (program.__name__ for program in named if not isabstract(program))
             known = f"one of {', '.join(sorted(programs))}, or "
+        missing = name[1] or name[2]
+        if missing.startswith("lightly."):
+            return f"{key[1]}: {missing} needs lightly: pip install 'probcl[baselines]'."
         return (
-            f"{key[1]}: there is no class {name[1] or name[2]}: name {known}a class by its import "
-            "path, as package.module.Class."
+            f"{key[1]}: there is no class {missing}: name {known}a class by its import path, as "
+            "package.module.Class."
         )
     if key and wrong:
         return f"{key[1]} must be {wrong[1] or wrong[2]}, got {wrong[3]}."
@@ -275,6 +291,16 @@ def _answer_to_bad_input(error: BaseException | None) -> str | None:
         if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
             first = str(error).splitlines()[1].strip()
             return f"the checkpoint is not of this program and encoder: {first}"
+        if isinstance(error, MisconfigurationException) and "backend found" in str(error):
+            return (
+                "accelerator: PyTorch finds no GPU on this machine: set --trainer.accelerator cpu, "
+                "or install its drivers."
+            )
+        if isinstance(error, ValueError) and str(error).startswith(_FROM_WORKER):
+            *traceback_lines, last = str(error).strip().splitlines()
+            file = [line for line in traceback_lines if line.lstrip().startswith("File ")][-1]
+            if str(Path(__file__).parent) in file:
+                return last.removeprefix("ValueError: ")
         if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
             return str(error).splitlines()[0]  # Pyro adds the shapes of the trace below
         error = error.__cause__ or error.__context__

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from probcl.evaluation.uncertainty import LIBRARY_SCORE, SCORES
 __all__ = ["print_summary", "read_history", "write_report"]
 
 LARGEST_MAP = 2000
+SHOWN_FILES = 10
 
 
 @dataclass
@@ -71,13 +73,16 @@ def write_report(
     return run_dir / "report.html"
 
 
-def print_summary(evaluation: Evaluation, seconds: dict[str, float], path: Path) -> None:
-    """Print the numbers of a run, and where its report is.
+def print_summary(
+    evaluation: Evaluation, seconds: dict[str, float], path: Path, unreadable: Sequence[str] = ()
+) -> None:
+    """Print the numbers of a run, the files that could not be read, and where its report is.
 
     Args:
         evaluation: What was measured.
         seconds: Seconds by name, as ``time/fit_s``.
         path: The report.
+        unreadable: Files that were left out.
     """
     quality = Table("metric", "value", box=None)
     for name, value in (evaluation.quality | seconds).items():
@@ -89,6 +94,10 @@ def print_summary(evaluation: Evaluation, seconds: dict[str, float], path: Path)
     console = Console(highlight=False)
     console.print(quality)
     console.print(uncertainty)
+    if unreadable:
+        names = ", ".join(unreadable[:SHOWN_FILES]) + ", ..." * (len(unreadable) > SHOWN_FILES)
+        text = f"left out {len(unreadable)} files that cannot be read: {names}"
+        console.print(text, markup=False, soft_wrap=True)
     console.print(f"report: {path}", markup=False, soft_wrap=True)
 
 

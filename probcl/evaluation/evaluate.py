@@ -23,7 +23,7 @@ from probcl.evaluation.uncertainty import (
     shift_auroc,
 )
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "watch"]
 
 
 @dataclass
@@ -113,6 +113,27 @@ def evaluate(
         for score in scores
     }
     return Evaluation(quality, uncertainty, test, probabilities, spectrum, by_severity)
+
+
+def watch(train: Embeddings, test: Embeddings) -> dict[str, float]:
+    """Measure embeddings while they are being trained: quickly, on some images.
+
+    Args:
+        train: Embeddings that a probe learns from and neighbours are looked for among.
+        test: Embeddings that are classified.
+
+    Returns:
+        Accuracy of the probe and of the neighbours' vote, and the effective rank.
+    """
+    predicted = torch.as_tensor(
+        fit_linear_probe(train.features, train.labels).predict(test.features)
+    )
+    neighbours = k_nearest_neighbours(train.embedding, train.labels, test.embedding)
+    return {
+        "probe_top1": accuracy(predicted, test.labels),
+        "knn_top1": accuracy(neighbours, test.labels),
+        "effective_rank": effective_rank(singular_spectrum(test.embedding)),
+    }
 
 
 def _probabilities(probe: Pipeline, part: Embeddings) -> Tensor:

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 __all__ = [
     "LIBRARY_SCORE",
     "SCORES",
+    "mean_resultant_length",
     "nearest_cosine",
     "posterior_scores",
     "severity_correlation",
@@ -46,6 +47,20 @@ def posterior_scores(posterior: Distribution) -> dict[str, Tensor]:
         variances = posterior.scale.square().expand(posterior.loc.shape)
         scores["log_det_k"] = variances.log().sum(-1)
     return scores
+
+
+def mean_resultant_length(posterior: Distribution, num_samples: int = 64) -> Tensor:
+    """Return the length of E[z], in closed form or from samples; shape ``(N,)``.
+
+    Args:
+        posterior: Distribution over the sphere, of batch shape ``(N,)``.
+        num_samples: Samples where there is no closed form. The square of the length is then the
+            mean cosine of two different ones, without bias.
+    """
+    with suppress(AttributeError, NotImplementedError):
+        return posterior.mean_resultant_length  # type: ignore[attr-defined]
+    total = posterior.sample((num_samples,)).sum(0).square().sum(-1)
+    return ((total - num_samples) / (num_samples * (num_samples - 1))).clamp_min(0).sqrt()
 
 
 def nearest_cosine(embedding: Tensor, train: Tensor, block: int = 4096) -> Tensor:

@@ -151,10 +151,25 @@ def class_log_probabilities(z: Tensor, centroids: ClassCentroids, temperature: f
 
 
 @full_precision
-def target_log_probabilities(
+def target_log_probabilities(log_p: Tensor, classes: Tensor, tau2: Tensor) -> Tensor:
+    """Return ``log q(r|z)`` (10-12), the confidence-adaptive target.
+
+    Args:
+        log_p: ``log p(r|z)``, shape ``(*, C)``.
+        classes: Row of each embedding's class, of a shape that broadcasts to ``(*)``.
+        tau2: Its ``target_temperature``, shape ``(*)``.
+
+    Returns:
+        Tensor of the shape of ``log_p``.
+    """
+    own = classes.expand(log_p.shape[:-1])[..., None]
+    return log_softmax(torch.zeros_like(log_p).scatter(-1, own, 1 / tau2[..., None]), dim=-1)
+
+
+def target_temperature(
     log_p: Tensor, classes: Tensor, temperature: float, epsilon: float | Tensor
 ) -> Tensor:
-    """Return ``log q(r|z)`` (10-13), the confidence-adaptive target.
+    """Return ``tau2(z)`` (13), the temperature of the confidence-adaptive target.
 
     Args:
         log_p: ``log p(r|z)``, shape ``(*, C)``.
@@ -163,11 +178,11 @@ def target_log_probabilities(
         epsilon: Strength of the adaptation, in ``[0, temperature]``.
 
     Returns:
-        Tensor of the shape of ``log_p``.
+        Tensor of shape ``(*)``.
     """
     own = classes.expand(log_p.shape[:-1])[..., None]
-    tau2 = _adaptive_temperature(log_p.gather(-1, own).exp(), temperature, epsilon)
-    return log_softmax(torch.zeros_like(log_p).scatter(-1, own, 1 / tau2), dim=-1)
+    confidence = log_p.gather(-1, own).squeeze(-1).exp()
+    return _adaptive_temperature(confidence, temperature, epsilon)
 
 
 def _adaptive_temperature(

@@ -51,6 +51,8 @@ class Program(nn.Module, ABC):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        #: Numbers of the last run that are worth watching, by name.
+        self.watched: dict[str, Tensor] = {}
         self._name = _Name(type(self).__name__)
 
     @abstractmethod

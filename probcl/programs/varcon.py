@@ -13,6 +13,7 @@ from probcl.objectives.varcon import (
     class_centroids,
     class_log_probabilities,
     target_log_probabilities,
+    target_temperature,
 )
 from probcl.programs.program import Anchors, VariationalProgram, require_labels
 
@@ -30,7 +31,8 @@ class ProbabilisticVarCon(VariationalProgram):
         loss = mean E_q(z) [KL(q(r|z) || p(r|z)) - log p(y|z)] + beta mean KL(q(z) || p(z)) / d
 
     The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
-    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``.
+    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``watched`` has the mean
+    temperature of the target, ``tau2``.
 
     Args:
         encoder: Images to features.
@@ -74,7 +76,9 @@ class ProbabilisticVarCon(VariationalProgram):
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
         self._found.keep((z, labels), (log_p, classes))
-        log_q = target_log_probabilities(log_p, classes, self.temperature, self.epsilon)
+        tau2 = target_temperature(log_p, classes, self.temperature, self.epsilon)
+        self.watched = {"tau2": tau2.detach().mean()}
+        log_q = target_log_probabilities(log_p, classes, tau2)
         with anchors.averaged():
             pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})
 

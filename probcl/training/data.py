@@ -1,84 +1,119 @@
-"""Data modules: batches of augmented views for training, of plain images for evaluation."""
+"""What every data module does: views for training, plain images for evaluation."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from probcl.data import (
-    ImageArrays,
-    RandomAffine,
-    RandomContrast,
-    RandomNoise,
-    load_digits,
-    read_arrays,
-)
+from probcl.data import Augmentation, ImageArrays, RandomResizedCrop, SimAugment
+from probcl.data.augment.draws import as_float
+from probcl.data.views import CroppedBatch, CroppedViews, collate_views
 
-__all__ = ["Arrays", "Batch", "Digits", "ImageData"]
+__all__ = ["Batch", "ImageData"]
+
+MAX_WORKERS = 8
 
 
 class Batch(NamedTuple):
-    """Views ``(V, B, channels, height, width)``, labels and rows in the data set ``(B,)``."""
+    """Views of ``B`` images, their labels and their rows in the data set.
 
-    views: Tensor
-    labels: Tensor
+    Attributes:
+        views: Shape ``(V, B, channels, height, width)``; a list of ``V`` tensors where their sizes
+            differ.
+        labels: Classes, shape ``(B,)``; None where the images have none.
+        rows: Shape ``(B,)``.
+    """
+
+    views: Tensor | list[Tensor]
+    labels: Tensor | None
     rows: Tensor
 
 
 class ImageData(LightningDataModule, ABC):
-    """Labelled images in memory, augmented on the device a whole batch at a time.
+    """Labelled images, in memory or in files, and views of them made on the device.
+
+    Images in memory (``ImageArrays``) lie on the device as bytes, where it has the room, and are
+    augmented there a whole batch at a time. Of any other data set, workers read and crop one image
+    at a time, and the rest of the augmentation follows on the device.
 
     A data set of your own is a subclass with ``load()``.
 
     Args:
-        augmentations: Modules that turn a batch of images in [0, 1] into a batch of views, one
-            after the other; by default ``RandomAffine``, ``RandomContrast`` and ``RandomNoise``.
+        augmentation: Module that turns a batch of images into a batch of views in [0, 1]: an
+            ``Augmentation`` such as ``SimAugment``, or for images in memory any module; by default
+            that of the data set.
         batch_size: Images in a batch; each gives ``views`` views.
         views: Views of each image in training.
+        validation: Share of the training images to hold out, from 0 to less than 1. On them the
+            embedding is watched during training; with 0, on images that it is trained on.
+        monitored: Number of images on which it is watched, and of as many again to compare them
+            with; 0 for none.
+        channels: 3 to repeat the one channel of grey images, 1 to take their colour away; None to
+            leave them as they are.
+        num_workers: Processes that read images in files; by default one a core, at most 8.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     def __init__(
         self,
-        augmentations: Sequence[nn.Module] | None = None,
+        augmentation: nn.Module | None = None,
         batch_size: int = 256,
         views: int = 2,
+        validation: float = 0.0,
+        monitored: int = 2000,
+        channels: Literal[1, 3] | None = None,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
-        if views < 2:
-            raise ValueError(f"views must be at least 2, got {views}.")
-        if augmentations is None:
-            augmentations = (RandomAffine(), RandomContrast(), RandomNoise())
-        self.augment = nn.Sequential(*augmentations)
+        if num_workers is None:
+            num_workers = min(os.cpu_count() or 1, MAX_WORKERS)
+        for name, number, least in (
+            ("batch_size", batch_size, 2),
+            ("views", views, 2),
+            ("monitored", monitored, 0),
+            ("num_workers", num_workers, 0),
+        ):
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}.")
+        if not 0 <= validation < 1:
+            raise ValueError(f"validation must be a share from 0 to less than 1, got {validation}.")
+        self.augment: Any = self.default_augmentation() if augmentation is None else augmentation
         self.batch_size = batch_size
         self.views = views
-        self._sets: tuple[ImageArrays, ImageArrays] | None = None
+        self.validation = validation
+        self.monitored = monitored
+        self.channels = channels
+        self.num_workers = num_workers
+        #: Files that could not be read and were left out.
+        self.unreadable: set[str] = set()
+        self._sets: tuple[Dataset, Dataset] | None = None
+        self._watched: list[Dataset] = []
 
     @abstractmethod
-    def load(self) -> tuple[ImageArrays, ImageArrays]:
-        """Return the images to train on and the images to evaluate on."""
+    def load(self) -> tuple[Dataset, Dataset]:
+        """Return the images to train on and the images to evaluate on.
 
-    def setup(self, stage: str) -> None:
-        """Load the images, and check that they fill a batch."""
-        train, test = self.sets
-        if train.images.shape[1] != test.images.shape[1]:
-            raise ValueError(
-                f"the training images have {train.images.shape[1]} channels and the test images "
-                f"{test.images.shape[1]}: give both the same."
-            )
-        if len(train) < self.batch_size:
-            raise ValueError(
-                f"batch_size is {self.batch_size}, but the data set has {len(train)} training "
-                f"images: set --data.batch_size to {len(train)} or less."
-            )
+        Both are ``ImageArrays``, or both data sets of items that begin with an image (of PIL, or a
+        tensor) and its label.
+        """
+
+    def default_augmentation(self) -> nn.Module:
+        """Return the augmentation of this data set where none is asked for."""
+        return SimAugment()
+
+    def unlabelled(self) -> ImageArrays | None:
+        """Return images without labels to train on instead of the labelled ones, if there are."""
+        return None
 
     @property
-    def sets(self) -> tuple[ImageArrays, ImageArrays]:
+    def sets(self) -> tuple[Dataset, Dataset]:
         """Return the training set and the test set, loaded on first use."""
         if self._sets is None:
             self._sets = self.load()
@@ -87,79 +122,110 @@ class ImageData(LightningDataModule, ABC):
     @property
     def example(self) -> Tensor:
         """Return one training image as a batch, from which lazy layers take their sizes."""
-        return _as_float(self.sets[0].images[:1])
+        first = next(iter(self._loader(self._plain(self.sets[0]), batch_size=1, num_workers=0)))
+        return self._with_channels(self._views(first, training=False)[0])
+
+    def setup(self, stage: str) -> None:
+        """Load the images, part off those held out, and check that the rest fill a batch."""
+        train, unlabelled = self.sets[0], self.unlabelled()
+        count = len(train)  # type: ignore[arg-type]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+        held_out = round(self.validation * count)
+        watched = min(self.monitored, held_out or count // 2)
+        rows = order[-watched:], order[:watched]  # those held out come first in the order
+        self._watched = [Subset(self._plain(train), part) for part in rows if watched]
+        self._fit: Dataset = self._cropped(train) if unlabelled is None else unlabelled
+        if held_out and unlabelled is None:
+            self._fit = Subset(self._fit, sorted(order[held_out:]))
+        count = len(self._fit)  # type: ignore[arg-type]
+        if count < self.batch_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but the data set has {count} training "
+                f"images: set --data.batch_size to {count} or less."
+            )
+        if self.trainer is not None:
+            for part in (*self.sets, unlabelled):
+                if isinstance(part, ImageArrays):
+                    part.reside(self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches of full size: a contrastive loss depends on the batch's."""
-        return self._loader(self.sets[0], training=True)
+        return self._loader(self._fit, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return the images to compare with, and those on which the embedding is watched."""
+        return [self._loader(part) for part in self._watched]
 
     def test_dataloader(self) -> list[DataLoader]:
         """Return the training set, from which evaluation learns its probe, and the test set."""
-        return [self._loader(part) for part in self.sets]
+        return [self._loader(self._plain(part)) for part in self.sets]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return the training set and the test set."""
         return self.test_dataloader()
 
-    def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
-    ) -> Batch:
+    def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> Batch:
         """Make views on the device: augmented ones in training, else the image itself."""
-        images, labels, rows = batch
-        images = _as_float(images)
-        if self.trainer is not None and self.trainer.training:
-            views = torch.stack([self.augment(images) for _ in range(self.views)])
-        else:
-            views = images.unsqueeze(0)
-        return Batch(views, labels, rows)
+        if isinstance(batch, CroppedBatch):
+            self.unreadable.update(batch.unreadable)
+        training = self.trainer is not None and self.trainer.training
+        views = [self._with_channels(view) for view in self._views(batch, training)]
+        one_size = len({view.shape for view in views}) == 1
+        return Batch(torch.stack(views) if one_size else views, batch[1], batch[2])
 
-    def _loader(self, data: ImageArrays, training: bool = False) -> DataLoader:
-        return DataLoader(
-            data,
-            batch_size=self.batch_size,
-            shuffle=training,
-            drop_last=training,
-            collate_fn=_identity,
-        )
+    def _views(self, batch: tuple, training: bool) -> list[Tensor]:
+        """Return the views of a batch, each in [0, 1]."""
+        images, cropped = batch[0], isinstance(batch, CroppedBatch)
+        if not training:
+            images = images[0] if cropped else images
+            whole = self._has_crop and not cropped
+            return [self.crop.whole(images) if whole else as_float(images)]
+        if cropped:
+            return [self.augment.view(view) for view in images]
+        if not isinstance(self.augment, Augmentation):
+            return [self.augment(as_float(images)) for _ in range(self.views)]
+        return [self.augment.view(images, crop) for crop in self.augment.crops(self.views)]
 
+    def _with_channels(self, view: Tensor) -> Tensor:
+        if self.channels == 3 and view.shape[1] == 1:
+            return view.expand(-1, 3, -1, -1)
+        return rgb_to_grayscale(view) if self.channels == 1 else view
 
-class Digits(ImageData):
-    """Scikit-learn's 8x8 handwritten digits, 1,437 to train and 360 to test."""
+    @property
+    def crop(self) -> RandomResizedCrop:
+        """Return the augmentation's crop, or raise ``ValueError`` if it has none."""
+        if not self._has_crop:
+            raise ValueError(
+                f"augmentation {type(self.augment).__name__} has no RandomResizedCrop, which "
+                "images in files need: use SimAugment, or an Augmentation that begins with one."
+            )
+        return self.augment.crop
 
-    def load(self) -> tuple[ImageArrays, ImageArrays]:
-        """Return the two parts of ``probcl.data.load_digits``."""
-        return load_digits()
+    @property
+    def _has_crop(self) -> bool:
+        return isinstance(getattr(self.augment, "crop", None), RandomResizedCrop)
 
+    def _plain(self, part: Dataset) -> Dataset:
+        """Return a data set for evaluation: one in memory as it is, of others the centres."""
+        if isinstance(part, ImageArrays):
+            return part
+        return CroppedViews(part, [self.crop.centre_per_image()])
 
-class Arrays(ImageData):
-    """Images and labels from an ``.npz`` file.
+    def _cropped(self, part: Dataset) -> Dataset:
+        """Return a data set for training: one in memory as it is, of others the views' crops."""
+        if isinstance(part, ImageArrays):
+            return part
+        crops = self.augment.crops(self.views)
+        return CroppedViews(part, [crop.per_image() for crop in crops])
 
-    Args:
-        path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``:
-            images ``(N, channels, height, width)``, integers in 0..255 or floats in [0, 1]; labels
-            ``(N,)``, integers.
-        augmentations: As for ``ImageData``.
-        batch_size: Images in a batch; each gives ``views`` views.
-        views: Views of each image in training.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        augmentations: Sequence[nn.Module] | None = None,
-        batch_size: int = 256,
-        views: int = 2,
-    ) -> None:
-        super().__init__(augmentations, batch_size, views)
-        self.path = path
-
-    def load(self) -> tuple[ImageArrays, ImageArrays]:
-        """Return the two parts of the file."""
-        return read_arrays(self.path)
-
-
-def _as_float(images: Tensor) -> Tensor:
-    return images if images.is_floating_point() else images.float() / 255
+    def _loader(self, data: Dataset, **options: Any) -> DataLoader:
+        options.setdefault("batch_size", self.batch_size)
+        source = data.dataset if isinstance(data, Subset) else data
+        if isinstance(source, ImageArrays):
+            return DataLoader(data, collate_fn=_identity, **options)
+        options.setdefault("num_workers", self.num_workers)
+        pin = torch.cuda.is_available()
+        return DataLoader(data, collate_fn=collate_views, pin_memory=pin, **options)
 
 
 def _identity(batch: Any) -> Any:

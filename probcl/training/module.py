@@ -1,6 +1,7 @@
 """The LightningModule that trains any program by its evidence lower bound."""
 
-import math
+import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,22 +13,30 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from pyro.distributions import Delta
 from torch import Tensor
+from torch.distributions import Distribution
 
 from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
 from probcl.evaluation import Embeddings, Evaluation, evaluate
-from probcl.evaluation.uncertainty import posterior_scores
+from probcl.evaluation.evaluate import watch
+from probcl.evaluation.uncertainty import mean_resultant_length, posterior_scores
 from probcl.infer import ContrastiveELBO
 from probcl.infer.contrastive_elbo import Average
 from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.programs.program import mean_direction
-from probcl.training.data import Batch
+from probcl.training.data import Batch, ImageData
+from probcl.training.optimisation import WarmupCosine, parameter_groups
 
 __all__ = ["ContrastiveModule"]
 
 
 class ContrastiveModule(LightningModule):
-    """Train a program by ``ContrastiveELBO`` with one optimizer and a cosine learning rate.
+    """Train a program by ``ContrastiveELBO`` with one optimizer, warm-up and a cosine.
+
+    Gradients may be accumulated over batches and clipped by the Trainer
+    (``accumulate_grad_batches``, ``gradient_clip_val``). But contrastive batches do not accumulate:
+    an anchor is compared with the embeddings of its own batch only, so four batches of 128 are not
+    one of 512.
 
     After ``Trainer.test``, ``evaluation`` holds what was measured; ``seconds`` holds how long
     training and evaluation took.
@@ -39,7 +48,20 @@ class ContrastiveModule(LightningModule):
         average: Whether they are averaged outside or inside the logarithm.
         annealing: Step to the weight of the KL, such as ``probcl.infer.LinearAnnealing``; None for
             1 throughout.
-        optimizer: Parameters to an optimizer.
+        optimizer: Parameters to an optimizer; ``lightly.utils.lars.LARS`` (extra ``baselines``)
+            for large batches.
+        reference_batch_size: Number of images in a batch that the learning rate is meant for: it
+            is scaled in proportion to the batch, of all devices together. None for no scaling.
+        warmup_epochs: Epochs in which the learning rate rises along a line. By default 10 where a
+            batch has more than 256 images, but not more than a tenth of the training; else 0.
+        decay_all: Whether weight decay, if the optimizer has any, holds for biases and
+            normalisations too.
+        compile_encoder: Whether ``torch.compile`` compiles the encoder.
+        channels_last: Whether the encoder's weights lie in memory with the channels last, which
+            suits convolutions in low precision on a GPU.
+
+    Raises:
+        ValueError: If ``reference_batch_size`` or ``warmup_epochs`` is out of range.
     """
 
     def __init__(
@@ -50,39 +72,77 @@ class ContrastiveModule(LightningModule):
         average: Average = "outside",
         annealing: Callable[[int], float] | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+        reference_batch_size: int | None = None,
+        warmup_epochs: float | None = None,
+        decay_all: bool = True,
+        compile_encoder: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
+        if reference_batch_size is not None and reference_batch_size < 1:
+            raise ValueError(
+                f"reference_batch_size must be at least 1, got {reference_batch_size}."
+            )
+        if warmup_epochs is not None and not 0 <= warmup_epochs < float("inf"):
+            raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
         self.program = program
         self.elbo = ContrastiveELBO(kl, num_particles, average, vectorize_particles=True)
         self.annealing = annealing
         self.optimizer = optimizer
+        self.reference_batch_size = reference_batch_size
+        self.warmup_epochs = warmup_epochs
+        self.decay_all = decay_all
+        self.compile_encoder = compile_encoder
+        self.channels_last = channels_last
         self.evaluation: Evaluation | None = None
         self.seconds: dict[str, float] = {}
         self._collected: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
         self._started = 0.0
+        self._epoch_started = 0.0
+        self._images = 0
         self._logged: tuple[str, ...] = ()
+        self._lengths: list[Tensor] = []
 
     def setup(self, stage: str) -> None:
-        """Let lazy layers take their sizes from one image."""
-        self.program.materialize(self.trainer.datamodule.example)  # type: ignore[attr-defined]
+        """Let lazy layers take their sizes from one image, and prepare the encoder."""
+        self.program.materialize(self._data.example)
+        if self.channels_last:
+            self.program.encoder.to(memory_format=torch.channels_last)
+        if self.compile_encoder:
+            self.program.encoder.compile()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return the optimizer, its learning rate falling to zero along half a cosine.
+        """Return the optimizer, its learning rate rising and then falling to zero.
 
-        Without a last step, as with ``max_epochs=-1``, the learning rate stays as it is.
+        Without a last step, as with ``max_epochs=-1``, the learning rate does not fall.
         """
-        optimizer = self.optimizer(self.program.parameters())
+        optimizer = self.optimizer(parameter_groups(self.program, self.decay_all))
+        batch = self._data.batch_size * self.trainer.world_size
+        if self.reference_batch_size is not None:
+            for group in optimizer.param_groups:
+                group["lr"] *= batch / self.reference_batch_size
         steps = self.trainer.estimated_stepping_batches
-
-        def half_cosine(step: int) -> float:
-            return 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
-
+        epochs = self.trainer.max_epochs or -1
+        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        warmup = self.warmup_epochs
+        if warmup is None:
+            warmup = min(10, epochs / 10) if batch > 256 and epochs > 0 else 0
         # A resumed run may have more steps: the shape follows from them, and is not restored.
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, half_cosine)
+        factor = WarmupCosine(steps, round(warmup * per_epoch))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor.__call__)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that training has taken in a second of this epoch, each with all its views."""
+        return self._images / (time.perf_counter() - self._epoch_started)
+
+    @property
+    def _data(self) -> ImageData:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         """Start the clock of the training."""
@@ -91,6 +151,10 @@ class ContrastiveModule(LightningModule):
     def on_fit_end(self) -> None:
         """Note the seconds that the training took."""
         self.seconds["time/fit_s"] = time.perf_counter() - self._started
+
+    def on_train_epoch_start(self) -> None:
+        """Start to count images."""
+        self._epoch_started, self._images = time.perf_counter(), 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with each of its terms."""
@@ -106,17 +170,33 @@ class ContrastiveModule(LightningModule):
         if every and batch_idx % every == 0:
             self._require_finite(logged)
         self._logged = tuple(logged)
-        self.log_dict(
-            logged,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(batch.labels),
-        )
+        self._images += len(batch.rows)
+        self._log_means(logged, len(batch.rows), prog_bar=True)
+        self._log_means(self.program.watched, len(batch.rows))
         return loss
 
+    def _log_means(self, values: dict[str, Tensor], count: int, prog_bar: bool = False) -> None:
+        self.log_dict(values, prog_bar, on_step=False, on_epoch=True, batch_size=count)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Embed a batch of the images to compare with (loader 0) or of those watched (loader 1)."""
+        features, posterior = self._posterior(batch)
+        self._collected["watched", dataloader_idx].append(_describe(batch, features, posterior))
+        if dataloader_idx == 1 and not isinstance(posterior, Delta):
+            self._lengths.append(mean_resultant_length(posterior))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how good the embedding is so far."""
+        sets = [Embeddings.concatenate(self._collected.pop(("watched", i))) for i in (0, 1)]
+        watched = watch(*sets)
+        if self._lengths:
+            watched["mean_resultant_length"] = torch.cat(self._lengths).mean().item()
+            self._lengths.clear()
+        self.log_dict({f"val/{name}": value for name, value in watched.items()}, prog_bar=True)
+
     def on_train_epoch_end(self) -> None:
-        """Stop before a checkpoint is written if the loss or a weight is not finite."""
+        """Log speed and memory; stop before a checkpoint is written if a weight is not finite."""
+        self.log_dict({"images_per_second": self.images_per_second, "memory_gib": self._memory()})
         metrics = self.trainer.callback_metrics
         self._require_finite({name: metrics[name] for name in self._logged})
         for name, parameter in self.program.named_parameters():
@@ -172,17 +252,31 @@ class ContrastiveModule(LightningModule):
 
     def describe(self, batch: Batch) -> Embeddings:
         """Return the embeddings of the first view of a batch, and what the posterior says."""
+        return _describe(batch, *self._posterior(batch))
+
+    def _posterior(self, batch: Batch) -> tuple[Tensor, Distribution]:
         features = self.program.encoder(batch.views[0])
-        posterior = self.program.posterior_from_features(features)
-        return Embeddings(
-            embedding=mean_direction(posterior),
-            features=features,
-            labels=batch.labels,
-            index=batch.rows,
-            parameters={
-                name: getattr(posterior, name)
-                for name in posterior.arg_constraints
-                if hasattr(posterior, name) and not isinstance(posterior, Delta)
-            },
-            scores=posterior_scores(posterior),
-        )
+        return features, self.program.posterior_from_features(features)
+
+    def _memory(self) -> float:
+        """Return the peak of the device's memory, or of the process's, in GiB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _describe(batch: Batch, features: Tensor, posterior: Distribution) -> Embeddings:
+    assert batch.labels is not None  # only training takes images without labels
+    return Embeddings(
+        embedding=mean_direction(posterior),
+        features=features,
+        labels=batch.labels,
+        index=batch.rows,
+        parameters={
+            name: getattr(posterior, name)
+            for name in posterior.arg_constraints
+            if hasattr(posterior, name) and not isinstance(posterior, Delta)
+        },
+        scores=posterior_scores(posterior),
+    )

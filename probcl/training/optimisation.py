@@ -1,0 +1,50 @@
+"""The learning rate over a training, and which parameters decay."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["WarmupCosine", "parameter_groups"]
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Factor on the learning rate: up along a line, then down to zero along half a cosine.
+
+    Args:
+        steps: Steps of the whole training; infinite for a factor that stays at 1.
+        warmup: Steps of the line.
+
+    Example:
+        >>> factor = WarmupCosine(steps=30, warmup=10)
+        >>> [round(factor(step), 2) for step in (0, 9, 10, 20, 30)]
+        [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    steps: float
+    warmup: int = 0
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step, counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        share = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(share, 1)))
+
+
+def parameter_groups(module: nn.Module, decay_all: bool) -> list[dict]:
+    """Return the parameters to learn, as groups for an optimizer.
+
+    Args:
+        module: Module whose parameters are to be learned; those without gradients are left out.
+        decay_all: If False, parameters of at most one dimension (biases, those of normalisations,
+            and single numbers) are a group without weight decay.
+    """
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if decay_all:
+        return [{"params": learned}]
+    kept = [parameter for parameter in learned if parameter.dim() <= 1]
+    decayed = [parameter for parameter in learned if parameter.dim() > 1]
+    groups: list[dict] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
