@@ -5,7 +5,6 @@ import re
 import sys
 import traceback
 import warnings
-from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from inspect import isabstract
@@ -25,11 +24,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
+import probcl.data
+import probcl.infer
 import probcl.nn
 import probcl.programs
+import probcl.training
 from probcl.evaluation import Embeddings
 from probcl.report import print_summary, write_report
-from probcl.runs import config_of_run, make_run_dir
+from probcl.runs import TENSORBOARD, config_of_run, discard_if_unused, make_run_dir
 from probcl.training import ContrastiveModule, ImageData
 from probcl.training.progress import ProgressBar
 
@@ -51,8 +53,7 @@ class ProbclCLI(LightningCLI):
             super().__init__(*args, **kwargs)
         finally:
             if hasattr(self, "run_dir"):
-                with suppress(OSError):
-                    self.run_dir.rmdir()  # only a folder without anything in it goes
+                discard_if_unused(self.run_dir)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -73,7 +74,7 @@ class ProbclCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, with the configuration of the run that a checkpoint is of."""
         given = sys.argv[1:] if args is None else list(args)
-        self.config = parser.parse_args(_with_config_of_run(given))
+        self.config = parser.parse_args(_with_our_classes(_with_config_of_run(given)))
         self._check_checkpoint()
 
     def _check_checkpoint(self) -> None:
@@ -217,6 +218,22 @@ def _with_config_of_run(args: list[str]) -> list[str]:
     return args
 
 
+def _with_our_classes(args: list[str]) -> list[str]:
+    """Put the import path for the name of a class of ours, which torchvision may have too."""
+    paths = {}
+    for package in (probcl.data, probcl.infer, probcl.nn, probcl.programs, probcl.training):
+        paths |= {name: f"{package.__name__}.{name}" for name in package.__all__}
+    expanded = []
+    for before, arg in pairwise(["", *args]):
+        option, equals, value = arg.partition("=")
+        if not equals and re.match("--(model|data)", before):
+            arg = paths.get(arg, arg)
+        elif re.match("--(model|data)", option):
+            arg = f"{option}{equals}{paths.get(value, value)}"
+        expanded.append(arg)
+    return expanded
+
+
 def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
     """Return the embeddings of each split as arrays with a row for each image."""
     sets = {split: Embeddings.concatenate(parts) for split, parts in batches.items()}
@@ -235,7 +252,7 @@ def _loggers(run_dir: Path) -> list[Logger]:
     """Return the loggers of every run; TensorBoard's if it is installed."""
     loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
     if find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
+        loggers.append(TensorBoardLogger(run_dir, name=TENSORBOARD, version=""))
     return loggers
 
 

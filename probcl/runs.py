@@ -1,9 +1,13 @@
 """The folders of runs: made without ever writing into one in use, and found again."""
 
+import shutil
 from itertools import count
 from pathlib import Path
 
-__all__ = ["config_of_run", "make_run_dir"]
+__all__ = ["TENSORBOARD", "config_of_run", "discard_if_unused", "make_run_dir"]
+
+#: Folder of TensorBoard's log within that of a run.
+TENSORBOARD = "tensorboard"
 
 
 def make_run_dir(chosen: str | None, name: str) -> Path:
@@ -32,6 +36,17 @@ def make_run_dir(chosen: str | None, name: str) -> Path:
             "with --run_dir."
         ) from error
     return path
+
+
+def discard_if_unused(path: Path) -> None:
+    """Remove the folder of a run that never began.
+
+    Args:
+        path: The folder; it stays if it holds anything but TensorBoard's log, which begins before
+            the first number.
+    """
+    if {entry.name for entry in path.iterdir()} <= {TENSORBOARD}:
+        shutil.rmtree(path)
 
 
 def config_of_run(ckpt_path: str) -> Path | None:

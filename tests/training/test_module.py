@@ -9,6 +9,17 @@ from probcl.nn import ConvNet, ProjectedNormalHead, ResNet
 from probcl.programs import VSimCLR
 from probcl.training import ContrastiveModule, Digits
 
+# Lightning's notices, and what it does with PyTorch's trees.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        ".*does not have many workers",
+        "Total length of `list` across ranks is zero",
+        ".*number of training batches",
+        ".*LeafSpec:FutureWarning",
+    )
+]
+
 
 class Rates(Callback):
     """Note the learning rate of every step."""
@@ -46,8 +57,6 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*number of training batches:UserWarning")
 class TestRates:
     """Learning rates of 1,437 images: 11 batches of 128, or 2 of 512, in an epoch."""
 
@@ -78,8 +87,6 @@ class TestRates:
         assert len(np.unique(rates.round(12))) == 12  # 6 steps in each of two epochs
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*number of training batches:UserWarning")
 def test_a_compiled_encoder_in_another_memory_format_trains_to_the_same_weights(tmp_path):
     weights = []
     for options in ({}, {"compile_encoder": True, "channels_last": True}):

@@ -42,13 +42,15 @@ def test_two_epochs_on_photographs_teach_something(program, cifar, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     main([
         "fit", *QUICK, "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1",
-        f"--model.program={program}", "--data=Arrays", f"--data.path={cifar}",
+        f"--model.program={program}", "--model.program.encoder=ConvNet",
+        "--model.program.encoder.widths=[16, 32, 64]", "--data=Arrays", f"--data.path={cifar}",
         "--data.augmentation=SimAugment", "--data.batch_size=100", "--data.monitored=500",
     ])  # fmt: skip
     (run,) = Path("runs").iterdir()
     loss = read_history(run / "metrics.csv")["loss"]
     assert loss[1] < loss[0]
     metrics = json.loads((run / "metrics.json").read_text())
+    print({k: v for k, v in metrics.items() if "top1" in k}, loss)
     assert metrics["knn/top1"] >= 0.10 + 0.06  # chance, and four standard deviations of 500 images
     assert metrics["probe/top1"] >= 0.10 + 0.12
 
@@ -111,7 +113,7 @@ def test_what_is_watched_is_in_the_history(tmp_path, monkeypatch):
     assert [row["epoch"] for row in trained] == list("0123")
     assert [row["epoch"] for row in watched] == list("13")
     for row in trained:
-        assert 0.08 <= float(row["tau2"]) <= 0.12  # temperature 0.1, epsilon 0.02
+        assert 0.18 <= float(row["tau2"]) <= 0.22  # temperature 0.2, epsilon 0.02
         assert float(row["images_per_second"]) > 0
         assert float(row["memory_gib"]) > 0
     for row in watched:
@@ -202,10 +204,11 @@ def unequal_sizes(folder):
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_sentence(arguments, message, folder, capsys):
-    if "--trainer.accelerator=gpu" in arguments(folder) and torch.cuda.is_available():
+    given = arguments(folder)
+    if "--trainer.accelerator=gpu" in given and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(SystemExit) as stopped:
-        main(arguments(folder))
+        main(given)
     told = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err
     assert message in told
     assert len(told.strip().splitlines()) == 1
