@@ -146,13 +146,17 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """
     images = images.clone()
     changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]
-    for step in order:
-        for index, change in enumerate(changes):
-            chosen = (step == index).nonzero()[:, 0]
+    # At each step the images of one change stand together; their numbers are known on the CPU.
+    together = order.argsort(1).to(images.device)
+    factors = factors.to(images)[..., None, None, None]
+    for step, rows in zip(order, together, strict=True):
+        counts = torch.bincount(step + 1, minlength=1 + len(_CHANGES)).tolist()
+        groups = rows.split(counts)[1:]  # the first is of those that stay
+        for change, factor, chosen in zip(changes, factors, groups, strict=False):
             if len(chosen):
-                factor = factors[index, chosen].to(images)[:, None, None, None]
-                rows = chosen.to(images.device)
-                images.index_copy_(0, rows, change(images.index_select(0, rows), factor))
+                before = images.index_select(0, chosen)
+                after = change(before, factor.index_select(0, chosen))
+                images.index_copy_(0, chosen, after)
     return images
 
 
@@ -164,20 +168,21 @@ def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
         sigma: Standard deviation for each image in pixels, shape ``(N,)``.
         largest: Largest standard deviation there is; the kernel reaches three of them.
     """
-    columns = _blurring(sigma, largest, images.shape[-1]).to(images)
-    rows = _blurring(sigma, largest, images.shape[-2]).to(images)
+    sigma = sigma.to(images)
+    columns = _blurring(sigma, largest, images.shape[-1])
+    rows = _blurring(sigma, largest, images.shape[-2])
     return rows[:, None] @ images @ columns[:, None].mT
 
 
 def _blurring(sigma: Tensor, largest: float, extent: int) -> Tensor:
     """Return the weights ``(N, extent, extent)`` of the pixels of a blurred line."""
     reach = min(math.ceil(3 * largest), extent - 1)
-    offsets = torch.arange(-reach, reach + 1)
+    offsets = torch.arange(-reach, reach + 1, device=sigma.device)
     taps = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     taps = taps / taps.sum(-1, keepdim=True)
-    line = torch.arange(extent, dtype=torch.float32)[None]
+    line = torch.arange(extent, dtype=torch.float32, device=sigma.device)[None]
     mirrored = pad(line, (reach, reach), mode="reflect")[0].long().unfold(0, len(offsets), 1)
-    weights = torch.zeros(len(sigma), extent, extent)
+    weights = sigma.new_zeros(len(sigma), extent, extent)
     index = mirrored.expand(len(sigma), -1, -1)
     return weights.scatter_add_(-1, index, taps[:, None].expand(index.shape))
 
@@ -217,7 +222,7 @@ def _change_hue(images: Tensor, turns: Tensor) -> Tensor:
     hue = ((blue - red) * scale).add_(2).lerp_(((red - green) * scale).add_(4), not_green)
     hue = ((green - blue) * scale).lerp_(hue, not_red).add_(6 * turns)
     # Each channel is high within a sixth of its own hue, low within a sixth of the opposite one.
-    away = hue - hue.new_tensor([0.0, 2.0, 4.0])[:, None, None]
+    away = hue - torch.arange(0, 6, 2, device=hue.device)[:, None, None]
     away = away.sub_((away / 6).round_().mul_(6)).abs_()  # within half a turn
     return torch.addcmul(high, chroma, away.sub_(1).clamp_(0, 1), value=-1)
 

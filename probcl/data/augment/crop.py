@@ -136,9 +136,11 @@ def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Te
     """
     images = as_float(images)
     height, width = images.shape[-2:]
-    rows = _resampling(boxes.top, boxes.height, size, height).to(images)
-    columns = _resampling(boxes.left, boxes.width, size, width)
-    columns = torch.where(flipped[:, None, None], columns.flip(-2), columns).to(images)
+    top, left, box_height, box_width = torch.stack(boxes).to(images.device)
+    flipped = flipped.to(images.device)[:, None, None]
+    rows = _resampling(top, box_height, size, height).to(images.dtype)
+    columns = _resampling(left, box_width, size, width).to(images.dtype)
+    columns = torch.where(flipped, columns.flip(-2), columns)
     # Wide rows make fast products: the columns go first, of all rows and channels at once.
     narrow = images.flatten(1, 2) @ columns.mT
     return rows[:, None] @ narrow.unflatten(1, (-1, height))
@@ -152,8 +154,8 @@ def _resampling(start: Tensor, length: Tensor, size: int, extent: int) -> Tensor
     """
     start, length = start[:, None, None].double(), length[:, None, None].double()
     step = length / size
-    centre = start + (torch.arange(size)[:, None] + 0.5) * step
-    old = torch.arange(extent) + 0.5
+    centre = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    old = torch.arange(extent, device=start.device) + 0.5
     weights = (1 - (old - centre).abs() / step.clamp_min(1)).clamp_min(0)
     weights = weights * ((old > start) & (old < start + length))
     return weights / weights.sum(-1, keepdim=True)

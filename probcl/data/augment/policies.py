@@ -121,9 +121,10 @@ def apply_operations(images: Tensor, operations: Sequence[Operation | None]) -> 
     if images.is_floating_point():
         levels = (images * 255).round_().to(torch.uint8)
     changed = levels.clone()
-    for operation, chosen in groups.items():
-        rows = torch.tensor(chosen).to(images.device)
-        changed.index_copy_(0, rows, _OPERATIONS[operation.name](levels[rows], operation.level))
+    rows = torch.tensor([row for chosen in groups.values() for row in chosen], dtype=torch.long)
+    parts = rows.to(images.device).split([len(chosen) for chosen in groups.values()])
+    for (name, level), chosen in zip(groups, parts, strict=True):
+        changed.index_copy_(0, chosen, _OPERATIONS[name](levels.index_select(0, chosen), level))
     return as_float(changed).to(images) if images.is_floating_point() else changed
 
 
