@@ -39,6 +39,9 @@ __all__ = ["ProbclCLI", "main"]
 
 DEFAULT = str(files("probcl").joinpath("default.yaml"))
 
+# Options whose value may be the name of a class; others, such as --data.root, take any text.
+_TAKES_A_CLASS = r"--data$|--data\.augmentation|--model\."
+
 # How PyTorch begins the message of an error that a loader's worker has met.
 _FROM_WORKER = "Caught ValueError in DataLoader worker"
 
@@ -220,15 +223,15 @@ def _with_config_of_run(args: list[str]) -> list[str]:
 
 def _with_our_classes(args: list[str]) -> list[str]:
     """Put the import path for the name of a class of ours, which torchvision may have too."""
-    paths = {}
+    paths: dict[str, str] = {}
     for package in (probcl.data, probcl.infer, probcl.nn, probcl.programs, probcl.training):
         paths |= {name: f"{package.__name__}.{name}" for name in package.__all__}
     expanded = []
     for before, arg in pairwise(["", *args]):
         option, equals, value = arg.partition("=")
-        if not equals and re.match("--(model|data)", before):
+        if not equals and re.match(_TAKES_A_CLASS, before):
             arg = paths.get(arg, arg)
-        elif re.match("--(model|data)", option):
+        elif re.match(_TAKES_A_CLASS, option):
             arg = f"{option}{equals}{paths.get(value, value)}"
         expanded.append(arg)
     return expanded
@@ -236,7 +239,10 @@ def _with_our_classes(args: list[str]) -> list[str]:
 
 def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
     """Return the embeddings of each split as arrays with a row for each image."""
-    sets = {split: Embeddings.concatenate(parts) for split, parts in batches.items()}
+    sets = {
+        split: Embeddings.concatenate([part for part in parts if part is not None])
+        for split, parts in batches.items()
+    }
     whole = Embeddings.concatenate(list(sets.values()))
     return {
         "embedding": whole.embedding.numpy(),

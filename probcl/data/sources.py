@@ -94,13 +94,14 @@ def read_fashion_mnist(root: str | Path, download: bool = False) -> Arrays:
 
 
 def read_stl10(
-    root: str | Path, download: bool = False
-) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
+    root: str | Path, download: bool = False, unlabelled: bool = True
+) -> tuple[ImageArrays, ...]:
     """Read STL-10: 5,000 images to train and 8,000 to test of 10 classes, 100,000 without labels.
 
     Args:
         root: Folder that holds ``stl10_binary``.
         download: As for ``read_cifar10``; what it raises is too.
+        unlabelled: Whether to read the images without labels too, 2.8 GB.
 
     Returns:
         The train set, the test set and the unlabelled set, ``(N, 3, 96, 96)`` of type ``uint8``.
@@ -109,10 +110,10 @@ def read_stl10(
         Coates, Lee and Ng (2011), An Analysis of Single-Layer Networks in Unsupervised Feature
         Learning, https://proceedings.mlr.press/v15/coates11a.html.
     """
-    splits = [{"split": split} for split in ("train", "test", "unlabeled")]
-    *parts, unlabelled = _read(datasets.STL10, root, download, splits)
-    train, test = (ImageArrays(part.data, part.labels) for part in parts)
-    return train, test, ImageArrays(unlabelled.data)
+    names = ("train", "test", "unlabeled") if unlabelled else ("train", "test")
+    parts = _read(datasets.STL10, root, download, [{"split": name} for name in names])
+    labelled = (ImageArrays(part.data, part.labels) for part in parts[:2])
+    return (*labelled, *(ImageArrays(part.data) for part in parts[2:]))
 
 
 def read_tiny_imagenet(

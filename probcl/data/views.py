@@ -32,6 +32,9 @@ class CroppedBatch(NamedTuple):
 class CroppedViews(Dataset):
     """Views of the images of a data set, each by a transform of its own.
 
+    With a ``seed``, the random draws of an image follow from it and the image's row, whichever
+    worker reads it and whatever it has read before.
+
     Args:
         data: Data set of items that begin with an image, of PIL or a tensor, and its label; or
             with the path of a file that could not be read, and None.
@@ -40,6 +43,7 @@ class CroppedViews(Dataset):
 
     def __init__(self, data: Dataset, transforms: Sequence[Callable]) -> None:
         self.data = data
+        self.seed: int | None = None
         self.transforms = [
             v2.Compose([v2.ToImage(), transform, v2.ToDtype(torch.uint8, scale=True)])
             for transform in transforms
@@ -53,23 +57,23 @@ class CroppedViews(Dataset):
         image, label = self.data[row][:2]
         if isinstance(image, str):
             return image, None, row
-        views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
+        with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
+            if self.seed is not None:
+                torch.manual_seed((self.seed + row) % 2**63)
+            views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
         return views, label, row
 
 
 def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> CroppedBatch:
     """Put items of ``CroppedViews`` together, without those that could not be read.
 
+    Where none could be read there are no views.
+
     Raises:
-        ValueError: If none could be read, or the images do not all have as many channels.
+        ValueError: If the images do not all have as many channels.
     """
     readable = [(item[0], *item[1:]) for item in items if not isinstance(item[0], str)]
     unreadable = [item[0] for item in items if isinstance(item[0], str)]
-    if not readable:
-        raise ValueError(
-            f"not one of {len(items)} image files of a batch can be read, {unreadable[0]} among "
-            "them: restore them."
-        )
     channels = {view.shape[0] for views, _, _ in readable for view in views}
     if len(channels) > 1:
         raise ValueError(
@@ -77,8 +81,8 @@ def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> Cropp
             ": convert them to one mode."
         )
     views = [torch.stack(list(parts)) for parts in zip(*(v for v, _, _ in readable), strict=True)]
-    labels = torch.tensor([int(label) for _, label, _ in readable])
-    rows = torch.tensor([row for _, _, row in readable])
+    labels = torch.tensor([int(label) for _, label, _ in readable], dtype=torch.long)
+    rows = torch.tensor([row for _, _, row in readable], dtype=torch.long)
     return CroppedBatch(views, labels, rows, unreadable)
 
 
@@ -94,11 +98,24 @@ def read_into_memory(
 
     Returns:
         The images, and the files that could not be read.
+
+    Raises:
+        ValueError: If none can be read.
     """
     loader = DataLoader(
         CroppedViews(data, [transform]), 256, num_workers=num_workers, collate_fn=collate_views
     )
-    batches = list(loader)
-    images = torch.cat([batch.views[0] for batch in batches])
-    labels = torch.cat([batch.labels for batch in batches])
-    return ImageArrays(images, labels), [path for batch in batches for path in batch.unreadable]
+    images: Tensor | None = None
+    labels, unreadable, filled = [], [], 0
+    for batch in loader:
+        unreadable += batch.unreadable
+        if batch.views:
+            if images is None:
+                # In place, batch by batch: a list of what workers send would keep their files open.
+                images = batch.views[0].new_empty(len(data), *batch.views[0].shape[1:])  # type: ignore[arg-type]
+            images[filled : filled + len(batch.rows)] = batch.views[0]
+            filled += len(batch.rows)
+            labels.append(batch.labels)
+    if images is None:
+        raise ValueError(f"not one of the images can be read, {unreadable[0]} among them.")
+    return ImageArrays(images[:filled], torch.cat(labels)), unreadable

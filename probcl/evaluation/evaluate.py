@@ -123,17 +123,19 @@ def watch(train: Embeddings, test: Embeddings) -> dict[str, float]:
         test: Embeddings that are classified.
 
     Returns:
-        Accuracy of the probe and of the neighbours' vote, and the effective rank.
+        Accuracy of the neighbours' vote, the effective rank, and the accuracy of the probe where
+        there is more than one class to learn.
     """
-    predicted = torch.as_tensor(
-        fit_linear_probe(train.features, train.labels).predict(test.features)
-    )
     neighbours = k_nearest_neighbours(train.embedding, train.labels, test.embedding)
-    return {
-        "probe_top1": accuracy(predicted, test.labels),
+    watched = {
         "knn_top1": accuracy(neighbours, test.labels),
         "effective_rank": effective_rank(singular_spectrum(test.embedding)),
     }
+    if len(train.labels.unique()) > 1:
+        probe = fit_linear_probe(train.features, train.labels)
+        predicted = torch.as_tensor(probe.predict(test.features))
+        watched["probe_top1"] = accuracy(predicted, test.labels)
+    return watched
 
 
 def _probabilities(probe: Pipeline, part: Embeddings) -> Tensor:

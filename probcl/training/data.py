@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 from probcl.data import Augmentation, ImageArrays, RandomResizedCrop, SimAugment
 from probcl.data.augment.draws import as_float
 from probcl.data.views import CroppedBatch, CroppedViews, collate_views
+from probcl.training.order import ShuffledRows, TrainingLoader, derived_seed
 
 __all__ = ["Batch", "ImageData"]
 
@@ -21,6 +22,8 @@ MAX_WORKERS = 8
 
 class Batch(NamedTuple):
     """Views of ``B`` images, their labels and their rows in the data set.
+
+    Where not one of a batch's files could be read there are no views, and ``B`` is 0.
 
     Attributes:
         views: Shape ``(V, B, channels, height, width)``; a list of ``V`` tensors where their sizes
@@ -91,6 +94,8 @@ class ImageData(LightningDataModule, ABC):
         self.monitored = monitored
         self.channels = channels
         self.num_workers = num_workers
+        self.seed = 0
+        self._passes = 0  # over the training images, where there is no Trainer to count them
         #: Files that could not be read and were left out.
         self.unreadable: set[str] = set()
         self._sets: tuple[Dataset, Dataset] | None = None
@@ -122,35 +127,55 @@ class ImageData(LightningDataModule, ABC):
     @property
     def example(self) -> Tensor:
         """Return one training image as a batch, from which lazy layers take their sizes."""
-        first = next(iter(self._loader(self._plain(self.sets[0]), batch_size=1, num_workers=0)))
-        return self._with_channels(self._views(first, training=False)[0])
+        images = self._loader(self._plain(self.sets[0]), batch_size=1, num_workers=0)
+        first = next((batch for batch in images if len(batch[0])), None)
+        if first is None:
+            raise ValueError(f"not one of the {len(images)} images to train on can be read.")
+        return self._with_channels(self._views(first, training=False)[0]).cpu()
 
     def setup(self, stage: str) -> None:
         """Load the images, part off those held out, and check that the rest fill a batch."""
+        if stage == "fit":
+            self.seed = torch.initial_seed()
+        self._check_channels()
         train, unlabelled = self.sets[0], self.unlabelled()
         count = len(train)  # type: ignore[arg-type]
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
         held_out = round(self.validation * count)
-        watched = min(self.monitored, held_out or count // 2)
+        watched = min(self.monitored, held_out or count // 2, count - held_out)
         rows = order[-watched:], order[:watched]  # those held out come first in the order
         self._watched = [Subset(self._plain(train), part) for part in rows if watched]
-        self._fit: Dataset = self._cropped(train) if unlabelled is None else unlabelled
-        if held_out and unlabelled is None:
-            self._fit = Subset(self._fit, sorted(order[held_out:]))
-        count = len(self._fit)  # type: ignore[arg-type]
+        if unlabelled is None:
+            self._fit, self._fit_rows = self._cropped(train), sorted(order[held_out:])
+        else:
+            self._fit, self._fit_rows = unlabelled, list(range(len(unlabelled)))
+        count = len(self._fit_rows) // self.world_size
         if count < self.batch_size:
+            on_each = "" if self.world_size == 1 else f" for each of {self.world_size} devices"
             raise ValueError(
                 f"batch_size is {self.batch_size}, but the data set has {count} training "
-                f"images: set --data.batch_size to {count} or less."
+                f"images{on_each}: set --data.batch_size to {count} or less."
             )
         if self.trainer is not None:
             for part in (*self.sets, unlabelled):
                 if isinstance(part, ImageArrays):
                     part.reside(self.trainer.strategy.root_device)
 
+    def _check_channels(self) -> None:
+        train, test = self.sets
+        if isinstance(train, ImageArrays) and isinstance(test, ImageArrays):
+            channels = train.images.shape[1], test.images.shape[1]
+            if channels[0] != channels[1] and self.channels is None:
+                raise ValueError(
+                    f"the training images have {channels[0]} channels and the test images "
+                    f"{channels[1]}: give both the same, or set --data.channels."
+                )
+
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches of full size: a contrastive loss depends on the batch's."""
-        return self._loader(self._fit, shuffle=True, drop_last=True)
+        rank = 0 if self.trainer is None else self.trainer.global_rank
+        rows = ShuffledRows(self._fit_rows, self.batch_size, self.seed, rank, self.world_size)
+        return TrainingLoader(self._fit, rows, self._position, **self._options(self._fit))
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the images to compare with, and those on which the embedding is watched."""
@@ -164,10 +189,44 @@ class ImageData(LightningDataModule, ABC):
         """Return the training set and the test set."""
         return self.test_dataloader()
 
+    @property
+    def world_size(self) -> int:
+        """Number of processes that train together, each with batches of its own."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seed, from which the order of the images and all random draws follow."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seed of the training that is to go on."""
+        self.seed = state_dict["seed"]
+
+    def _batches_done(self) -> int:
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+    def _position(self) -> tuple[int, int]:
+        """Return the epoch, and the number of its batches that are done."""
+        if self.trainer is None:
+            self._passes += 1
+            return self._passes - 1, 0
+        return divmod(self._batches_done(), int(self.trainer.num_training_batches))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed the random draws of a step of the training."""
+        if self.trainer is not None and self.trainer.training:
+            step, rank = self._batches_done(), self.trainer.global_rank
+            torch.manual_seed(derived_seed(self.seed, step, rank))
+        return batch
+
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> Batch:
         """Make views on the device: augmented ones in training, else the image itself."""
         if isinstance(batch, CroppedBatch):
             self.unreadable.update(batch.unreadable)
+            if not batch.views:
+                return Batch([], batch.labels, batch.rows)
         training = self.trainer is not None and self.trainer.training
         views = [self._with_channels(view) for view in self._views(batch, training)]
         one_size = len({view.shape for view in views}) == 1
@@ -215,17 +274,25 @@ class ImageData(LightningDataModule, ABC):
         """Return a data set for training: one in memory as it is, of others the views' crops."""
         if isinstance(part, ImageArrays):
             return part
+        _ = self.crop  # raises if there is none
         crops = self.augment.crops(self.views)
         return CroppedViews(part, [crop.per_image() for crop in crops])
 
-    def _loader(self, data: Dataset, **options: Any) -> DataLoader:
-        options.setdefault("batch_size", self.batch_size)
+    def _loader(self, data: Dataset, batch_size: int | None = None, **options: Any) -> DataLoader:
+        # A generator of its own: else each pass over the data would draw from the global one.
+        options = self._options(data) | {"generator": torch.Generator()} | options
+        return DataLoader(data, batch_size=batch_size or self.batch_size, **options)
+
+    def _options(self, data: Dataset) -> dict[str, Any]:
         source = data.dataset if isinstance(data, Subset) else data
         if isinstance(source, ImageArrays):
-            return DataLoader(data, collate_fn=_identity, **options)
-        options.setdefault("num_workers", self.num_workers)
-        pin = torch.cuda.is_available()
-        return DataLoader(data, collate_fn=collate_views, pin_memory=pin, **options)
+            return {"collate_fn": _identity}
+        return {
+            "collate_fn": collate_views,
+            "num_workers": self.num_workers,
+            "pin_memory": self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
+        }
 
 
 def _identity(batch: Any) -> Any:

@@ -44,7 +44,7 @@ class Datasets(ImageData):
 class _Files(ImageData):
     """Images in files, of a kind that a subclass finds."""
 
-    augmentation: ClassVar[Callable[[], nn.Module]] = _for_photographs
+    recipe: ClassVar[Callable[[], nn.Module]] = _for_photographs
 
     def __init__(
         self, unreadable: Unreadable = "raise", in_memory: bool = False, **kwargs: Any
@@ -69,7 +69,7 @@ class _Files(ImageData):
 
     def default_augmentation(self) -> nn.Module:
         """Return SimCLR's augmentation."""
-        return type(self).augmentation()
+        return type(self).recipe()
 
 
 class Folder(_Files):
@@ -137,7 +137,7 @@ class TinyImageNet(_NamedFiles):
     """
 
     read = staticmethod(sources.read_tiny_imagenet)
-    augmentation = partial(SimAugment, 64)
+    recipe = partial(SimAugment, 64)
 
 
 class Caltech256(_NamedFiles):

@@ -49,7 +49,7 @@ class ContrastiveModule(LightningModule):
         annealing: Step to the weight of the KL, such as ``probcl.infer.LinearAnnealing``; None for
             1 throughout.
         optimizer: Parameters to an optimizer; ``lightly.utils.lars.LARS`` (extra ``baselines``)
-            for large batches.
+            for large batches, whose rates adapt only where there is a weight decay.
         reference_batch_size: Number of images in a batch that the learning rate is meant for: it
             is scaled in proportion to the batch, of all devices together. None for no scaling.
         warmup_epochs: Epochs in which the learning rate rises along a line. By default 10 where a
@@ -98,7 +98,7 @@ class ContrastiveModule(LightningModule):
         self.seconds: dict[str, float] = {}
         self._collected: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
         self._started = 0.0
-        self._epoch_started = 0.0
+        self._epoch_started = self._watching_since = 0.0
         self._images = 0
         self._logged: tuple[str, ...] = ()
         self._lengths: list[Tensor] = []
@@ -121,14 +121,15 @@ class ContrastiveModule(LightningModule):
         if self.reference_batch_size is not None:
             for group in optimizer.param_groups:
                 group["lr"] *= batch / self.reference_batch_size
-        steps = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs or -1
+        self.trainer.fit_loop.setup_data()
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        warmup = self.warmup_epochs
-        if warmup is None:
-            warmup = min(10, epochs / 10) if batch > 256 and epochs > 0 else 0
+        steps = self.trainer.estimated_stepping_batches
+        if self.warmup_epochs is not None:
+            warmup = self.warmup_epochs * per_epoch
+        else:
+            warmup = min(10 * per_epoch, steps / 10) if batch > 256 else 0
         # A resumed run may have more steps: the shape follows from them, and is not restored.
-        factor = WarmupCosine(steps, round(warmup * per_epoch))
+        factor = WarmupCosine(steps, round(warmup))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor.__call__)
         return {
             "optimizer": optimizer,
@@ -145,8 +146,10 @@ class ContrastiveModule(LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
-        """Start the clock of the training."""
+        """Start the clock of the training, and forget what an interrupted one collected."""
         self._started = time.perf_counter()
+        self._collected.clear()
+        self._lengths.clear()
 
     def on_fit_end(self) -> None:
         """Note the seconds that the training took."""
@@ -156,8 +159,10 @@ class ContrastiveModule(LightningModule):
         """Start to count images."""
         self._epoch_started, self._images = time.perf_counter(), 0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Return the loss of a batch, and log it with each of its terms."""
+        if not len(batch.rows):
+            return None
         if self.annealing is not None:
             self.elbo.kl_weight = self.annealing(self.global_step)
         # Pyro's checks of every site would cost time: the finite loss is checked instead.
@@ -178,8 +183,19 @@ class ContrastiveModule(LightningModule):
     def _log_means(self, values: dict[str, Tensor], count: int, prog_bar: bool = False) -> None:
         self.log_dict(values, prog_bar, on_step=False, on_epoch=True, batch_size=count)
 
+    def on_validation_epoch_start(self) -> None:
+        """Stop if a weight is not finite, and keep the time of the validation out of the speed."""
+        self._require_finite_weights()
+        self._watching_since = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        """Go on to measure the speed of the training."""
+        self._epoch_started += time.perf_counter() - self._watching_since
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Embed a batch of the images to compare with (loader 0) or of those watched (loader 1)."""
+        if not len(batch.rows):
+            return
         features, posterior = self._posterior(batch)
         self._collected["watched", dataloader_idx].append(_describe(batch, features, posterior))
         if dataloader_idx == 1 and not isinstance(posterior, Delta):
@@ -199,12 +215,7 @@ class ContrastiveModule(LightningModule):
         self.log_dict({"images_per_second": self.images_per_second, "memory_gib": self._memory()})
         metrics = self.trainer.callback_metrics
         self._require_finite({name: metrics[name] for name in self._logged})
-        for name, parameter in self.program.named_parameters():
-            if not parameter.isfinite().all():
-                raise ValueError(
-                    f"the weights of {name} are not finite after epoch {self.current_epoch}: "
-                    "lower the learning rate or raise the temperature."
-                )
+        self._require_finite_weights()
 
     def on_test_start(self) -> None:
         """Start the clock of the evaluation, and forget what an earlier one collected."""
@@ -213,6 +224,8 @@ class ContrastiveModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Embed a batch of the training set (loader 0), or of the test set and its changes."""
+        if not len(batch.rows):
+            return
         if dataloader_idx == 0:
             self._collected["train", 0].append(self.describe(batch))
             return
@@ -238,9 +251,19 @@ class ContrastiveModule(LightningModule):
         self._collected.clear()
         self.seconds["time/evaluate_s"] = time.perf_counter() - self._started
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Embeddings:
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Embeddings | None:
         """Return the embeddings of a batch."""
-        return self.describe(batch)
+        return self.describe(batch) if len(batch.rows) else None
+
+    def _require_finite_weights(self) -> None:
+        for name, parameter in self.program.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(
+                    f"the weights of {name} are not finite in epoch {self.current_epoch}: lower "
+                    "the learning rate or raise the temperature."
+                )
 
     def _require_finite(self, logged: dict[str, Tensor]) -> None:
         if not logged["loss"].isfinite():

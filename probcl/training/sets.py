@@ -69,7 +69,7 @@ class _Named(ImageData):
     """A data set that is known by name."""
 
     read: ClassVar[Callable[..., tuple[ImageArrays, ...]]]
-    augmentation: ClassVar[Callable[[], nn.Module]] = SimAugment
+    recipe: ClassVar[Callable[[], nn.Module]] = SimAugment
 
     def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -88,7 +88,7 @@ class _Named(ImageData):
 
     def default_augmentation(self) -> nn.Module:
         """Return SimCLR's augmentation in the images' own size."""
-        return type(self).augmentation()
+        return type(self).recipe()
 
 
 class CIFAR10(_Named):
@@ -125,7 +125,7 @@ class MNIST(_Named):
     """
 
     read = staticmethod(sources.read_mnist)
-    augmentation = partial(SimAugment, 28, flip=0.0)
+    recipe = partial(SimAugment, 28, flip=0.0)
 
 
 class FashionMNIST(_Named):
@@ -138,7 +138,7 @@ class FashionMNIST(_Named):
     """
 
     read = staticmethod(sources.read_fashion_mnist)
-    augmentation = partial(SimAugment, 28)
+    recipe = partial(SimAugment, 28)
 
 
 class STL10(_Named):
@@ -153,7 +153,7 @@ class STL10(_Named):
     """
 
     read = staticmethod(sources.read_stl10)
-    augmentation = partial(SimAugment, 96)
+    recipe = partial(SimAugment, 96)
 
     def __init__(
         self,
@@ -168,11 +168,12 @@ class STL10(_Named):
 
     def load(self) -> tuple[ImageArrays, ImageArrays]:
         """Return the labelled images to train on and to evaluate on."""
-        train, test, unlabelled = type(self).read(self.root, self.download)
-        if self.train_on == "unlabelled":
-            self._unlabelled = unlabelled
+        wanted = self.train_on == "unlabelled"
+        train, test, *unlabelled = type(self).read(self.root, self.download, wanted)
+        self._unlabelled = unlabelled[0] if wanted else None
         return train, test
 
     def unlabelled(self) -> ImageArrays | None:
         """Return the 100,000 images, if they are to be trained on."""
+        _ = self.sets
         return self._unlabelled

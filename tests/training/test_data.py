@@ -1,5 +1,7 @@
 """Data modules: what a batch holds, in training and in evaluation, from memory and from files."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from probcl.data import (
     SimAugment,
 )
 from probcl.training import Batch, Datasets, Digits, Folder, ImageData
+from probcl.training.order import ShuffledRows
 
 
 class Memory(ImageData):
@@ -34,11 +37,13 @@ class Memory(ImageData):
 class Trainer:
     """As much of a Trainer as a data module asks for."""
 
-    class strategy:  # noqa: N801
-        root_device = torch.device("cpu")
+    global_rank, world_size, num_training_batches = 0, 1, 10**6
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
     def __init__(self, training):
         self.training = training
+        progress = SimpleNamespace(total=SimpleNamespace(completed=0))
+        self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
 
 
 def batches(data, training, loader):
@@ -132,6 +137,76 @@ def test_without_validation_two_parts_of_the_training_images_are_watched(monitor
     assert not rows or set(rows[0]).isdisjoint(rows[1])
 
 
+def test_most_images_may_be_held_out_and_none_is_compared_with_itself():
+    data = Memory(validation=0.8, monitored=40, batch_size=10, augmentation=SimAugment(8))
+    trained = set(rows_of(batches(data, True, ImageData.train_dataloader)))
+    bank, watched = (
+        rows_of(batches(data, False, lambda d, i=i: d.val_dataloader()[i])) for i in (0, 1)
+    )
+    assert len(bank) == len(watched) == len(trained) == 10
+    assert trained == set(bank)
+    assert trained.isdisjoint(watched)
+
+
+def test_the_order_follows_from_the_seed_and_changes_with_the_epoch():
+    def orders(seed):
+        torch.manual_seed(seed)
+        data = Memory(batch_size=16, augmentation=SimAugment(8))
+        data.setup("fit")
+        loader = data.train_dataloader()
+        return [[row for batch in loader for row in batch[2].tolist()] for _ in range(2)]
+
+    first, second = orders(1)
+    assert first != second
+    assert orders(1) == [first, second]
+    assert orders(2)[0] != first
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_the_batches_of_one_process(world_size):
+    whole = ShuffledRows(range(100, 200), 12, seed=5)
+    parts = [ShuffledRows(range(100, 200), 12 // world_size, 5, rank, world_size)
+             for rank in range(world_size)]  # fmt: skip
+    for sampler in (whole, *parts):
+        sampler.epoch, sampler.start = 3, 2
+    together = torch.stack([torch.tensor(list(part)).view(-1, 12 // world_size) for part in parts])
+    assert together.transpose(0, 1).flatten().tolist() == list(whole)
+    assert len(list(whole)) == 6 * 12  # of eight batches, two are done
+    assert len(whole) == 8 * 12
+
+
+def test_images_on_the_device_give_an_example_on_the_cpu(monkeypatch):
+    data = Memory(batch_size=10, augmentation=RandomNoise())
+    data.sets[0].reside(torch.device("meta"))
+    assert data.sets[0].images.device.type == "meta"
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(self.shape))
+    assert data.example.device.type == "cpu"
+
+
+def test_training_and_test_images_must_have_as_many_channels():
+    class Mismatched(Memory):
+        def load(self):
+            train, test = super().load()
+            return train, ImageArrays(test.images[:, :1], test.labels)
+
+    with pytest.raises(ValueError, match="have 3 channels and the test images 1: give both"):
+        Mismatched(batch_size=10).setup("fit")
+    data = Mismatched(batch_size=10, channels=3, augmentation=SimAugment(8))
+    assert batches(data, False, lambda d: d.test_dataloader()[1])[0].views.shape[2] == 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_may_be_chosen(channels):
+    class Other(Memory):
+        def load(self):
+            parts = super().load()
+            return [ImageArrays(p.images[:, : 4 - channels], p.labels) for p in parts]
+
+    data = Other(batch_size=10, channels=channels, augmentation=SimAugment(8))
+    assert batches(data, True, ImageData.train_dataloader)[0].views.shape[2] == channels
+    assert data.example.shape[1] == channels
+
+
 class Unlabelled(Memory):
     def unlabelled(self):
         return ImageArrays(torch.zeros(30, 3, 12, 12))
@@ -188,6 +263,42 @@ def test_unreadable_files_are_left_out_and_named(folder, in_memory):
     data = Folder(str(folder), in_memory=in_memory, **options)
     with pytest.raises(ValueError, match=r"bee/3.png cannot be decoded"):
         batches(data, True, ImageData.train_dataloader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_crops_follow_from_the_seed_whoever_reads_them(folder, workers):
+    views = []
+    for number_of_workers in (0, workers):
+        torch.manual_seed(4)
+        data = Folder(
+            str(folder),
+            augmentation=Augmentation(RandomResizedCrop(12)),
+            batch_size=10,
+            num_workers=number_of_workers,
+        )
+        data.setup("fit")
+        loader = data.train_dataloader()
+        views.append([torch.stack(batch.views) for _ in range(2) for batch in loader])
+    assert all(torch.equal(*pair) for pair in zip(*views, strict=True))
+    assert not torch.equal(views[0][0], views[0][3])
+
+
+def test_a_batch_of_which_no_file_can_be_read_is_empty(folder):
+    for number in range(10):
+        (folder / "train" / "ant" / f"{number}.png").write_bytes(b"none")
+    for number in range(4):
+        (folder / "test" / "cat" / f"{number}.png").write_bytes(b"none")
+    data = Folder(
+        str(folder), augmentation=SimAugment(16), batch_size=4, num_workers=0, unreadable="skip"
+    )
+    parts = batches(data, False, lambda d: d.test_dataloader()[1])
+    assert [len(batch.rows) for batch in parts] == [4, 4, 0]
+    assert data.example.shape == (1, 3, 16, 16)  # the first that can be read
+    train, test = Folder(
+        str(folder), augmentation=SimAugment(16), in_memory=True, num_workers=0, unreadable="skip"
+    ).sets
+    assert torch.equal(train.labels, torch.arange(20) // 10 + 1)
+    assert torch.equal(test.labels, torch.arange(8) // 4)
 
 
 class Pairs(Dataset):

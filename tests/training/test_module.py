@@ -81,6 +81,19 @@ class TestRates:
         rates = fitted(module, tmp_path)
         np.testing.assert_allclose(rates[:11], 0.1 * np.arange(1, 12) / 11)
 
+    @pytest.mark.parametrize("epochs", [-1, 150])
+    def test_a_number_of_steps_may_be_given(self, epochs, tmp_path):
+        module = ContrastiveModule(program(), optimizer=sgd)
+        rates = fitted(module, tmp_path, epochs, batch_size=512, max_steps=20)
+        cosine = 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(18) / 18))
+        np.testing.assert_allclose(rates, [0.05, 0.1, *cosine])
+
+    def test_without_an_end_the_rate_stays(self, tmp_path):
+        module = ContrastiveModule(program(), optimizer=sgd)
+        rates = fitted(module, tmp_path, -1, max_time={"seconds": 1})
+        assert len(rates) > 1
+        np.testing.assert_allclose(rates, 0.1)
+
     def test_accumulated_batches_are_one_step(self, tmp_path):
         module = ContrastiveModule(program(), optimizer=sgd)
         rates = fitted(module, tmp_path, accumulate_grad_batches=2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probcl.cli import main
+from probcl.cli import _with_our_classes, main
 from probcl.report import read_history
 
 QUICK = ["--trainer.enable_progress_bar=false", "--data.num_workers=0"]
@@ -84,6 +84,14 @@ def test_a_folder_of_images_trains_and_names_what_it_left_out(folder, capsys):
     assert (run / "report.html").exists()
 
 
+def test_a_class_of_ours_is_meant_where_torchvision_has_one_of_that_name(folder):
+    assert _with_our_classes(["fit", "--data=Folder", "--data.path", "CIFAR10"]) == [
+        "fit", "--data=probcl.training.Folder", "--data.path", "CIFAR10",
+    ]  # fmt: skip
+    given = ["--model.program.encoder", "ResNet", "--data.root=MNIST", "--run_dir=ResNet"]
+    assert _with_our_classes(given) == [given[0], "probcl.nn.ResNet", *given[2:]]
+
+
 def test_a_residual_network_trains_as_a_cluster_would(folder):
     main([
         *folder, "--data.num_workers=1", "--model.program.encoder=ResNet",
@@ -144,6 +152,13 @@ def corrupt_for_a_worker(folder):
     return [*corrupt(folder), "--data.num_workers=1"]
 
 
+def a_weight_that_is_not_finite(folder):
+    return [
+        *folder, "--model.program=SimCLR", "--model.optimizer=SGD", "--model.optimizer.lr=1e39",
+        "--trainer.check_val_every_n_epoch=1", "--data.batch_size=24",
+    ]  # fmt: skip
+
+
 def no_file_can_be_read(folder):
     for path in Path("images/train").rglob("*.jpg"):
         path.write_bytes(b"no image")
@@ -168,7 +183,8 @@ def unequal_sizes(folder):
         (empty_class, "images/train/cow holds no image files"),
         (corrupt, "images/test/bee/1.jpg cannot be decoded"),
         (corrupt_for_a_worker, "images/test/bee/1.jpg cannot be decoded"),
-        (no_file_can_be_read, "can be read, images/train/ant/"),
+        (no_file_can_be_read, "not one of the 24 images to train on can be read"),
+        (a_weight_that_is_not_finite, "are not finite in epoch 0"),
         (unequal_sizes, "images must all have one size"),
         (lambda folder: [*folder, "--data.batch_size=25"], "set --data.batch_size to 24 or less"),
         (lambda folder: [*folder, "--data.path=none"], "there is no folder none"),

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from probcl.data.augment.draws import check_probability, check_range, drawn_rows
+from probcl.data.augment.draws import (
+    check_channels,
+    check_probability,
+    check_range,
+    drawn_rows,
+    sent,
+)
 
 __all__ = ["ColorJitter", "GaussianBlur", "RandomGrayscale", "gaussian_blur", "jitter"]
 
@@ -97,8 +103,8 @@ class RandomGrayscale(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Change images ``(N, channels, height, width)``; those of one channel stay."""
-        rows = drawn_rows(images, self.probability).to(images.device)
-        if images.shape[-3] == 1:
+        rows = sent(drawn_rows(images, self.probability), images)
+        if check_channels(images).shape[-3] == 1:
             return images
         gray = _brightness(images.index_select(0, rows)).expand(-1, 3, -1, -1)
         return images.index_copy(0, rows, gray)
@@ -128,7 +134,7 @@ class GaussianBlur(nn.Module):
         """Blur images ``(N, channels, height, width)``."""
         rows = drawn_rows(images, self.probability)
         sigma = torch.empty(len(rows)).uniform_(*self.sigma)
-        rows = rows.to(images.device)
+        rows = sent(rows, images)
         return images.index_copy(0, rows, gaussian_blur(images[rows], sigma, self.sigma[1]))
 
 
@@ -144,11 +150,11 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     Returns:
         Images in [0, 1].
     """
-    images = images.clone()
+    images = check_channels(images).clone()
     changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]
     # At each step the images of one change stand together; their numbers are known on the CPU.
-    together = order.argsort(1).to(images.device)
-    factors = factors.to(images)[..., None, None, None]
+    together = sent(order.argsort(1), images)
+    factors = sent(factors.to(images.dtype), images)[..., None, None, None]
     for step, rows in zip(order, together, strict=True):
         counts = torch.bincount(step + 1, minlength=1 + len(_CHANGES)).tolist()
         groups = rows.split(counts)[1:]  # the first is of those that stay
@@ -168,7 +174,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
         sigma: Standard deviation for each image in pixels, shape ``(N,)``.
         largest: Largest standard deviation there is; the kernel reaches three of them.
     """
-    sigma = sigma.to(images)
+    sigma = sent(sigma.to(images.dtype), images)
     columns = _blurring(sigma, largest, images.shape[-1])
     rows = _blurring(sigma, largest, images.shape[-2])
     return rows[:, None] @ images @ columns[:, None].mT
@@ -216,7 +222,8 @@ def _change_hue(images: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = images.split(1, -3)
     high = images.amax(-3, keepdim=True)
     chroma = high - images.amin(-3, keepdim=True)
-    scale = chroma.clamp_min(1e-12).reciprocal_()
+    # In half precision the reciprocal of the smallest normal number is still finite.
+    scale = chroma.clamp_min(torch.finfo(chroma.dtype).tiny).reciprocal_()
     # The hue in sixths of a turn: about 0 where red is highest, 2 for green, 4 for blue.
     not_red, not_green = (high - red).sign_(), (high - green).sign_()
     hue = ((blue - red) * scale).add_(2).lerp_(((red - green) * scale).add_(4), not_green)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from probcl.data.augment.draws import as_float, check_probability, check_range
+from probcl.data.augment.draws import as_float, check_probability, check_range, sent
 
 __all__ = ["Boxes", "RandomResizedCrop", "resized_crop"]
 
@@ -136,8 +136,8 @@ def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Te
     """
     images = as_float(images)
     height, width = images.shape[-2:]
-    top, left, box_height, box_width = torch.stack(boxes).to(images.device)
-    flipped = flipped.to(images.device)[:, None, None]
+    top, left, box_height, box_width = sent(torch.stack(boxes), images)
+    flipped = sent(flipped, images)[:, None, None]
     rows = _resampling(top, box_height, size, height).to(images.dtype)
     columns = _resampling(left, box_width, size, width).to(images.dtype)
     columns = torch.where(flipped, columns.flip(-2), columns)
@@ -152,7 +152,8 @@ def _resampling(start: Tensor, length: Tensor, size: int, extent: int) -> Tensor
     A new pixel is the mean of the old ones about its centre, weighted by a triangle as wide as
     either pixel, whichever is larger; those outside the interval do not count.
     """
-    start, length = start[:, None, None].double(), length[:, None, None].double()
+    exact = torch.float32 if start.device.type == "mps" else torch.float64  # Apple's has no more
+    start, length = start[:, None, None].to(exact), length[:, None, None].to(exact)
     step = length / size
     centre = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
     old = torch.arange(extent, device=start.device) + 0.5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["as_float", "check_probability", "check_range", "drawn_rows"]
+__all__ = ["as_float", "check_channels", "check_probability", "check_range", "drawn_rows", "sent"]
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -20,6 +20,21 @@ def drawn_rows(images: Tensor, probability: float) -> Tensor:
     The draw is on the CPU, so that a GPU need not be waited for to know how many there are.
     """
     return (torch.rand(len(images)) < probability).nonzero()[:, 0]
+
+
+def sent(draws: Tensor, images: Tensor) -> Tensor:
+    """Send what was drawn on the CPU to the images' device, without waiting for it."""
+    return draws.to(images.device, non_blocking=True)
+
+
+def check_channels(images: Tensor) -> Tensor:
+    """Return images of one or three channels, or raise ``ValueError`` if they have others."""
+    if images.shape[-3] not in (1, 3):
+        raise ValueError(
+            f"images must have 1 or 3 channels for changes of their colours, got {images.shape[-3]}"
+            ": choose an augmentation without them, or give up the other channels."
+        )
+    return images
 
 
 def check_probability(name: str, value: float) -> float:

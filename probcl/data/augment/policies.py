@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from probcl.data.augment.draws import as_float
+from probcl.data.augment.draws import as_float, check_channels, sent
 
 __all__ = ["AutoAugmentPolicy", "Operation", "Policy", "RandAugmentPolicy", "apply_operations"]
 
@@ -117,12 +117,12 @@ def apply_operations(images: Tensor, operations: Sequence[Operation | None]) -> 
     for row, operation in enumerate(operations):
         if operation is not None:
             groups[operation].append(row)
-    levels = images
+    levels = check_channels(images)
     if images.is_floating_point():
         levels = (images * 255).round_().to(torch.uint8)
     changed = levels.clone()
     rows = torch.tensor([row for chosen in groups.values() for row in chosen], dtype=torch.long)
-    parts = rows.to(images.device).split([len(chosen) for chosen in groups.values()])
+    parts = sent(rows, images).split([len(chosen) for chosen in groups.values()])
     for (name, level), chosen in zip(groups, parts, strict=True):
         changed.index_copy_(0, chosen, _OPERATIONS[name](levels.index_select(0, chosen), level))
     return as_float(changed).to(images) if images.is_floating_point() else changed

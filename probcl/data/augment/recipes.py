@@ -127,7 +127,8 @@ class StackedRandAugment(Augmentation):
         num_ops: Number of RandAugment's operations for an image.
         magnitude: Their strength, from 0 to 30.
         grayscale: Probability of the loss of colour.
-        blur: Probability of a blur.
+        blur: Probability of a blur, whose width follows the size of the view: at 32 pixels there
+            is hardly any.
         flip: Probability of a flip left to right.
 
     References:
@@ -212,5 +213,5 @@ def _jitter(strength: float) -> ColorJitter:
 
 
 def _blur_range(size: int) -> tuple[float, float]:
-    """Return SimCLR's widths of the blur, 0.1 to 2 for views of 224 pixels and in proportion."""
+    """Return SimCLR's widths of the blur, 0.1 to 2 pixels of 224, and in proportion for others."""
     return 0.1 * size / 224, 2.0 * size / 224

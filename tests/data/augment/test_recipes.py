@@ -105,6 +105,25 @@ def test_multi_crop_gives_views_of_two_sizes_and_areas():
     assert max(span[2:]) < 0.35  # with at most a tenth
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_views_are_finite_in_every_precision(recipe, dtype):
+    images = torch.rand(200, 3, 8, 8)
+    images[:100] = images[:100, :1]  # grey
+    views = recipe(8)(images.to(dtype))
+    assert views.dtype == dtype
+    assert views.isfinite().all()
+    jittered = ColorJitter(probability=1.0)(images.to(dtype))
+    torch.testing.assert_close(jittered[:100, 0], jittered[:100, 1], rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_colours_need_one_channel_or_three(recipe, channels):
+    with pytest.raises(ValueError, match=f"must have 1 or 3 channels.*got {channels}"):
+        recipe(8)(torch.rand(20, channels, 8, 8))
+
+
 def test_multi_crop_refuses_lists_that_do_not_fit():
     with pytest.raises(ValueError, match="an entry for each kind of view"):
         MultiCrop(sizes=(8, 4), counts=(2,))
