@@ -1,13 +1,13 @@
 """The command ``probcl``: fit, test and predict from a configuration."""
 
 import logging
+import os
 import re
+import signal
 import sys
-import traceback
 import warnings
 from importlib.resources import files
 from importlib.util import find_spec
-from inspect import isabstract
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 import probcl.data
@@ -29,10 +29,22 @@ import probcl.infer
 import probcl.nn
 import probcl.programs
 import probcl.training
+from probcl.answers import answer_to_bad_input, parser_sentence
 from probcl.evaluation import Embeddings
+from probcl.pretrained import Pretrained
 from probcl.report import print_summary, write_report
-from probcl.runs import TENSORBOARD, config_of_run, discard_if_unused, make_run_dir
+from probcl.runs import (
+    TENSORBOARD,
+    config_of_run,
+    discard_if_unused,
+    is_whole,
+    make_run_dir,
+    newest_checkpoint,
+    newest_run,
+    set_aside,
+)
 from probcl.training import ContrastiveModule, ImageData
+from probcl.training.checkpoints import checkpoint_callbacks
 from probcl.training.progress import ProgressBar
 
 __all__ = ["ProbclCLI", "main"]
@@ -42,20 +54,22 @@ DEFAULT = str(files("probcl").joinpath("default.yaml"))
 # Options whose value may be the name of a class; others, such as --data.root, take any text.
 _TAKES_A_CLASS = r"--data$|--data\.augmentation|--model\."
 
-# How PyTorch begins the message of an error that a loader's worker has met.
-_FROM_WORKER = "Caught ValueError in DataLoader worker"
+# In which a process that trains with others is told where the run is.
+_RUN_DIR = "PROBCL_RUN_DIR"
 
 
 class ProbclCLI(LightningCLI):
     """LightningCLI whose runs each have a folder, and end with a report."""
 
     run_dir: Path
+    resumed: Path | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
         finally:
-            if hasattr(self, "run_dir"):
+            os.environ.pop(_RUN_DIR, None)
+            if hasattr(self, "run_dir") and not _rank():
                 discard_if_unused(self.run_dir)
 
     @staticmethod
@@ -77,8 +91,27 @@ class ProbclCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, with the configuration of the run that a checkpoint is of."""
         given = sys.argv[1:] if args is None else list(args)
-        self.config = parser.parse_args(_with_our_classes(_with_config_of_run(given)))
+        given = _with_our_classes(_with_config_of_run(given))
+        self.config = parser.parse_args(given)
+        if self.config.subcommand == "fit" and self.config.fit.ckpt_path == "last":
+            self._go_on(parser, given)
         self._check_checkpoint()
+
+    def _go_on(self, parser: LightningArgumentParser, given: list[str]) -> None:
+        """Take up the newest run of these arguments where its newest whole checkpoint is."""
+        config = self.config.fit
+        run = Path(config.run_dir) if config.run_dir else newest_run(_run_name("fit", config))
+        checkpoint, torn = newest_checkpoint(run) if run else (None, [])
+        if run and (run / "config.yaml").is_file():
+            self.resumed = run
+            self.config = parser.parse_args(["fit", f"--config={run / 'config.yaml'}", *given[1:]])
+        for path in torn:
+            _say(f"{path} is not a whole checkpoint: it is left out.")
+        if checkpoint is None:
+            _say("there is no checkpoint to go on from: the run begins anew.")
+        else:
+            _say(f"going on from {checkpoint}.")
+        self.config.fit.ckpt_path = checkpoint and str(checkpoint)
 
     def _check_checkpoint(self) -> None:
         """Raise ValueError unless the checkpoint that is asked for is there and whole."""
@@ -101,18 +134,24 @@ class ProbclCLI(LightningCLI):
                 f"ckpt_path: there is no config.yaml of the run that {path} is of: name it with "
                 "--config."
             )
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        if not is_whole(Path(path)):
             raise ValueError(
                 f"ckpt_path: {path} is not a whole checkpoint: take another one of its run."
-            ) from error
+            )
 
     def before_instantiate_classes(self) -> None:
         """Make the folder of the run, so that a bad one is known before any work is done."""
         subcommand = str(self.subcommand)
         config = self.config[subcommand]
-        self.run_dir = make_run_dir(config.run_dir, _run_name(subcommand, config))
+        if _rank():  # another process makes it, and writes to it
+            self.run_dir = Path(os.environ.get(_RUN_DIR) or config.run_dir or "runs")
+        elif self.resumed:
+            self.run_dir = self.resumed
+            set_aside(self.run_dir / "metrics.csv")
+            set_aside(self.run_dir / "config.yaml")
+        else:
+            self.run_dir = make_run_dir(config.run_dir, _run_name(subcommand, config))
+        os.environ[_RUN_DIR] = str(self.run_dir)  # for processes that this one starts
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's logger, checkpoints and progress bar to the Trainer's own."""
@@ -120,27 +159,45 @@ class ProbclCLI(LightningCLI):
         callbacks = _as_list(config["callbacks"])
         keep = config["enable_checkpointing"] is not False and not config["fast_dev_run"]
         if keep and self.subcommand == "fit":
-            callbacks.append(
-                ModelCheckpoint(self.run_dir / "checkpoints", save_last=True, save_top_k=0)
-            )
+            held_out = self.datamodule.validation > 0
+            callbacks += checkpoint_callbacks(self.run_dir / "checkpoints", held_out)
         shown = config["enable_progress_bar"] is not False
         if shown and not any(isinstance(callback, AnyProgressBar) for callback in callbacks):
             callbacks.append(ProgressBar())
         loggers = [*_loggers(self.run_dir), *_as_list(config["logger"])]
-        trainer = super().instantiate_trainer(
+        return super().instantiate_trainer(
             default_root_dir=self.run_dir, callbacks=callbacks, logger=loggers, **kwargs
         )
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"a run has one device for now, got {trainer.world_size}: set --trainer.devices 1 "
-                "and --trainer.num_nodes 1."
-            )
-        return trainer
 
     def after_fit(self) -> None:
-        """Evaluate the trained program and write its report."""
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        """Share the trained program, evaluate it on one device, and write its report."""
+        if not self.trainer.is_global_zero:
+            return
+        evaluating = self.trainer
+        if self.trainer.world_size > 1:
+            torch.distributed.destroy_process_group()
+            evaluating = Trainer(
+                accelerator=self._get(self.config, "trainer").accelerator,
+                devices=1,
+                precision=self.trainer.precision,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                callbacks=[ProgressBar()],
+                default_root_dir=self.run_dir,
+            )
+        evaluating.test(self.model, datamodule=self.datamodule, verbose=False)
+        if not self._get(self.config, "trainer").fast_dev_run:
+            self._share()
         self.after_test()
+
+    def _share(self) -> None:
+        """Write the weights and the configuration of the program, for others to load."""
+        self._dump_config()
+        shape = self.datamodule.example.shape[1:]
+        shared = Pretrained(self.config_dump["model"]["program"], tuple(shape))
+        shared.program.load_state_dict(self.model.program.state_dict())
+        shared.save_pretrained(self.run_dir / "pretrained")
 
     def after_test(self) -> None:
         """Write the report, and print its numbers and where it is."""
@@ -181,8 +238,11 @@ def main(args: list[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             args=args,
         )
+    except SIGTERMException:
+        _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
+        sys.exit(128 + signal.SIGTERM)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        answer = _answer_to_bad_input(error)
+        answer = answer_to_bad_input(error)
         if answer is None:
             raise
         sys.exit(f"probcl: error: {answer}")
@@ -193,7 +253,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the reason and exit with status 2."""
-        sys.stderr.write(f"probcl: error: {_parser_sentence(message)}\n")
+        sys.stderr.write(f"probcl: error: {parser_sentence(message)}\n")
         sys.exit(2)
 
 
@@ -262,6 +322,17 @@ def _loggers(run_dir: Path) -> list[Logger]:
     return loggers
 
 
+def _rank() -> int:
+    """Return the number of this process among those that train together."""
+    return getattr(rank_zero_only, "rank", None) or 0
+
+
+def _say(text: str) -> None:
+    """Print a line, on one of several processes."""
+    if not _rank():
+        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 def _show_our_lines_only() -> None:
     """Silence the frameworks' hints and notices; their errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pyro"):
@@ -274,57 +345,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _parser_sentence(message: str) -> str:
-    """Turn a message of the parser into one sentence."""
-    message = " ".join(message.split())
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    name = re.search(r"given class_path '([^']+)'|import path string: (\S+)", message)
-    wrong = re.search(
-        r"Expected an? (?:<class '(\w+)'>|typing\.(\S+?\]))\. Got value: (.*)", message
-    )
-    if key and name:
-        known = ""
-        if key[1].endswith("program"):
-            named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
-            programs = (program.__name__ for program in named if not isabstract(program))
-            known = f"one of {', '.join(sorted(programs))}, or "
-        missing = name[1] or name[2]
-        if missing.startswith("lightly."):
-            return f"{key[1]}: {missing} needs lightly: pip install 'probcl[baselines]'."
-        return (
-            f"{key[1]}: there is no class {missing}: name {known}a class by its import path, as "
-            "package.module.Class."
-        )
-    if key and wrong:
-        return f"{key[1]} must be {wrong[1] or wrong[2]}, got {wrong[3]}."
-    if message.startswith("unrecognized arguments"):
-        return f"{message}: see probcl fit --help for those there are."
-    return message
-
-
-def _answer_to_bad_input(error: BaseException | None) -> str | None:
-    """Return what to say where an error is an answer to bad input rather than a defect."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
-        if isinstance(error, KeyboardInterrupt):
-            return "interrupted: the run has no report; its last checkpoint stays."
-        if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
-            first = str(error).splitlines()[1].strip()
-            return f"the checkpoint is not of this program and encoder: {first}"
-        if isinstance(error, MisconfigurationException) and "backend found" in str(error):
-            return (
-                "accelerator: PyTorch finds no GPU on this machine: set --trainer.accelerator cpu, "
-                "or install its drivers."
-            )
-        if isinstance(error, ValueError) and str(error).startswith(_FROM_WORKER):
-            *traceback_lines, last = str(error).strip().splitlines()
-            file = [line for line in traceback_lines if line.lstrip().startswith("File ")][-1]
-            if str(Path(__file__).parent) in file:
-                return last.removeprefix("ValueError: ")
-        if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
-            return str(error).splitlines()[0]  # Pyro adds the shapes of the trace below
-        error = error.__cause__ or error.__context__
-    return None

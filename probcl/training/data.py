@@ -229,6 +229,8 @@ class ImageData(LightningDataModule, ABC):
                 return Batch([], batch.labels, batch.rows)
         training = self.trainer is not None and self.trainer.training
         views = [self._with_channels(view) for view in self._views(batch, training)]
+        if self.trainer is not None:  # bytes have become float32: the weights may be wider or not
+            views = [self.trainer.precision_plugin.convert_input(view) for view in views]
         one_size = len({view.shape for view in views}) == 1
         return Batch(torch.stack(views) if one_size else views, batch[1], batch[2])
 

@@ -181,7 +181,10 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def _log_means(self, values: dict[str, Tensor], count: int, prog_bar: bool = False) -> None:
-        self.log_dict(values, prog_bar, on_step=False, on_epoch=True, batch_size=count)
+        several = self.trainer.world_size > 1
+        self.log_dict(
+            values, prog_bar, on_step=False, on_epoch=True, batch_size=count, sync_dist=several
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Stop if a weight is not finite, and keep the time of the validation out of the speed."""
@@ -208,7 +211,11 @@ class ContrastiveModule(LightningModule):
         if self._lengths:
             watched["mean_resultant_length"] = torch.cat(self._lengths).mean().item()
             self._lengths.clear()
-        self.log_dict({f"val/{name}": value for name, value in watched.items()}, prog_bar=True)
+        self.log_dict(
+            {f"val/{name}": value for name, value in watched.items()},
+            prog_bar=True,
+            sync_dist=self.trainer.world_size > 1,
+        )
 
     def on_train_epoch_end(self) -> None:
         """Log speed and memory; stop before a checkpoint is written if a weight is not finite."""

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -39,6 +40,7 @@ class Trainer:
 
     global_rank, world_size, num_training_batches = 0, 1, 10**6
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    precision_plugin = Precision()
 
     def __init__(self, training):
         self.training = training

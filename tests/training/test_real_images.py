@@ -154,7 +154,8 @@ def corrupt_for_a_worker(folder):
 
 def a_weight_that_is_not_finite(folder):
     return [
-        *folder, "--model.program=SimCLR", "--model.optimizer=SGD", "--model.optimizer.lr=1e30", "--model.optimizer.weight_decay=1e30",
+        *folder, "--model.program=SimCLR", "--model.optimizer=SGD", "--model.optimizer.lr=1e30",
+        "--model.optimizer.weight_decay=1e30",
         "--trainer.check_val_every_n_epoch=1", "--data.batch_size=24",
     ]  # fmt: skip
 

@@ -1,0 +1,75 @@
+"""Answers to bad input: one clear sentence in place of a usage or a traceback."""
+
+import errno
+import re
+import traceback
+from inspect import isabstract
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+import probcl.programs
+
+__all__ = ["answer_to_bad_input", "parser_sentence"]
+
+# How PyTorch begins the message of an error that a loader's worker has met.
+_FROM_WORKER = "Caught ValueError in DataLoader worker"
+
+
+def parser_sentence(message: str) -> str:
+    """Turn a message of the parser into one sentence."""
+    message = " ".join(message.split())
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    name = re.search(r"given class_path '([^']+)'|import path string: (\S+)", message)
+    wrong = re.search(
+        r"Expected an? (?:<class '(\w+)'>|typing\.(\S+?\]))\. Got value: (.*)", message
+    )
+    if key and name:
+        known = ""
+        if key[1].endswith("program"):
+            named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
+            programs = (program.__name__ for program in named if not isabstract(program))
+            known = f"one of {', '.join(sorted(programs))}, or "
+        missing = name[1] or name[2]
+        if missing.startswith("lightly."):
+            return f"{key[1]}: {missing} needs lightly: pip install 'probcl[baselines]'."
+        return (
+            f"{key[1]}: there is no class {missing}: name {known}a class by its import path, as "
+            "package.module.Class."
+        )
+    if key and wrong:
+        return f"{key[1]} must be {wrong[1] or wrong[2]}, got {wrong[3]}."
+    if message.startswith("unrecognized arguments"):
+        return f"{message}: see probcl fit --help for those there are."
+    return message
+
+
+def answer_to_bad_input(error: BaseException | None) -> str | None:
+    """Return what to say where an error is an answer to bad input rather than a defect."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+        if isinstance(error, KeyboardInterrupt):
+            return "interrupted: the run has no report; its last checkpoint stays."
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                "the disk is full: the last whole checkpoint stays; make room, and go on with "
+                "--ckpt_path last."
+            )
+        if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
+            first = str(error).splitlines()[1].strip()
+            return f"the checkpoint is not of this program and encoder: {first}"
+        if isinstance(error, MisconfigurationException) and "backend found" in str(error):
+            return (
+                "accelerator: PyTorch finds no GPU on this machine: set --trainer.accelerator cpu, "
+                "or install its drivers."
+            )
+        if isinstance(error, ValueError) and str(error).startswith(_FROM_WORKER):
+            *traceback_lines, last = str(error).strip().splitlines()
+            file = [line for line in traceback_lines if line.lstrip().startswith("File ")][-1]
+            if str(Path(__file__).parent) in file:
+                return last.removeprefix("ValueError: ")
+        if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
+            return str(error).splitlines()[0]  # Pyro adds the shapes of the trace below
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,178 @@
+"""A run that ends early goes on as if it had not, bit for bit."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities import cloud_io as io
+
+from probcl.cli import main
+from probcl.report import read_history
+
+STEPS = 11  # batches of 128 in an epoch of the digits
+COMMON = [
+    "fit", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
+    "--trainer.deterministic=true", "--trainer.check_val_every_n_epoch=2",
+    "--data.batch_size=128", "--data.monitored=100",
+]  # fmt: skip
+SMALL = ["--model.program.encoder=ConvNet", "--model.program.encoder.widths=[4, 8]"]
+PROGRAMS = {
+    "VSimCLR": [
+        "--model.program=VSimCLR", "--model.annealing=probcl.infer.LinearAnnealing",
+        "--model.annealing.steps=30",
+    ],
+    "VarCon": ["--model.program=VarCon", "--model.program.learn_epsilon=true"],
+}  # fmt: skip
+# A callback that sends the process a signal after a step.
+END = """
+import os
+from lightning.pytorch import Callback
+
+class End(Callback):
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+"""
+
+
+def command(program, *options):
+    return [*COMMON, *PROGRAMS[program], *SMALL, *options]
+
+
+def end(step, number):
+    Path("ending.py").write_text(END)
+    return [
+        "--trainer.callbacks=ending.End", f"--trainer.callbacks.step={step}",
+        f"--trainer.callbacks.number={int(number)}",
+    ]  # fmt: skip
+
+
+def checkpoint(run):
+    return torch.load(Path(run, "checkpoints/last.ckpt"), weights_only=True)
+
+
+def assert_equal(one, other):
+    """Assert that two nested states are equal bit for bit."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_equal(one[name], other[name])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_equal(*pair)
+    else:
+        assert one == other
+
+
+def assert_same_training(run, other):
+    one, two = checkpoint(run), checkpoint(other)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert_equal(one[part], two[part])
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def whole(request, tmp_path_factory):
+    """A program, and the folder of its run that was not interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    main(command(request.param, f"--run_dir={run}"))
+    return request.param, run
+
+
+def test_killed_at_any_step_it_goes_on_to_the_same_weights(whole, tmp_path, monkeypatch):
+    program, run = whole
+    monkeypatch.chdir(tmp_path)
+    step = int(np.random.default_rng().integers(STEPS + 1, 4 * STEPS))
+    script = str(Path(sys.executable).with_name("probcl"))
+    killed = [script, *command(program, "--ckpt_path=last", *end(step, signal.SIGKILL))]
+    done = subprocess.run(killed, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "the run begins anew" in done.stdout
+    (folder,) = Path("runs").iterdir()
+    before = checkpoint(folder)["global_step"]
+    assert before == step // STEPS * STEPS or before == (step - 1) // STEPS * STEPS
+    main(command(program, "--ckpt_path=last", "--trainer.callbacks=null"))
+    assert [path.name for path in Path("runs").iterdir()] == [folder.name]
+    assert_same_training(folder, run)
+
+
+def test_told_to_stop_it_saves_and_goes_on_in_the_middle_of_an_epoch(
+    whole, tmp_path, monkeypatch, capsys
+):
+    program, run = whole
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(command(program, "--run_dir=mine", *end(2 * STEPS + 4, signal.SIGTERM)))
+    assert stopped.value.code == 143
+    assert "told to stop" in capsys.readouterr().out
+    assert not Path("mine/report.html").exists()
+    recent = torch.load("mine/checkpoints/recent.ckpt", weights_only=True)
+    assert recent["global_step"] == 2 * STEPS + 4
+    main(["fit", "--run_dir=mine", "--ckpt_path=last", "--trainer.callbacks=null"])
+    assert "going on from mine/checkpoints/recent.ckpt" in capsys.readouterr().out
+    assert_same_training("mine", run)
+    assert Path("mine/report.html").exists()
+    assert Path("mine/metrics-1.csv").exists()  # nothing of the first part is lost
+    assert Path("mine/config-1.yaml").exists()
+    history = read_history(Path("mine/metrics.csv"))
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    uninterrupted = read_history(run / "metrics.csv")
+    for name, values in uninterrupted.items():
+        np.testing.assert_array_equal(history[name][[0, 1, 3]], values[[0, 1, 3]])
+
+
+def test_a_torn_checkpoint_gives_way_to_the_newest_whole_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = command("VSimCLR", "--run_dir=mine")
+    with pytest.raises(SystemExit):
+        main([*arguments, *end(STEPS + 2, signal.SIGTERM)])
+    last = Path("mine/checkpoints/last.ckpt")
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    main([*arguments, "--ckpt_path=last", "--trainer.max_epochs=2", "--trainer.callbacks=null"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "mine/checkpoints/last.ckpt is not a whole checkpoint: it is left out" in told
+    assert "going on from mine/checkpoints/recent.ckpt" in told
+    assert checkpoint("mine")["global_step"] == 2 * STEPS
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save, calls = io.torch.save, []
+
+    def fills_up(obj, target, *rest, **options):
+        calls.append(obj)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return save(obj, target, *rest, **options)
+
+    monkeypatch.setattr(io.torch, "save", fills_up)
+    with pytest.raises(SystemExit, match="the disk is full: the last whole checkpoint stays"):
+        main(command("VSimCLR", "--run_dir=mine"))
+    assert len(calls) == 2
+    assert checkpoint("mine")["global_step"] == STEPS
+
+
+def test_the_best_epochs_are_kept_where_images_are_held_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(command("VSimCLR", "--data.validation=0.1", "--run_dir=mine"))
+    best = sorted(path.name for path in Path("mine/checkpoints").glob("best*"))
+    assert best == ["best-epoch=1.ckpt", "best-epoch=3.ckpt"]
+
+
+def test_a_finished_run_is_evaluated_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(command("VSimCLR"))
+    Path("runs/vsimclr-digits-seed0/report.html").unlink()
+    main(command("VSimCLR", "--ckpt_path=last"))
+    assert Path("runs/vsimclr-digits-seed0/report.html").exists()

@@ -1,0 +1,136 @@
+"""One rank of a training with others, started by torchrun; alone, the whole of it.
+
+The batch of all ranks together is the same however many there are. The encoder has no batch
+statistics, and the noise of a sample follows from its location, so that it is the same on whichever
+rank an image lies.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from probcl.data import Augmentation
+from probcl.distributions import ProjectedNormal
+from probcl.nn import ProjectedNormalHead
+from probcl.programs import VarCon, VSimCLR, VSupCon
+from probcl.sphere import normalize
+from probcl.training import ContrastiveModule, Digits
+
+BATCH, STEPS, DIM = 96, 20, 16
+
+
+class Repeatable(ProjectedNormal):
+    """Projected normal whose noise is a function of the location."""
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        noise = torch.sin(5 * self.loc.detach())
+        return normalize(self.loc + self.scale * noise)
+
+
+class RepeatableHead(ProjectedNormalHead):
+    def forward(self, features: Tensor) -> Repeatable:
+        return Repeatable(self.loc(features), torch.exp(self.log_scale(features)))
+
+
+class Shift(nn.Module):
+    """Views of an image that differ, without a draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images.roll(self.calls % 2, -1)
+
+
+def encoder() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh())
+
+
+def programs() -> dict[str, nn.Module]:
+    torch.manual_seed(7)
+    return {
+        "VSimCLR": VSimCLR(encoder(), RepeatableHead(DIM), temperature=0.2),
+        "VSupCon": VSupCon(encoder(), RepeatableHead(DIM), temperature=0.2),
+        "VarCon": VarCon(encoder(), learn_epsilon=True),
+    }
+
+
+class Count:
+    """Count the numbers that this rank sends through each collective."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, int] = {}
+        self.originals = {
+            name: getattr(dist, name)
+            for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
+        }
+
+    def __enter__(self) -> "Count":
+        for name, original in self.originals.items():
+            setattr(dist, name, self.counting(name, original))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, original in self.originals.items():
+            setattr(dist, name, original)
+
+    def counting(self, name: str, original):
+        def call(*tensors, **options):
+            self.sent.setdefault(name, []).append(tensors[-1].numel())
+            return original(*tensors, **options)
+
+        return call
+
+
+def sent_by(program: nn.Module, batch: int) -> dict[str, list[int]]:
+    """Return what this rank sends in the forward and backward pass of one step."""
+    from probcl.infer import ContrastiveELBO
+
+    program = program.float()
+    labels = torch.arange(batch) % 5
+    loss = ContrastiveELBO()(program.model, program.guide)
+    with Count() as count:
+        loss(torch.rand(2, batch, 1, 8, 8), labels).backward()
+    return count.sent
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    results: dict[str, object] = {}
+    for name, program in programs().items():
+        torch.manual_seed(11)
+        trainer = Trainer(
+            accelerator="cpu", devices=world if world > 1 else 1,
+            strategy="ddp" if world > 1 else "auto", precision="64-true", max_steps=STEPS,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
+        )  # fmt: skip
+        module = ContrastiveModule(
+            program, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.3, momentum=0.9)
+        )
+        data = Digits(augmentation=Augmentation(Shift()), batch_size=BATCH // world, monitored=0)
+        trainer.fit(module, datamodule=data)
+        losses = {k: v.double() for k, v in trainer.callback_metrics.items() if k != "memory_gib"}
+        results[name] = {key: w.double().cpu() for key, w in program.state_dict().items()}
+        results[f"{name}, loss"] = losses["loss"]
+    if world > 1:
+        for name, program in programs().items():
+            program.materialize(torch.zeros(1, 1, 8, 8))
+            results[f"{name}, sent"] = {size: sent_by(program, size) for size in (10, 40)}
+    torch.save(results, folder / f"{world}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,96 @@
+"""A training on several ranks, by torchrun and gloo, is that of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from probcl.report import read_history
+
+HERE = Path(__file__).parent
+WORKER = HERE / "ranks_worker.py"
+PROGRAMS = ("VSimCLR", "VSupCon", "VarCon")
+DIM = 16
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def train(folder, world):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={world}", str(WORKER), str(folder)]
+    if world == 1:
+        command = [sys.executable, str(WORKER), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("alone"), 1)[0]
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
+def ranks(request, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("ranks"), request.param)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_twenty_steps_lead_to_the_weights_of_one_process(name, alone, ranks):
+    for rank in ranks:
+        assert rank[name].keys() == alone[name].keys()
+        for key, weight in alone[name].items():
+            torch.testing.assert_close(rank[name][key], weight, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_loss_that_is_logged_is_that_of_the_whole_batch(name, alone, ranks):
+    for rank in ranks:
+        torch.testing.assert_close(rank[f"{name}, loss"], alone[f"{name}, loss"], rtol=1e-6, atol=0)
+
+
+def test_what_varcon_sends_depends_on_the_classes_alone(ranks):
+    for rank in ranks:
+        small, large = (rank["VarCon, sent"][size] for size in (10, 40))
+        assert small == large
+        # The sums and counts of five classes of 128 dimensions, and their number and names.
+        assert small == {"all_reduce": [5 * (128 + 1)], "all_gather_into_tensor": [1, 5]}
+
+
+def test_info_nce_sends_its_embeddings_once_forward_and_once_backward(ranks):
+    for rank in ranks:
+        for size in (10, 40):
+            sent = rank["VSimCLR, sent"][size]
+            embeddings = 2 * size * DIM
+            assert sent["all_gather_into_tensor"].count(embeddings) == 1
+            assert sent["reduce_scatter_tensor"] == [len(ranks) * embeddings]
+            # Beside them the size of the batch, and a number for each anchor of all ranks: what
+            # the tiles, which the ranks share, add to its denominator, and its gradient.
+            assert sorted(sent["all_gather_into_tensor"]) == [1, embeddings]
+            assert sent["all_reduce"] == [2 * 2 * size * len(ranks)] * 2
+
+
+def test_the_command_trains_on_two_devices_and_reports_once(tmp_path):
+    script = str(Path(sys.executable).with_name("probcl"))
+    options = [
+        "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false",
+        "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp",
+        "--data.batch_size=64", "--data.validation=0.1", "--data.monitored=50",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [script, "fit", *options], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: runs/vsimclr-digits-seed0/report.html") == 1
+    (run,) = (tmp_path / "runs").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["probe/top1"] > 0.5
+    history = read_history(run / "metrics.csv")
+    assert np.isfinite(history["loss"]).all()
+    assert (run / "checkpoints/last.ckpt").exists()
+    assert (run / "pretrained/model.safetensors").exists()
