@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.params import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.parameter import UninitializedParameter
@@ -105,7 +106,9 @@ class Program(nn.Module, ABC):
         """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
         if not pyro.settings.get("module_local_params"):
             self.materialize(views[0])
-            pyro.module(str(self._name), self)
+            for name, parameter in self.named_parameters():
+                if parameter.requires_grad:  # pyro.module would warn of those of a target
+                    pyro.param(param_with_module_name(str(self._name), name), parameter)
 
 
 class Anchors:

@@ -1,0 +1,229 @@
+"""Programs that learn from a slow copy of themselves: MoCo and BYOL."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from probcl.nn import MLP, MomentumEncoder
+from probcl.objectives.checks import check_temperature
+from probcl.objectives.gather import all_gather, check_same_batch
+from probcl.precision import at_least_float32, full_precision
+from probcl.programs.points import BatchNormMLP, PointProgram, mean_over_other_views
+from probcl.programs.program import Anchors, stack_views
+from probcl.sphere import normalize
+
+__all__ = ["BYOL", "MoCo"]
+
+
+class _MomentumProgram(PointProgram):
+    """A program with a target: a momentum encoder of encoder and projection together.
+
+    A run of the model learns in training mode with gradients switched on. The target follows at the
+    start of each run that learns, so in any loop; no other run changes anything.
+    """
+
+    def __init__(self, encoder: nn.Module, projection: nn.Module, momentum: float) -> None:
+        super().__init__(encoder, projection)
+        self.target = MomentumEncoder(self._online(), momentum)
+
+    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        """Weigh the views by how far each is from what the target makes of the others."""
+        views = stack_views(views)
+        self.materialize(views[0])  # a target of lazy layers has no weights before
+        self._register(views)
+        if self._learns():
+            self.target.update(self._online())
+        z = self._project_views(views)
+        flat = at_least_float32(self.target(views.flatten(0, 1)))
+        targets = normalize(flat).unflatten(0, views.shape[:2])
+        Anchors(*views.shape[:2]).observe(self._anchors(z, targets))
+
+    @abstractmethod
+    def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each anchor, ``(V, B)``.
+
+        Args:
+            z: Embeddings of the views before normalisation, shape ``(V, B, d)``.
+            targets: The target's, of unit length, without gradient, shape ``(V, B, d)``.
+        """
+
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.encoder, self.posterior_head.projection)
+
+    def _run_every_layer(self, images: Tensor) -> None:
+        super()._run_every_layer(images)
+        self.target.update(self._online())
+
+
+class MoCo(_MomentumProgram):
+    r"""MoCo v2: InfoNCE against a queue of the keys that a momentum encoder gave earlier batches.
+
+    With the query ``q_v`` of each view ``v``, the keys ``k_w`` of the other views of its image and
+    the keys ``n`` in the queue, all of unit length,
+
+        loss = mean_v mean_{w != v} log(1 + sum_n exp((q_v . n - q_v . k_w) / temperature))
+
+    Each view is a query in turn. Then the keys of the batch take the place of the oldest in the
+    queue, which starts with random directions and is saved with the weights. In a process group
+    every rank's queue takes the keys of all ranks: gradients averaged over ranks are those of one
+    process with the whole batch. Batches are not shuffled between ranks.
+
+    A run of the model in training mode with gradients switched on moves the momentum encoder and
+    the queue; no other run does. The embedding is the normalised projection.
+
+    Args:
+        encoder: Images to features.
+        projection: Features to the embedding before normalisation; by default ``MLP()``.
+        temperature: Positive number that divides the cosines.
+        momentum: Weight of the old average in the momentum encoder, in ``[0, 1)``.
+        queue_size: Number of keys in the queue, at least 1.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    References:
+        Chen et al. (2020), Improved Baselines with Momentum Contrastive Learning.
+        https://arxiv.org/abs/2003.04297
+        He et al. (2019), Momentum Contrast for Unsupervised Visual Representation Learning.
+        https://arxiv.org/abs/1911.05722
+
+    Example:
+        >>> from probcl.nn import ConvNet
+        >>> from probcl.infer import ContrastiveELBO
+        >>> program = MoCo(ConvNet(), queue_size=64)
+        >>> loss = ContrastiveELBO()(program.model, program.guide)
+        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projection: nn.Module | None = None,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        queue_size: int = 4096,
+    ) -> None:
+        super().__init__(encoder, MLP() if projection is None else projection, momentum)
+        self.temperature = check_temperature(temperature)
+        if queue_size < 1:
+            raise ValueError(f"queue_size must be at least 1, got {queue_size}.")
+        self.queue = _Queue(queue_size, self.posterior_head.dim)
+
+    def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
+        # Autograd needs the keys of this step after the queue has moved on.
+        negatives = self.queue.keys.clone()
+        if self._learns():
+            self.queue.push(targets)
+        return _against_queue(normalize(z), targets, negatives, self.temperature)
+
+
+class BYOL(_MomentumProgram):
+    r"""BYOL: a predictor of what a momentum encoder makes of the other views of an image.
+
+    With the prediction ``p_v`` of each view ``v`` and the target's projections ``t_w`` of the other
+    views of its image, both of unit length,
+
+        loss = mean_v mean_{w != v} |p_v - t_w|^2 = mean_v mean_{w != v} (2 - 2 p_v . t_w)
+
+    A run of the model in training mode with gradients switched on moves the momentum encoder; no
+    other run does. The embedding is the normalised projection, without the predictor. Nothing is
+    shared in a process group but gradients.
+
+    Args:
+        encoder: Images to features.
+        projection: Features to the embedding before normalisation; by default ``BatchNormMLP()``
+            of ``probcl.programs.points``.
+        predictor: Projection to what the target's projection may be; by default
+            ``BatchNormMLP()`` in the dimension of the projection.
+        momentum: Weight of the old average in the momentum encoder, in ``[0, 1)``; constant.
+
+    Raises:
+        ValueError: If ``momentum`` is out of its range, or the predictor's dimension is not that of
+            the projection.
+
+    References:
+        Grill et al. (2020), Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning.
+        https://arxiv.org/abs/2006.07733
+
+    Example:
+        >>> from probcl.nn import ConvNet
+        >>> from probcl.infer import ContrastiveELBO
+        >>> program = BYOL(ConvNet())
+        >>> loss = ContrastiveELBO()(program.model, program.guide)
+        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projection: nn.Module | None = None,
+        predictor: nn.Module | None = None,
+        momentum: float = 0.996,
+    ) -> None:
+        super().__init__(encoder, BatchNormMLP() if projection is None else projection, momentum)
+        dim = self.posterior_head.dim
+        self.predictor = BatchNormMLP(dim) if predictor is None else predictor
+
+    def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
+        predictions = at_least_float32(self.predictor(z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+        if predictions.shape != targets.shape:
+            raise ValueError(
+                f"predictor has dimension {predictions.shape[-1]}, the projection "
+                f"{targets.shape[-1]}: give both the same."
+            )
+        return _squared_distances(normalize(predictions), targets)
+
+    def _run_every_layer(self, images: Tensor) -> None:
+        super()._run_every_layer(images)
+        self.predictor(self.project(self.encoder(images)))
+
+
+class _Queue(nn.Module):
+    """The latest keys, the oldest of which give way.
+
+    Args:
+        size: Number of keys.
+        dim: Their dimension.
+    """
+
+    keys: Tensor
+    oldest: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", normalize(torch.randn(size, dim)))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Take the keys ``(V, B, d)`` of all ranks, image by image."""
+        items = keys.transpose(0, 1).contiguous()
+        check_same_batch(items)
+        size = len(self.keys)
+        latest = all_gather(items).flatten(0, 1)[-size:].to(self.keys.dtype)
+        # The position stays on the device: nothing waits for it.
+        rows = (self.oldest + torch.arange(len(latest), device=latest.device)) % size
+        self.keys.index_copy_(0, rows, latest)
+        self.oldest.add_(len(latest)).remainder_(size)
+
+
+@full_precision
+def _against_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE of each query ``(V, B, d)`` against negatives ``(K, d)``."""
+    positives = torch.einsum("vbd,wbd->vbw", queries, keys) / temperature
+    cosines = queries @ at_least_float32(negatives).T
+    others = (cosines / temperature).logsumexp(-1, keepdim=True)
+    # The default threshold of 20 would cost float64 its last digits.
+    return mean_over_other_views(softplus(others - positives, threshold=40.0))
+
+
+@full_precision
+def _squared_distances(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared distance of each prediction ``(V, B, d)`` to the other views."""
+    cosines = torch.einsum("vbd,wbd->vbw", predictions, targets)
+    return mean_over_other_views(2 - 2 * cosines)
