@@ -1,0 +1,275 @@
+"""The recipes of the papers' runs: each parses, says what its paper says, and runs for a batch."""
+
+import io
+import re
+import shlex
+from contextlib import redirect_stdout
+from fnmatch import fnmatch
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from probcl import training
+from probcl.cli import main
+from probcl.data import ImageArrays, ImageFiles, sources
+
+FOLDER = Path(__file__).parents[1] / "experiments/recipes"
+README = (FOLDER / "README.md").read_text()
+RECIPES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
+OF_LIGHTLY = ("lightly.", "programs.SwAV", "programs.VICReg", "programs.BarlowTwins")
+
+# Recipes that vary one number start from the row whose number it is.
+SWEEPS = {name: f"varcon/table3-{name.split('-')[-1][:-5]}-resnet50-autoaugment.yaml"
+          for name in RECIPES if name.startswith("varcon/figure")}  # fmt: skip
+SWEEPS |= {f"vcl/ablation-beta-{program}.yaml": f"vcl/cifar10-{program}.yaml"
+           for program in ("vsimclr", "vsupcon")}  # fmt: skip
+
+# What the papers say: section 4 and appendix B.1 of VarCon, the protocol of VCL.
+SGD = {
+    "model.optimizer.lr": 0.05,
+    "model.optimizer.momentum": 0.9,
+    "model.optimizer.weight_decay": 1e-4,
+    "model.reference_batch_size": 256,
+    "model.warmup_epochs": None,  # probcl's own rule is the paper's
+    "trainer.precision": "16-mixed",
+}
+CIFAR = {
+    "trainer.max_epochs": 200,
+    "data.batch_size": 512,
+    "model.optimizer": "SGD",
+    "model.program.encoder.depth": 50,
+    "model.program.encoder.stem": "cifar",
+}
+IMAGENET = {
+    "trainer.max_epochs": 350,
+    "data": "ImageNet",
+    "data.batch_size": 4096,
+    "model.optimizer": "LARS",
+}
+PAPERS = [
+    ("*", {"trainer.devices": 1, "trainer.accelerator": "auto", "data.root": "data"}),
+    ("varcon/table1-*", SGD),
+    ("varcon/table3-*", SGD),
+    ("varcon/figure*", SGD),
+    ("varcon/table1-cifar10-*", CIFAR | {"data": "CIFAR10"}),
+    ("varcon/table1-cifar100-*", CIFAR | {"data": "CIFAR100"}),
+    (
+        "varcon/table1-imagenet100-*",
+        {
+            "trainer.max_epochs": 200,
+            "data": "ImageNet100",
+            "data.batch_size": 1024,
+            "model.optimizer": "SGD",
+        },
+    ),
+    ("varcon/table1-imagenet-*", IMAGENET),
+    ("varcon/table3-*", IMAGENET),
+    ("varcon/figure*", IMAGENET),
+    ("varcon/table1-imagenet*", {"model.program.encoder.depth": 50}),
+    ("varcon/figure*", {"model.program.encoder.depth": 50, "data.augmentation": "AutoAugment"}),
+    ("varcon/*-resnet50-*", {"model.program.encoder.depth": 50}),
+    ("varcon/*-resnet101-*", {"model.program.encoder.depth": 101}),
+    ("varcon/*-resnet200-*", {"model.program.encoder.depth": 200}),
+    (
+        "varcon/*-vitbase-*",
+        {"model.program.encoder": "VisionTransformer", "model.program.encoder.size": "base"},
+    ),
+    ("varcon/*-simaugment.yaml", {"data.augmentation": "SimAugment"}),
+    ("varcon/*-autoaugment.yaml", {"data.augmentation": "AutoAugment"}),
+    ("varcon/*-stackedrandaugment.yaml", {"data.augmentation": "StackedRandAugment"}),
+    ("varcon/*-resnet*", {"model.program.encoder.stem": "imagenet", "data.augmentation.size": 224}),
+    ("varcon/table4-cifar10.yaml", {"data": "CIFAR10", "data.augmentation.size": 224}),
+    ("varcon/table4-cifar100.yaml", {"data": "CIFAR100", "data.augmentation.size": 224}),
+    (
+        "vcl/*",
+        {
+            "trainer.max_epochs": 500,
+            "data.batch_size": 512,
+            "data.augmentation": "SimAugment",
+            "data.augmentation.size": 32,
+            "model.optimizer": "AdamW",
+            "model.program.encoder.depth": 18,
+            "model.program.encoder.stem": "cifar",
+            "model.program.temperature": 0.07,
+        },
+    ),
+    ("vcl/*-v*", {"model.kl": "gaussian_bound", "model.program.beta": 1.0}),
+    ("vcl/cifar10-*", {"data": "CIFAR10"}),
+    ("vcl/cifar100-*", {"data": "CIFAR100"}),
+    ("vcl/stl10-*", {"data": "STL10", "data.train_on": "labelled"}),
+    ("vcl/tinyimagenet-*", {"data": "TinyImageNet"}),
+    ("vcl/caltech256-*", {"data": "Caltech256"}),
+]
+
+# The programs by the name of their row, with the numbers of their own papers.
+PROGRAMS = {
+    "simclr": ("SimCLR", {}),
+    "vsimclr": ("VSimCLR", {}),
+    "supcon": ("SupCon", {}),
+    "vsupcon": ("VSupCon", {}),
+    "varcon": ("VarCon", {"temperature": 0.1, "epsilon": 0.02, "learn_epsilon": False}),
+    "crossentropy": ("CrossEntropy", {}),
+    "mocov2": ("MoCo", {"temperature": 0.2}),
+    "byol": ("BYOL", {"momentum": 0.996}),
+    "swav": ("SwAV", {"temperature": 0.1, "sinkhorn_epsilon": 0.05, "sinkhorn_iterations": 3}),
+    "vicreg": (
+        "VICReg",
+        {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0},
+    ),
+    "barlowtwins": ("BarlowTwins", {"redundancy_weight": 0.005}),
+}
+CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "ImageNet100": 100, "ImageNet": 1000}
+
+
+def text_of(recipe):
+    return (FOLDER / recipe).read_text()
+
+
+def skip_without_lightly(recipe):
+    if find_spec("lightly") is None and any(name in text_of(recipe) for name in OF_LIGHTLY):
+        pytest.skip("needs lightly: pip install 'probcl[baselines]'")
+
+
+@cache
+def parsed(*arguments):
+    """Return the configuration that the command would run with."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+        main(["fit", *arguments, "--print_config"])
+    assert not stopped.value.code
+    return yaml.safe_load(printed.getvalue())
+
+
+def of_recipe(recipe, *options):
+    skip_without_lightly(recipe)
+    return parsed(f"--config={FOLDER / recipe}", *options)
+
+
+def value(config, name):
+    """Return a value by the name of its option: of a class, its own name."""
+    for part in name.split("."):
+        config = config.get("init_args", config) if isinstance(config, dict) else config
+        config = (config or {}).get(part)
+    return config["class_path"].split(".")[-1] if isinstance(config, dict) else config
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_has_the_numbers_of_its_paper(recipe):
+    config = of_recipe(recipe)
+    expected = {name: number for pattern, numbers in PAPERS if fnmatch(recipe, pattern)
+                for name, number in numbers.items()}  # fmt: skip
+    if "table4" not in recipe:
+        row = re.split(r"[-./]", recipe)[2 if "table3" in recipe else -2]
+        expected["model.program"], numbers = PROGRAMS[row]
+        expected |= {f"model.program.{name}": number for name, number in numbers.items()}
+        if row == "crossentropy":
+            expected["model.program.num_classes"] = CLASSES[expected["data"]]
+        if row in ("simclr", "supcon", "varcon", "mocov2") and recipe.startswith("varcon"):
+            expected["model.program.projection"] = "MLP"
+            expected["model.program.projection.dim"] = 128
+        if row == "supcon" and recipe.startswith("varcon"):
+            expected["model.program.temperature"] = 0.1
+    assert {name: value(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("recipe", SWEEPS)
+def test_a_recipe_that_varies_a_number_starts_from_its_row(recipe):
+    config = of_recipe(recipe)
+    assert config == of_recipe(SWEEPS[recipe])
+    header = re.search(r"^#   --(\S+) (.+ \| .+)$", text_of(recipe), re.MULTILINE)
+    name, values = header[1], header[2].split(" | ")
+    assert value(config, name) in map(float, values)
+    for end in (values[0], values[-1]):
+        assert value(of_recipe(recipe, f"--{name}={end}"), name) == float(end)
+
+
+def test_the_readme_names_every_recipe_once():
+    assert sorted(re.findall(r"^\| `(\S+\.yaml)` \|", README, re.MULTILINE)) == RECIPES
+
+
+def test_the_headers_and_the_readme_point_at_recipes_that_are_there():
+    texts = [README, *map(text_of, RECIPES)]
+    named = {name for text in texts for name in re.findall(r"experiments/recipes/(\S+)", text)}
+    assert named <= set(RECIPES)
+
+
+def test_the_commands_of_the_readme_parse(monkeypatch):
+    skip_without_lightly(RECIPES[0])
+    monkeypatch.chdir(FOLDER.parents[1])
+    commands = re.findall(r"^ *probcl fit ((?:.*\\\n)*.*)$", README, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        parsed(*shlex.split(command.replace("\\\n", "")))
+
+
+def images(random, count, channels_size):
+    pixels = random.integers(0, 256, (count, *channels_size), dtype=np.uint8)
+    return ImageArrays(pixels, np.arange(count))
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Random images of the true sizes in place of every data set; each of another class."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+
+    def in_memory(*shape, parts=2):
+        return staticmethod(lambda *_: tuple(images(random, 8, shape) for _ in range(parts)))
+
+    def in_files(width, height):
+        def read(*_, **__):
+            paths = [tmp_path / f"{number}.jpg" for number in range(8)]
+            for path in paths:
+                pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path)
+            return ImageFiles(paths, range(8)), ImageFiles(paths, range(8))
+
+        return staticmethod(read)
+
+    monkeypatch.setattr(training.CIFAR10, "read", in_memory(3, 32, 32))
+    monkeypatch.setattr(training.CIFAR100, "read", in_memory(3, 32, 32))
+    monkeypatch.setattr(training.STL10, "read", in_memory(3, 96, 96, parts=3))
+    monkeypatch.setattr(training.TinyImageNet, "read", in_files(64, 64))
+    monkeypatch.setattr(training.Caltech256, "read", in_files(300, 200))
+    monkeypatch.setattr(sources, "read_imagenet", in_files(500, 375))
+    monkeypatch.setattr(sources, "read_imagenet100", in_files(500, 375))
+    # What is measured after a training is the same for all, and tested elsewhere.
+    monkeypatch.setattr(training.module, "CORRUPTIONS", {})
+    monkeypatch.setattr(training.module, "UNFAMILIAR", {})
+
+
+SMALL = [
+    "--data.batch_size=2", "--data.num_workers=0", "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false", "--data.monitored=0",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in SWEEPS])
+def test_a_recipe_runs_for_a_batch(recipe, stand_ins):
+    skip_without_lightly(recipe)
+    main([
+        "fit", f"--config={FOLDER / recipe}", *SMALL, "--trainer.precision=32-true",
+        "--trainer.fast_dev_run=true",
+    ])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_tested_on_another_data_set(stand_ins):
+    pytest.importorskip("lightly", reason="needs lightly: pip install 'probcl[baselines]'")
+    recipe = FOLDER / "varcon/table3-varcon-resnet50-autoaugment.yaml"
+    main([
+        "fit", f"--config={recipe}", *SMALL, "--trainer.precision=32-true",
+        "--trainer.max_epochs=1", "--run_dir=run",
+    ])  # fmt: skip
+    main([
+        "test", "--config=run/config.yaml", f"--config={FOLDER / 'varcon/table4-cifar100.yaml'}",
+        "--ckpt_path=run/checkpoints/last.ckpt", *SMALL, "--run_dir=transfer",
+    ])  # fmt: skip
+    assert "CIFAR100" in Path("transfer/config.yaml").read_text()
+    assert Path("transfer/report.html").exists()
