@@ -16,11 +16,11 @@ class Neighbours(NamedTuple):
 
     Attributes:
         cosine: Shape ``(N, k)``.
-        index: Rows of the set, shape ``(N, k)``.
+        row: Rows of the set, shape ``(N, k)``.
     """
 
     cosine: Tensor
-    index: Tensor
+    row: Tensor
 
 
 def nearest(query: Tensor, reference: Tensor | None = None, k: int = 1) -> Neighbours:
