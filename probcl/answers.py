@@ -64,6 +64,12 @@ def answer_to_bad_input(error: BaseException | None) -> str | None:
                 "accelerator: PyTorch finds no GPU on this machine: set --trainer.accelerator cpu, "
                 "or install its drivers."
             )
+        if isinstance(error, MisconfigurationException) and "machine only has" in str(error):
+            asked, there = (len(re.findall(r"\d+", line)) for line in str(error).split("\n"))
+            return (
+                f"trainer.devices: {asked} GPUs are asked for, and this machine has {there}: set "
+                f"--trainer.devices {there} and --data.batch_size to the share of each."
+            )
         if isinstance(error, ValueError) and str(error).startswith(_FROM_WORKER):
             *traceback_lines, last = str(error).strip().splitlines()
             file = [line for line in traceback_lines if line.lstrip().startswith("File ")][-1]

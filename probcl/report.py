@@ -155,23 +155,28 @@ def _sections(run_dir: Path, evaluation: Evaluation) -> list[Section]:
             "count them.",
             _picture(plots.plot_reliability(evaluation.probabilities, test.labels)[0]),
         ),
-        Section(
-            "Uncertainty against corruption",
-            f"Median and quartiles of {score} over the test images: it should rise with the "
-            "severity of each corruption." + instead,
-            _picture(
-                plots.plot_severity(
-                    {name: by_score[score] for name, by_score in evaluation.by_severity.items()},
-                    score,
-                )[0]
-            ),
-        ),
+        *_severity_sections(evaluation, score, instead),
         Section(
             "Singular spectrum",
             "Singular values of the test embeddings: a steep fall means that they use few of "
             "their dimensions.",
             _picture(plots.plot_spectrum(evaluation.spectrum)[0]),
         ),
+    ]
+
+
+def _severity_sections(evaluation: Evaluation, score: str, instead: str) -> list[Section]:
+    """Return the section on corruptions, if there are any."""
+    by_severity = {name: by_score[score] for name, by_score in evaluation.by_severity.items()}
+    if not by_severity:
+        return []
+    return [
+        Section(
+            "Uncertainty against corruption",
+            f"Median and quartiles of {score} over the test images: it should rise with the "
+            "severity of each corruption." + instead,
+            _picture(plots.plot_severity(by_severity, score)[0]),
+        )
     ]
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities import device_parser
+from lightning.pytorch.accelerators import CUDAAccelerator
 
 from probcl.cli import main
 from probcl.data import load_digits
@@ -293,6 +295,16 @@ def test_a_bad_checkpoint_gets_one_sentence(runs, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="the checkpoint is not of this program"):
         main(["test", f"--ckpt_path={run}/checkpoints/last.ckpt", "--model.program=SimCLR"])
     assert not any(Path().rglob("report.html"))
+
+
+def test_more_gpus_than_there_are_get_one_sentence(tmp_path, monkeypatch):
+    """A machine with one GPU, as Lightning would find it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(device_parser, "_get_all_available_gpus", lambda **_: [0])
+    with pytest.raises(SystemExit, match=r"devices: 8 GPUs are asked for, and this machine has 1"):
+        main(["fit", *QUICK, "--trainer.accelerator=gpu", "--trainer.devices=8"])
+    assert not any(Path().glob("runs/*"))
 
 
 def test_a_checkpoint_holds_each_weight_once(runs):

@@ -251,14 +251,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.mark.recipes
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in SWEEPS])
 def test_a_recipe_runs_for_a_batch(recipe, stand_ins):
     skip_without_lightly(recipe)
     main(["fit", f"--config={FOLDER / recipe}", *SMALL, "--trainer.fast_dev_run=true"])
 
 
-@pytest.mark.recipes
+@pytest.mark.slow
 def test_a_checkpoint_is_tested_on_another_data_set(stand_ins):
     pytest.importorskip("lightly", reason="needs lightly: pip install 'probcl[baselines]'")
     recipe = FOLDER / "varcon/table3-varcon-resnet50-autoaugment.yaml"

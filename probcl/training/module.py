@@ -26,6 +26,7 @@ from probcl.programs import Program
 from probcl.programs.program import mean_direction
 from probcl.training.data import Batch, ImageData
 from probcl.training.optimisation import WarmupCosine, parameter_groups
+from probcl.training.order import derived_seed
 
 __all__ = ["ContrastiveModule"]
 
@@ -105,7 +106,10 @@ class ContrastiveModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Let lazy layers take their sizes from one image, and prepare the encoder."""
-        self.program.materialize(self._data.example)
+        # By a seed of their own, so that weights begin alike on one device and on several.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(torch.initial_seed()))
+            self.program.materialize(self._data.example)
         if self.channels_last:
             self.program.encoder.to(memory_format=torch.channels_last)
         if self.compile_encoder:

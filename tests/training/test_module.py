@@ -119,3 +119,15 @@ def test_a_compiled_encoder_in_another_memory_format_trains_to_the_same_weights(
     for name, weight in weights[0].items():
         if weight.is_floating_point():
             torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_lazy_layers_begin_alike_whatever_was_drawn_before(tmp_path):
+    """Lightning draws, or seeds anew, where it starts several processes."""
+    weights = []
+    for draws in (0, 7):
+        torch.manual_seed(3)
+        module = ContrastiveModule(program(), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+        torch.rand(draws)
+        fitted(module, tmp_path, epochs=1, limit_train_batches=1)
+        weights.append(module.program.posterior_head.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
