@@ -3,7 +3,7 @@
 import errno
 import re
 import traceback
-from inspect import isabstract
+from inspect import isabstract, isclass
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,7 +28,7 @@ def parser_sentence(message: str) -> str:
         known = ""
         if key[1].endswith("program"):
             named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
-            programs = (program.__name__ for program in named if not isabstract(program))
+            programs = (p.__name__ for p in named if isclass(p) and not isabstract(p))
             known = f"one of {', '.join(sorted(programs))}, or "
         missing = name[1] or name[2]
         if missing.startswith("lightly."):

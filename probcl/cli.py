@@ -32,7 +32,7 @@ import probcl.training
 from probcl.answers import answer_to_bad_input, parser_sentence
 from probcl.evaluation import Embeddings
 from probcl.pretrained import Pretrained
-from probcl.report import print_summary, write_report
+from probcl.report import compare_runs, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
     config_of_run,
@@ -49,10 +49,11 @@ from probcl.training.progress import ProgressBar
 
 __all__ = ["ProbclCLI", "main"]
 
+
 DEFAULT = str(files("probcl").joinpath("default.yaml"))
 
 # Options whose value may be the name of a class; others, such as --data.root, take any text.
-_TAKES_A_CLASS = r"--data$|--data\.augmentation|--model\."
+_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.unfamiliar|--model\."
 
 # In which a process that trains with others is told where the run is.
 _RUN_DIR = "PROBCL_RUN_DIR"
@@ -224,6 +225,9 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments after the command's name; by default the process's own.
     """
     _show_our_lines_only()
+    given = sys.argv[1:] if args is None else args
+    if given[:1] == ["compare"]:
+        return _compare(given[1:])
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
         ProbclCLI(
@@ -246,6 +250,18 @@ def main(args: list[str] | None = None) -> None:
         if answer is None:
             raise
         sys.exit(f"probcl: error: {answer}")
+
+
+def _compare(args: list[str]) -> None:
+    """Run ``probcl compare``."""
+    parser = Parser(prog="probcl compare", description="Set runs side by side on one page.")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or their metrics.json")
+    parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write")
+    chosen = parser.parse_args(args)
+    try:
+        compare_runs(chosen.runs, chosen.output)
+    except ValueError as error:
+        sys.exit(f"probcl: error: {error}")
 
 
 class Parser(LightningArgumentParser):

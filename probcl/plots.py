@@ -8,12 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from probcl.evaluation.bootstrap import Interval
+from probcl.evaluation.calibration import smooth_reliability
+from probcl.evaluation.selective import RiskCoverage
+
 __all__ = [
+    "plot_answers",
     "plot_map",
+    "plot_pareto",
     "plot_reliability",
+    "plot_risk_coverage",
     "plot_severity",
+    "plot_shift",
     "plot_spectrum",
     "plot_terms",
+    "plot_unfamiliar",
 ]
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
@@ -77,62 +86,184 @@ def plot_map(
     return figure, axes
 
 
-def plot_reliability(
-    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
-) -> tuple[Figure, np.ndarray]:
-    """Draw accuracy against confidence, and how often each confidence is given.
+def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figure, np.ndarray]:
+    """Draw accuracy against confidence, smoothed, and how often each confidence is given.
+
+    The band is the bootstrap's, 95 %.
 
     Args:
         probabilities: Class probabilities, shape ``(N, C)``.
         labels: Classes, shape ``(N,)``.
-        bins: Number of equal bins of the confidence.
     """
-    values = np.asarray(probabilities)
-    confidence, correct = values.max(-1), values.argmax(-1) == np.asarray(labels)
-    edges = np.linspace(0, 1, bins + 1)
-    member = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
-    counts = np.bincount(member, minlength=bins)
-    filled = counts > 0
-    mean_confidence = np.bincount(member, confidence, bins)[filled] / counts[filled]
-    mean_accuracy = np.bincount(member, correct, bins)[filled] / counts[filled]
+    curve = smooth_reliability(probabilities, labels)
+    confidence = np.asarray(probabilities).max(-1)
     figure, axes = plt.subplots(
         2, 1, figsize=(6, 4.6), layout="constrained", sharex=True, height_ratios=[3, 1]
     )
     axes[0].plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfectly calibrated")
-    area = 15 + 150 * counts[filled] / counts.max()
-    axes[0].scatter(mean_confidence, mean_accuracy, area, COLOURS[0], label="linear probe")
+    axes[0].plot(curve.confidence, curve.accuracy, color=COLOURS[0], label="linear probe")
+    axes[0].fill_between(curve.confidence, curve.lower, curve.upper, color=COLOURS[0], alpha=0.2)
     axes[0].set(ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.05))
     axes[0].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes[1].bar(edges[:-1], counts, width=1 / bins, align="edge", color="0.7", edgecolor="white")
+    axes[1].hist(confidence, bins=25, range=(0, 1), color="0.7", edgecolor="white")
     axes[1].set(xlabel="confidence", ylabel="images")
     _plain(*axes)
     return figure, axes
 
 
+def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Axes]:
+    """Draw the risk among the items accepted against their share, and the best that can be.
+
+    Args:
+        curves: By the name of the score; of the same errors.
+    """
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for (name, curve), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
+        axes.plot(
+            curve.coverage, curve.risk, color=colour, label=f"{name} ({curve.area:.4f})",
+            marker=marker, markevery=max(1, len(curve.risk) // 8), markersize=4,
+        )  # fmt: skip
+    best = next(iter(curves.values()))
+    axes.plot(best.coverage, best.best, color="0.6", linestyle="--", label="best order")
+    axes.set(xlabel="share of images accepted", ylabel="error among them", xlim=(0, 1))
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="score (AURC)")
+    _plain(axes)
+    return figure, axes
+
+
+def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure, np.ndarray]:
+    """Draw how well each score answers each question, with bootstrap intervals.
+
+    Args:
+        answers: By score and question; AUROC, or a correlation for the question ``corruption``.
+    """
+    questions = list(next(iter(answers.values())))
+    figure, axes = plt.subplots(
+        1, len(questions), figsize=(1.6 + 2.2 * len(questions), 0.6 + 0.24 * len(answers)),
+        layout="constrained", sharey=True, squeeze=False,
+    )  # fmt: skip
+    place = np.arange(len(answers))[::-1]
+    for panel, question in zip(axes[0], questions, strict=True):
+        values = np.array([answer[question] for answer in answers.values()])
+        best = values[:, 0].argmax()
+        spread = np.abs(values[:, 1:] - values[:, :1]).T
+        panel.axvline(0 if question == "corruption" else 0.5, color="0.7", linewidth=1)
+        panel.errorbar(
+            values[:, 0], place, xerr=spread, fmt="o", color=COLOURS[0], markersize=4, elinewidth=1
+        )
+        panel.plot(values[best, 0], place[best], "D", color=COLOURS[1], markersize=7)
+        panel.set_title(question.replace("_", " "), fontsize=10)
+        panel.set(yticks=place, yticklabels=list(answers), ylim=(-0.6, len(answers) - 0.4))
+        panel.grid(axis="y", color="0.92")
+    _plain(*axes[0])
+    return figure, axes[0]
+
+
+def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[Figure, np.ndarray]:
+    """Draw accuracy and calibration error against the severity of corruptions.
+
+    Args:
+        shift: ``top1`` and ``ece`` by corruption and severity.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    for panel, name, label in zip(
+        axes, ("top1", "ece"), ("accuracy", "calibration error"), strict=True
+    ):
+        tables = np.array([[level[name] for level in levels.values()] for levels in shift.values()])
+        severities = list(next(iter(shift.values())))
+        panel.plot(severities, tables.T, color="0.75", linewidth=1)
+        panel.plot(severities, tables.mean(0), color=COLOURS[0], marker="o", linewidth=2)
+        lowest = tables.mean(1).argmin() if name == "top1" else tables.mean(1).argmax()
+        panel.annotate(
+            list(shift)[lowest], (severities[-1], tables[lowest, -1]), ha="right", va="bottom"
+        )
+        panel.set(xlabel="severity", ylabel=label, ylim=(0, 1.02 if name == "top1" else None))
+    _plain(*axes)
+    return figure, axes
+
+
+def plot_unfamiliar(
+    familiar: ArrayLike, unfamiliar: Mapping[str, ArrayLike], score: str
+) -> tuple[Figure, Axes]:
+    """Draw the distributions of a score over the test set and over unfamiliar inputs.
+
+    Args:
+        familiar: Scores of the test set, shape ``(N,)``.
+        unfamiliar: Scores by set, each of shape ``(M,)``.
+        score: Name of the score, for the axis.
+    """
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    sets = {"test set": familiar, **unfamiliar}
+    values = [np.asarray(values) for values in sets.values()]
+    drawn = axes.boxplot(
+        values[::-1], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6,
+        tick_labels=[name.replace("_", " ") for name in sets][::-1], patch_artist=True,
+        medianprops={"color": "black"},
+    )  # fmt: skip
+    for box, colour in zip(
+        drawn["boxes"][::-1], ["0.8", *[COLOURS[5]] * len(values)], strict=False
+    ):
+        box.set_facecolor(colour)
+    axes.set(xlabel=score)
+    _plain(axes)
+    return figure, axes
+
+
+def plot_pareto(
+    points: Mapping[str, Sequence[tuple[float, float]]], accuracy: str, uncertainty: str
+) -> tuple[Figure, Axes]:
+    """Draw runs by their accuracy and their uncertainty, and which no other is better than in both.
+
+    Args:
+        points: Accuracy and uncertainty of each seed, by the name of the run; larger is better.
+        accuracy: Name of the first, for the axis.
+        uncertainty: Name of the second, for the axis.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    means = {name: np.mean(values, axis=0) for name, values in points.items()}
+    for index, (name, values) in enumerate(points.items()):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        axes.scatter(*np.transpose(values), s=14, alpha=0.5, color=colour, marker=marker)  # type: ignore[misc]
+        axes.plot(*means[name], marker, color=colour, markersize=9, label=name)
+    front = [
+        mean for mean in means.values()
+        if not any((other >= mean).all() and (other > mean).any() for other in means.values())
+    ]  # fmt: skip
+    axes.plot(*np.array(sorted(map(tuple, front))).T, color="0.6", linestyle="--", zorder=0)
+    axes.set(xlabel=accuracy, ylabel=uncertainty)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _plain(axes)
+    return figure, axes
+
+
 def plot_severity(
     by_severity: Mapping[str, Mapping[int, ArrayLike]], score: str
-) -> tuple[Figure, Axes]:
-    """Draw the median of a score, and its quartiles, against the severity of corruptions.
+) -> tuple[Figure, np.ndarray]:
+    """Draw the median of a score, and its quartiles, against the severity of each corruption.
 
     Args:
         by_severity: Scores of the images by corruption and severity, each of shape ``(N,)``.
-        score: Name of the score, for the axis.
+        score: Name of the score, for the axes.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    offset = 0.08
-    for index, (name, levels) in enumerate(by_severity.items()):
-        quartiles = np.array(
+    columns = min(6, len(by_severity))
+    rows = -(-len(by_severity) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(0.6 + 1.6 * columns, 0.5 + 1.45 * rows), layout="constrained",
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for panel in axes.flat[len(by_severity) :]:
+        panel.set_visible(False)
+    for panel, (name, levels) in zip(axes.flat, by_severity.items(), strict=False):
+        low, middle, high = np.transpose(
             [np.quantile(np.asarray(values), [0.25, 0.5, 0.75]) for values in levels.values()]
         )
-        place = np.array(list(levels)) + offset * (index - (len(by_severity) - 1) / 2)
-        spread = np.abs(quartiles[:, [0, 2]] - quartiles[:, [1]]).T
-        axes.errorbar(
-            place, quartiles[:, 1], yerr=spread, label=name, markersize=5, elinewidth=1,
-            color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)],
-        )  # fmt: skip
-    axes.set(xlabel="severity (0: clean)", ylabel=score)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    _plain(axes)
+        panel.fill_between(list(levels), low, high, color=COLOURS[0], alpha=0.2)
+        panel.plot(list(levels), middle, color=COLOURS[0], marker="o", markersize=3)
+        panel.set_title(name.replace("_", " "), fontsize=9)
+        panel.set_xticks(list(levels))
+    figure.supxlabel("severity (0: clean)", fontsize=10)
+    figure.supylabel(score, fontsize=10)
+    _plain(*axes.flat)
     return figure, axes
 
 

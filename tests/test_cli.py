@@ -46,7 +46,8 @@ def test_a_run_leaves_what_it_says(runs):
         assert (run / name).stat().st_size > 0
     metrics = json.loads((run / "metrics.json").read_text())
     expected = ["probe/top1", "knn/top1", "cal/ece", "collapse/effective_rank", "time/fit_s"]
-    for question in ("unc/auroc_inverted", "unc/spearman_blur"):
+    expected += ["retrieval/map_at_r", "cluster/purity", "few_shot/top1_of_5", "shift/top1"]
+    for question in ("unc/auroc_inverted", "unc/spearman_gaussian_blur", "unc/retrieval_error"):
         expected += [question, f"{question}/log_det_k", f"{question}/nearest_cosine"]
     assert metrics.keys() >= set(expected)
     assert all(np.isfinite(list(metrics.values())))
@@ -61,9 +62,9 @@ def test_a_run_leaves_what_it_says(runs):
 
 def test_the_report_stands_alone_and_shows_every_picture(runs):
     page = (runs / "runs/vsimclr-digits-seed0/report.html").read_text()
-    assert page.count('src="data:image/svg+xml;base64,') == 5
+    assert page.count('src="data:image/svg+xml;base64,') == 8
     assert not re.search(r'(src|href)="(?!data:)', page)
-    for word in ("log_det_k", "Reliability", "Singular spectrum", "temperature"):
+    for word in ("log_det_k", "Reliability", "Singular spectrum", "temperature", "out of distri"):
         assert word in page
 
 

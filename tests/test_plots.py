@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from probcl import plots
+from probcl.evaluation.bootstrap import Interval
+from probcl.evaluation.calibration import smooth_reliability
+from probcl.evaluation.selective import risk_coverage
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +34,65 @@ def test_map_draws_every_point_by_class_and_by_rank():
     assert alone.shape == (1, 1)
 
 
-def test_reliability_places_bins_at_mean_confidence_and_accuracy():
-    probabilities = [[0.9, 0.1], [0.92, 0.08], [0.35, 0.65]]
-    _, axes = plots.plot_reliability(probabilities, [0, 1, 1])
-    drawn = axes[0].collections[0].get_offsets()
-    np.testing.assert_allclose(drawn, [[0.65, 1.0], [0.91, 0.5]])
-    assert sum(bar.get_height() for bar in axes[1].patches) == 3
+def test_reliability_draws_the_curve_its_band_and_the_images():
+    torch.manual_seed(0)
+    probabilities = torch.randn(300, 2).softmax(-1)
+    _, axes = plots.plot_reliability(probabilities, torch.arange(300) % 2)
+    curve = smooth_reliability(probabilities, torch.arange(300) % 2)
+    drawn = axes[0].lines[1]
+    np.testing.assert_allclose(drawn.get_xdata(), curve.confidence)
+    np.testing.assert_allclose(drawn.get_ydata(), curve.accuracy)
+    assert len(axes[0].collections) == 1
+    assert sum(bar.get_height() for bar in axes[1].patches) == 300
 
 
-def test_severity_draws_a_median_for_each_level():
-    _, axes = plots.plot_severity(
-        {"blur": {0: torch.tensor([1.0, 2.0, 3.0]), 5: torch.tensor([4.0, 5.0, 9.0])}}, "entropy"
-    )
-    assert axes.get_ylabel() == "entropy"
-    assert np.array_equal(axes.lines[0].get_ydata(), [2, 5])
+def test_severity_draws_a_median_for_each_level_of_each_corruption():
+    levels = {0: torch.tensor([1.0, 2.0, 3.0]), 5: torch.tensor([4.0, 5.0, 9.0])}
+    figure, axes = plots.plot_severity({f"blur {n}": levels for n in range(8)}, "entropy")
+    assert figure.get_supylabel() == "entropy"
+    assert [panel.get_visible() for panel in axes.flat] == [True] * 8 + [False] * 4
+    assert np.array_equal(axes[0, 0].lines[0].get_ydata(), [2, 5])
+
+
+def test_risk_is_drawn_against_coverage_beside_the_best():
+    curve = risk_coverage([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1])
+    _, axes = plots.plot_risk_coverage({"entropy": curve})
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), curve.risk)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), curve.best)
+    assert axes.get_legend().get_texts()[0].get_text() == f"entropy ({curve.area:.4f})"
+
+
+def test_answers_have_their_intervals_and_the_best_a_mark():
+    answers = {
+        "entropy": {"ambiguity": Interval(0.8, 0.7, 0.85)},
+        "energy": {"ambiguity": Interval(0.6, 0.5, 0.7)},
+    }
+    _, axes = plots.plot_answers(answers)
+    (panel,) = axes
+    assert panel.lines[-1].get_xdata() == [0.8]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["entropy", "energy"]
+
+
+def test_shift_draws_every_corruption_and_their_mean():
+    shift = {
+        name: {s: {"top1": 1 - s * rate, "ece": s * rate} for s in (1, 2)}
+        for name, rate in (("fog", 0.1), ("snow", 0.3))
+    }
+    _, axes = plots.plot_shift(shift)
+    np.testing.assert_allclose(axes[0].lines[-1].get_ydata(), [0.8, 0.6])
+    assert {panel.texts[0].get_text() for panel in axes} == {"snow"}
+
+
+def test_unfamiliar_sets_have_a_box_each():
+    _, axes = plots.plot_unfamiliar([0.0, 1.0], {"noise_only": [2.0, 3.0]}, "entropy")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["noise only", "test set"]
+
+
+def test_runs_that_none_is_better_than_are_joined():
+    points = {"a": [(0.9, 0.6), (0.9, 0.8)], "b": [(0.8, 0.9)], "c": [(0.7, 0.5)]}
+    _, axes = plots.plot_pareto(points, "accuracy", "AUROC")
+    front = axes.lines[-1].get_xydata()
+    np.testing.assert_allclose(front, [[0.8, 0.9], [0.9, 0.7]])
 
 
 def test_spectrum_is_relative_to_its_largest_value():

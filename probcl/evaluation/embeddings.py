@@ -21,6 +21,8 @@ class Embeddings:
         index: Row of each image in its data set, shape ``(N,)``.
         parameters: Parameters of the posteriors by name, each of shape ``(N, *)``.
         scores: Uncertainty of each image by the name of the score, each of shape ``(N,)``.
+        length: Mean resultant lengths of the posteriors, shape ``(N,)``; None for points.
+        norm: Lengths of the embeddings before they are normalised, shape ``(N,)``; None if unknown.
     """
 
     embedding: Tensor
@@ -29,6 +31,8 @@ class Embeddings:
     index: Tensor
     parameters: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
+    length: Tensor | None = None
+    norm: Tensor | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -46,6 +50,8 @@ class Embeddings:
 def _moved(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _moved(entry) for name, entry in value.items()}
+    if value is None:
+        return None
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
 
@@ -53,4 +59,4 @@ def _moved(value: Any) -> Any:
 def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], dict):
         return {name: _joined([value[name] for value in values]) for name in values[0]}
-    return torch.cat(values)
+    return None if values[0] is None else torch.cat(values)

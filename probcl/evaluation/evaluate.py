@@ -1,29 +1,37 @@
-"""The whole evaluation of an encoder, from the arrays it gives."""
+"""The whole evaluation of an encoder, from the arrays it gives batch by batch."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from sklearn.pipeline import Pipeline
 from torch import Tensor
 
-from probcl.evaluation.embeddings import Embeddings
-from probcl.evaluation.quality import (
-    accuracy,
-    calibration_error,
-    effective_rank,
-    fit_linear_probe,
-    k_nearest_neighbours,
-    singular_spectrum,
+from probcl.evaluation.bootstrap import (
+    Interval,
+    auroc_interval,
+    error_auroc_interval,
+    severity_interval,
 )
-from probcl.evaluation.uncertainty import (
-    LIBRARY_SCORE,
-    SCORES,
-    nearest_cosine,
+from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
+from probcl.evaluation.detection import (
+    auroc,
+    average_precision,
+    false_positive_rate,
     severity_correlation,
-    shift_auroc,
 )
+from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.geometry import effective_rank, singular_spectrum
+from probcl.evaluation.nearest import nearest
+from probcl.evaluation.neighbour_vote import neighbour_vote
+from probcl.evaluation.probe import accuracy, fit_linear_probe
+from probcl.evaluation.quality import quality_of
+from probcl.evaluation.retrieval import nearest_is_wrong
+from probcl.evaluation.scorer import Scorer
+from probcl.evaluation.scores import LIBRARY_SCORE, SCORES
+from probcl.evaluation.selective import risk_coverage
 
-__all__ = ["Evaluation", "evaluate", "watch"]
+__all__ = ["Evaluation", "Evaluator", "watch"]
 
 
 @dataclass
@@ -31,22 +39,31 @@ class Evaluation:
     """What was measured of an encoder, and the arrays behind the report's pictures.
 
     Args:
-        quality: Accuracy, calibration and collapse, by name.
-        uncertainty: For each score, how well it answers each question: ``auroc_NAME``, whether
-            it tells unfamiliar inputs from the test set; ``spearman_NAME``, its rank correlation
-            with the severity of a corruption.
+        quality: Accuracy, calibration, retrieval, clustering, geometry and information, by name.
+        answers: For each score, how well it answers each question of ``QUESTIONS``, with its
+            bootstrap interval; a question is left out where it could not be asked.
+        uncertainty: For each score, the numbers behind the answers: ``auroc_NAME`` of each set of
+            unfamiliar inputs, ``spearman_NAME`` of each corruption, and areas under curves.
         test: Embeddings of the test set, with every score.
         probabilities: Class probabilities of the linear probe on the test set, ``(N, C)``.
+        wrong: Whether the probe is wrong (``probe``), and whether the nearest other test image is
+            of another class (``retrieval``), each of shape ``(N,)``.
+        unfamiliar: Scores of unfamiliar inputs, by set and score, each of shape ``(N,)``.
+        by_severity: Scores by corruption, score and severity (0: clean), each of shape ``(M,)``.
+        shift: Accuracy (``top1``), ``nll`` and ``ece`` of the probe by corruption and severity.
         spectrum: Singular values of the test embeddings.
-        by_severity: Scores by corruption, score and severity (0: clean), each of shape ``(N,)``.
     """
 
     quality: dict[str, float]
+    answers: dict[str, dict[str, Interval]]
     uncertainty: dict[str, dict[str, float]]
     test: Embeddings
     probabilities: Tensor
-    spectrum: Tensor
+    wrong: dict[str, Tensor]
+    unfamiliar: dict[str, dict[str, Tensor]]
     by_severity: dict[str, dict[str, dict[int, Tensor]]]
+    shift: dict[str, dict[int, dict[str, float]]]
+    spectrum: Tensor
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -56,63 +73,111 @@ class Evaluation:
         ``unc/auroc_inverted/log_det_k``.
         """
         flat = dict(self.quality)
-        for score, answers in self.uncertainty.items():
+        for score, numbers in self.uncertainty.items():
             suffix = "" if score == LIBRARY_SCORE else f"/{score}"
-            flat |= {f"unc/{question}{suffix}": value for question, value in answers.items()}
+            answers = {name: answer.value for name, answer in self.answers[score].items()}
+            flat |= {f"unc/{name}{suffix}": value for name, value in (answers | numbers).items()}
         return flat
 
 
-def evaluate(
-    train: Embeddings,
-    test: Embeddings,
-    corrupted: dict[str, dict[int, Embeddings]],
-    unfamiliar: dict[str, Embeddings],
-) -> Evaluation:
-    """Measure embeddings and their uncertainty.
+class Evaluator:
+    """Evaluate an encoder from what it says of the test images and changed ones, part by part.
 
     Args:
         train: Embeddings of the training set, without augmentation.
-        test: Embeddings of the test set.
-        corrupted: Embeddings of the corrupted test set, by corruption and severity.
-        unfamiliar: Embeddings of inputs unlike those of the training set, by name.
+
+    Example:
+        >>> z = torch.nn.functional.normalize(torch.randn(80, 8, generator=torch.manual_seed(0)))
+        >>> part = Embeddings(z, z, torch.arange(80) % 2, torch.arange(80))
+        >>> evaluator = Evaluator(part)
+        >>> evaluator.add_test(part, z[None].expand(8, -1, -1))
+        >>> evaluator.result().quality["probe/top1"] > 0.5
+        True
     """
-    probe = fit_linear_probe(train.features, train.labels)
-    probabilities = _probabilities(probe, test)
-    predicted = probabilities.argmax(-1)
-    neighbours = k_nearest_neighbours(train.embedding, train.labels, test.embedding)
-    spectrum = singular_spectrum(test.embedding)
-    quality = {
-        "probe/top1": accuracy(predicted, test.labels),
-        "knn/top1": accuracy(neighbours, test.labels),
-        "cal/ece": calibration_error(probabilities, test.labels),
-        "collapse/effective_rank": effective_rank(spectrum),
-    }
-    test = _with_baseline_scores(test, train, probe)
-    unfamiliar = {n: _with_baseline_scores(e, train, probe) for n, e in unfamiliar.items()}
-    corrupted = {
-        name: {s: _with_baseline_scores(e, train, probe) for s, e in levels.items()}
-        for name, levels in corrupted.items()
-    }
-    scores = [score for score in SCORES if score in test.scores]
-    by_severity = {
-        corruption: {
-            score: {0: test.scores[score]} | {s: e.scores[score] for s, e in levels.items()}
-            for score in scores
+
+    def __init__(self, train: Embeddings) -> None:
+        self.train = train
+        self.scorer = Scorer.fit(train)
+        self._test: list[Embeddings] = []
+        self._unfamiliar: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
+        self._corrupted: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
+
+    def add_test(self, part: Embeddings, samples: Tensor) -> None:
+        """Take test images: their embeddings, and samples ``(S, N, d)`` of their posteriors."""
+        self._test.append(replace(part, scores=self.scorer(part, samples)))
+
+    def add_unfamiliar(self, name: str, part: Embeddings, samples: Tensor) -> None:
+        """Take inputs unlike those of the training set; arguments as for ``add_test``."""
+        self._unfamiliar[name].append(self.scorer(part, samples))
+
+    def add_corrupted(self, name: str, severity: int, part: Embeddings, samples: Tensor) -> None:
+        """Take test images, corrupted; ``part.index`` tells which. As for ``add_test``."""
+        scored = replace(part, scores=self.scorer(part, samples))
+        self._corrupted[name, severity].append(scored)
+
+    def result(self) -> Evaluation:
+        """Return what was measured."""
+        test = Embeddings.concatenate(self._test)
+        scores = {name: test.scores[name] for name in SCORES if name in test.scores}
+        test = replace(test, scores=scores)
+        probabilities = self._probabilities(test)
+        wrong = {"retrieval": nearest_is_wrong(test.embedding, test.labels)}
+        if self.scorer.feature_probe is not None:
+            wrong["probe"] = probabilities.argmax(-1) != test.labels
+        unfamiliar = {
+            name: {score: torch.cat([p[score] for p in parts]) for score in scores}
+            for name, parts in self._unfamiliar.items()
         }
-        for corruption, levels in corrupted.items()
-    }
-    uncertainty = {
-        score: {
-            f"auroc_{name}": shift_auroc(test.scores[score], part.scores[score])
-            for name, part in unfamiliar.items()
+        corrupted = {key: Embeddings.concatenate(parts) for key, parts in self._corrupted.items()}
+        by_severity = _by_severity(test, corrupted)
+        spectrum = singular_spectrum(test.embedding)
+        answers, numbers = {}, {}
+        for score, values in scores.items():
+            strange = {name: parts[score] for name, parts in unfamiliar.items()}
+            severe = {name: levels[score] for name, levels in by_severity.items()}
+            answers[score] = _answers(values, wrong, strange, severe)
+            numbers[score] = _numbers(values, wrong, strange, severe)
+        shift: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+        for (name, severity), part in corrupted.items():
+            shift[name][severity] = self._shift(part)
+        quality = quality_of(self.train, test, self.scorer.feature_probe, wrong["retrieval"])
+        if shift:
+            every = [level for levels in shift.values() for level in levels.values()]
+            quality |= {
+                f"shift/{n}": sum(level[n] for level in every) / len(every) for n in every[0]
+            }
+        return Evaluation(
+            quality=quality,
+            answers=answers,
+            uncertainty=numbers,
+            test=test,
+            probabilities=probabilities,
+            wrong=wrong,
+            unfamiliar=unfamiliar,
+            by_severity=by_severity,
+            shift=dict(shift),
+            spectrum=spectrum,
+        )
+
+    def _probabilities(self, part: Embeddings) -> Tensor:
+        """Return the probe's probabilities, with a column for every class of the images too."""
+        probe = self.scorer.feature_probe
+        count = int(torch.cat([self.train.labels, part.labels]).max()) + 1
+        whole = torch.zeros(len(part), count, dtype=torch.double)
+        if probe is not None:
+            values = probe.logits(part.features).double().softmax(-1)
+            whole[:, : values.shape[1]] = values
+        return whole
+
+    def _shift(self, part: Embeddings) -> dict[str, float]:
+        if self.scorer.feature_probe is None:
+            return {}
+        p = self._probabilities(part)
+        return {
+            "top1": accuracy(p.argmax(-1), part.labels),
+            "nll": negative_log_likelihood(p, part.labels),
+            "ece": calibration_error(p, part.labels),
         }
-        | {
-            f"spearman_{name}": severity_correlation(by_score[score])
-            for name, by_score in by_severity.items()
-        }
-        for score in scores
-    }
-    return Evaluation(quality, uncertainty, test, probabilities, spectrum, by_severity)
 
 
 def watch(train: Embeddings, test: Embeddings) -> dict[str, float]:
@@ -126,29 +191,68 @@ def watch(train: Embeddings, test: Embeddings) -> dict[str, float]:
         Accuracy of the neighbours' vote, the effective rank, and the accuracy of the probe where
         there is more than one class to learn.
     """
-    neighbours = k_nearest_neighbours(train.embedding, train.labels, test.embedding)
+    found = nearest(test.embedding, train.embedding, min(5, len(train)))
+    votes = neighbour_vote(found, train.labels).argmax(-1)
     watched = {
-        "knn_top1": accuracy(neighbours, test.labels),
+        "knn_top1": accuracy(votes, test.labels),
         "effective_rank": effective_rank(singular_spectrum(test.embedding)),
     }
     if len(train.labels.unique()) > 1:
-        probe = fit_linear_probe(train.features, train.labels)
-        predicted = torch.as_tensor(probe.predict(test.features))
+        predicted = fit_linear_probe(train.features, train.labels).predict(test.features)
         watched["probe_top1"] = accuracy(predicted, test.labels)
     return watched
 
 
-def _probabilities(probe: Pipeline, part: Embeddings) -> Tensor:
-    """Return the probe's probabilities, with a column for every class number."""
-    values = torch.as_tensor(probe.predict_proba(part.features), dtype=torch.float32)
-    classes = torch.as_tensor(probe.classes_)
-    count = int(max(classes.max(), part.labels.max())) + 1
-    return torch.zeros(len(part), count).index_copy_(1, classes, values)
+def _by_severity(
+    test: Embeddings, corrupted: Mapping[tuple[str, int], Embeddings]
+) -> dict[str, dict[str, dict[int, Tensor]]]:
+    """Return the scores by corruption, score and severity, the clean images' as severity 0."""
+    place = torch.full((int(test.index.max()) + 1,), -1)
+    place[test.index] = torch.arange(len(test))
+    tables: dict[str, dict[str, dict[int, Tensor]]] = {}
+    for (name, severity), part in corrupted.items():
+        for score, clean in test.scores.items():
+            levels = tables.setdefault(name, {}).setdefault(score, {})
+            levels.setdefault(0, clean[place[part.index]])
+            levels[severity] = part.scores[score]
+    return tables
 
 
-def _with_baseline_scores(part: Embeddings, train: Embeddings, probe: Pipeline) -> Embeddings:
-    baselines = {
-        "nearest_cosine": nearest_cosine(part.embedding, train.embedding),
-        "max_probability": 1 - _probabilities(probe, part).amax(-1),
-    }
-    return replace(part, scores=part.scores | baselines)
+def _answers(
+    score: Tensor,
+    wrong: Mapping[str, Tensor],
+    unfamiliar: Mapping[str, Tensor],
+    by_severity: Mapping[str, Mapping[int, Tensor]],
+) -> dict[str, Interval]:
+    answers = {"retrieval_error": error_auroc_interval(score, wrong["retrieval"])}
+    if "probe" in wrong:
+        answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
+    if unfamiliar:
+        answers["out_of_distribution"] = auroc_interval(score, *unfamiliar.values())
+    if by_severity:
+        answers["corruption"] = severity_interval(*by_severity.values())
+    return answers
+
+
+def _numbers(
+    score: Tensor,
+    wrong: Mapping[str, Tensor],
+    unfamiliar: Mapping[str, Tensor],
+    by_severity: Mapping[str, Mapping[int, Tensor]],
+) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    if "probe" in wrong:
+        curve = risk_coverage(score, wrong["probe"])
+        numbers |= {
+            "aurc": curve.area,
+            "excess_aurc": curve.excess_area,
+            "augrc": curve.generalised_area,
+            "coverage_at_1_percent_risk": curve.coverage_at(0.01),
+        }
+    for name, values in unfamiliar.items():
+        numbers[f"auroc_{name}"] = auroc(score, values)
+        numbers[f"aupr_{name}"] = average_precision(score, values)
+        numbers[f"fpr95_{name}"] = false_positive_rate(score, values)
+    for name, levels in by_severity.items():
+        numbers[f"spearman_{name}"] = severity_correlation(levels)
+    return numbers

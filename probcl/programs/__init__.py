@@ -4,6 +4,7 @@ from probcl.programs.baselines import CrossEntropy, SimCLR, SupCon
 from probcl.programs.clusters import SwAV
 from probcl.programs.expected_likelihood import ExpectedLikelihood, SupExpectedLikelihood
 from probcl.programs.momentum import BYOL, MoCo
+from probcl.programs.post_hoc import PostHoc, fit_posterior
 from probcl.programs.program import Program, VariationalProgram
 from probcl.programs.redundancy import BarlowTwins, VICReg
 from probcl.programs.varcon import ProbabilisticVarCon, VarCon
@@ -17,6 +18,7 @@ __all__ = [
     "MCInfoNCE",
     "MCSupCon",
     "MoCo",
+    "PostHoc",
     "ProbabilisticVarCon",
     "Program",
     "SimCLR",
@@ -28,4 +30,5 @@ __all__ = [
     "VSupCon",
     "VarCon",
     "VariationalProgram",
+    "fit_posterior",
 ]

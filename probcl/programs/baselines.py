@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from probcl.nn import PointHead
 from probcl.objectives.checks import check_finite
+from probcl.objectives.sup_con import Average
 from probcl.precision import at_least_float32
 from probcl.programs.program import Anchors, Program, require_labels, stack_views
 from probcl.programs.vcl import VSimCLR, VSupCon
@@ -42,15 +43,22 @@ class SupCon(VSupCon):
         encoder: Images to features.
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
+        average: Whether the positives are averaged ``"outside"`` the logarithm (``L_out``) or
+            ``"inside"`` (``L_in``), as ``sup_con`` takes it.
 
     References:
         Khosla et al. (2020), Supervised Contrastive Learning. https://arxiv.org/abs/2004.11362
     """
 
     def __init__(
-        self, encoder: nn.Module, projection: nn.Module | None = None, temperature: float = 0.07
+        self,
+        encoder: nn.Module,
+        projection: nn.Module | None = None,
+        temperature: float = 0.07,
+        average: Average = "outside",
     ) -> None:
-        super().__init__(encoder, PointHead(projection), temperature=temperature, beta=0.0)
+        head = PointHead(projection)
+        super().__init__(encoder, head, temperature=temperature, beta=0.0, average=average)
 
 
 class CrossEntropy(Program):

@@ -2,13 +2,14 @@
 
 import math
 from abc import abstractmethod
+from typing import get_args
 
 from torch import Tensor, nn
 
 from probcl.nn import ProjectedNormalHead, VonMisesFisherHead
 from probcl.objectives.checks import check_temperature
 from probcl.objectives.info_nce import info_nce_anchors
-from probcl.objectives.sup_con import sup_con_anchors
+from probcl.objectives.sup_con import Average, sup_con_anchors
 from probcl.programs.program import Anchors, VariationalProgram, require_labels
 
 __all__ = ["MCInfoNCE", "MCSupCon", "VSimCLR", "VSupCon"]
@@ -82,17 +83,35 @@ class VSupCon(VariationalContrastive):
         prior: As for ``VSimCLR``.
         temperature: Positive number that divides the cosines.
         beta: Weight of the normalised KL, at least 0.
+        average: Whether the positives are averaged ``"outside"`` the logarithm (``L_out``) or
+            ``"inside"`` (``L_in``), as ``sup_con`` takes it.
 
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
         https://arxiv.org/abs/2506.10159
     """
 
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        temperature: float = 0.07,
+        beta: float = 1.0,
+        average: Average = "outside",
+    ) -> None:
+        super().__init__(encoder, posterior, prior, temperature, beta)
+        if average not in get_args(Average):
+            raise ValueError(f"average must be 'outside' or 'inside', got {average!r}.")
+        self.average: Average = average
+
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return SupCon of each anchor, over all views."""
         views, batch = z.shape[-3:-1]
         labels = require_labels(self, labels, batch).repeat(views)
-        losses, _ = sup_con_anchors(z.flatten(-3, -2), labels, self.temperature)
+        losses, _ = sup_con_anchors(
+            z.flatten(-3, -2), labels, self.temperature, average=self.average
+        )
         return losses.unflatten(-1, (views, batch))
 
 

@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from probcl.data import Augmentation, ImageArrays, RandomResizedCrop, SimAugment
+from probcl.data import Augmentation, Degrade, ImageArrays, RandomResizedCrop, SimAugment
 from probcl.data.augment.draws import as_float
 from probcl.data.views import CroppedBatch, CroppedViews, collate_views
 from probcl.training.order import ShuffledRows, TrainingLoader, derived_seed
@@ -52,6 +53,9 @@ class ImageData(LightningDataModule, ABC):
             that of the data set.
         batch_size: Images in a batch; each gives ``views`` views.
         views: Views of each image in training.
+        degraded_views: How many of them, the last ones, are degraded: blurred, covered, flattened
+            or made noisy (``probcl.data.Degrade``). With one, a posterior learns to be unsure of
+            images that lack something; 0 for none.
         validation: Share of the training images to hold out, from 0 to less than 1. On them the
             embedding is watched during training; with 0, on images that it is trained on.
         monitored: Number of images on which it is watched, and of as many again to compare them
@@ -59,6 +63,8 @@ class ImageData(LightningDataModule, ABC):
         channels: 3 to repeat the one channel of grey images, 1 to take their colour away; None to
             leave them as they are.
         num_workers: Processes that read images in files; by default one a core, at most 8.
+        unfamiliar: Another data set, of images of one size with these: its test images are inputs
+            that the uncertainty should notice. Some are made of the test images in any case.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -69,10 +75,12 @@ class ImageData(LightningDataModule, ABC):
         augmentation: nn.Module | None = None,
         batch_size: int = 256,
         views: int = 2,
+        degraded_views: int = 0,
         validation: float = 0.0,
         monitored: int = 2000,
         channels: Literal[1, 3] | None = None,
         num_workers: int | None = None,
+        unfamiliar: "ImageData | None" = None,
     ) -> None:
         super().__init__()
         if num_workers is None:
@@ -85,15 +93,22 @@ class ImageData(LightningDataModule, ABC):
         ):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}.")
+        if not 0 <= degraded_views <= views:
+            raise ValueError(
+                f"degraded_views must be from 0 to {views}, the views, got {degraded_views}."
+            )
         if not 0 <= validation < 1:
             raise ValueError(f"validation must be a share from 0 to less than 1, got {validation}.")
         self.augment: Any = self.default_augmentation() if augmentation is None else augmentation
         self.batch_size = batch_size
         self.views = views
+        self.degraded_views = degraded_views
+        self.degrade = Degrade()
         self.validation = validation
         self.monitored = monitored
         self.channels = channels
         self.num_workers = num_workers
+        self.unfamiliar = unfamiliar
         self.seed = 0
         self._passes = 0  # over the training images, where there is no Trainer to count them
         #: Files that could not be read and were left out.
@@ -116,6 +131,12 @@ class ImageData(LightningDataModule, ABC):
     def unlabelled(self) -> ImageArrays | None:
         """Return images without labels to train on instead of the labelled ones, if there are."""
         return None
+
+    @property
+    def set_name(self) -> str:
+        """Name of the images in a report: of those in a file or folder, its own."""
+        path = getattr(self, "path", None)
+        return Path(path).stem if path else type(self).__name__.lower()
 
     @property
     def sets(self) -> tuple[Dataset, Dataset]:
@@ -157,7 +178,8 @@ class ImageData(LightningDataModule, ABC):
                 f"images{on_each}: set --data.batch_size to {count} or less."
             )
         if self.trainer is not None:
-            for part in (*self.sets, unlabelled):
+            strange = None if self.unfamiliar is None else self.unfamiliar.sets[1]
+            for part in (*self.sets, unlabelled, strange):
                 if isinstance(part, ImageArrays):
                     part.reside(self.trainer.strategy.root_device)
 
@@ -182,12 +204,16 @@ class ImageData(LightningDataModule, ABC):
         return [self._loader(part) for part in self._watched]
 
     def test_dataloader(self) -> list[DataLoader]:
-        """Return the training set, from which evaluation learns its probe, and the test set."""
-        return [self._loader(self._plain(part)) for part in self.sets]
+        """Return the training set, from which evaluation learns its probe, and the test set.
+
+        After them come the images of another data set, if there are any.
+        """
+        strange = [] if self.unfamiliar is None else [self.unfamiliar.sets[1]]
+        return [self._loader(self._plain(part)) for part in (*self.sets, *strange)]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return the training set and the test set."""
-        return self.test_dataloader()
+        return self.test_dataloader()[:2]
 
     @property
     def world_size(self) -> int:
@@ -229,6 +255,9 @@ class ImageData(LightningDataModule, ABC):
                 return Batch([], batch.labels, batch.rows)
         training = self.trainer is not None and self.trainer.training
         views = [self._with_channels(view) for view in self._views(batch, training)]
+        if training and self.degraded_views:
+            last = [self.degrade(view) for view in views[-self.degraded_views :]]
+            views[-self.degraded_views :] = last
         if self.trainer is not None:  # bytes have become float32: the weights may be wider or not
             views = [self.trainer.precision_plugin.convert_input(view) for view in views]
         one_size = len({view.shape for view in views}) == 1

@@ -12,13 +12,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from pyro.distributions import Delta
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
-from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation import Embeddings, Evaluation, Evaluator
 from probcl.evaluation.evaluate import watch
-from probcl.evaluation.uncertainty import mean_resultant_length, posterior_scores
+from probcl.evaluation.posterior_scores import draw, mean_resultant_length, posterior_scores
 from probcl.infer import ContrastiveELBO
 from probcl.infer.contrastive_elbo import Average
 from probcl.infer.divergence import KL
@@ -29,6 +29,9 @@ from probcl.training.optimisation import WarmupCosine, parameter_groups
 from probcl.training.order import derived_seed
 
 __all__ = ["ContrastiveModule"]
+
+# The corruptions are of about so many test images, evenly spaced: 85 changes of each are embedded.
+CORRUPTED_IMAGES = 1000
 
 
 class ContrastiveModule(LightningModule):
@@ -102,7 +105,8 @@ class ContrastiveModule(LightningModule):
         self._epoch_started = self._watching_since = 0.0
         self._images = 0
         self._logged: tuple[str, ...] = ()
-        self._lengths: list[Tensor] = []
+        self._evaluator: Evaluator | None = None
+        self._corrupted_every = 1
 
     def setup(self, stage: str) -> None:
         """Let lazy layers take their sizes from one image, and prepare the encoder."""
@@ -153,7 +157,6 @@ class ContrastiveModule(LightningModule):
         """Start the clock of the training, and forget what an interrupted one collected."""
         self._started = time.perf_counter()
         self._collected.clear()
-        self._lengths.clear()
 
     def on_fit_end(self) -> None:
         """Note the seconds that the training took."""
@@ -203,18 +206,14 @@ class ContrastiveModule(LightningModule):
         """Embed a batch of the images to compare with (loader 0) or of those watched (loader 1)."""
         if not len(batch.rows):
             return
-        features, posterior = self._posterior(batch)
-        self._collected["watched", dataloader_idx].append(_describe(batch, features, posterior))
-        if dataloader_idx == 1 and not isinstance(posterior, Delta):
-            self._lengths.append(mean_resultant_length(posterior))
+        self._collected["watched", dataloader_idx].append(self.describe(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log how good the embedding is so far."""
         sets = [Embeddings.concatenate(self._collected.pop(("watched", i))) for i in (0, 1)]
         watched = watch(*sets)
-        if self._lengths:
-            watched["mean_resultant_length"] = torch.cat(self._lengths).mean().item()
-            self._lengths.clear()
+        if sets[1].length is not None:
+            watched["mean_resultant_length"] = sets[1].length.mean().item()
         self.log_dict(
             {f"val/{name}": value for name, value in watched.items()},
             prog_bar=True,
@@ -232,34 +231,48 @@ class ContrastiveModule(LightningModule):
         """Start the clock of the evaluation, and forget what an earlier one collected."""
         self._started = time.perf_counter()
         self._collected.clear()
+        self._evaluator = None
+        tested = len(self._data.sets[1])  # type: ignore[arg-type]
+        self._corrupted_every = -(-tested // CORRUPTED_IMAGES)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Embed a batch of the training set (loader 0), or of the test set and its changes."""
+        """Embed a batch of the training set (loader 0), or of the test set and its changes.
+
+        Loader 2 has the images of another data set.
+        """
         if not len(batch.rows):
             return
         if dataloader_idx == 0:
             self._collected["train", 0].append(self.describe(batch))
             return
-        self._collected["test", 0].append(self.describe(batch))
+        if self._evaluator is None:
+            train = Embeddings.concatenate(self._collected.pop(("train", 0)))
+            self._evaluator = Evaluator(train)
+        evaluator = self._evaluator
+        if dataloader_idx == 2:
+            assert self._data.unfamiliar is not None
+            evaluator.add_unfamiliar(self._data.unfamiliar.set_name, *self._described(batch))
+            return
+        evaluator.add_test(*self._described(batch))
         images = batch.views[0]
-        for name, corrupt in CORRUPTIONS.items():
-            for severity in SEVERITIES:
-                changed = batch._replace(views=corrupt(images, severity)[None])
-                self._collected[name, severity].append(self.describe(changed))
         for name, change in UNFAMILIAR.items():
             changed = batch._replace(views=change(images)[None])
-            self._collected[f"unfamiliar {name}", 0].append(self.describe(changed))
+            evaluator.add_unfamiliar(name, *self._described(changed))
+        assert batch.labels is not None
+        chosen = (batch.rows % self._corrupted_every == 0).nonzero()[:, 0]
+        if len(chosen):
+            part = Batch(images[chosen][None], batch.labels[chosen], batch.rows[chosen])
+            for name, corrupt in CORRUPTIONS.items():
+                for severity in SEVERITIES:
+                    changed = part._replace(views=corrupt(part.views[0], severity)[None])
+                    evaluator.add_corrupted(name, severity, *self._described(changed))
 
     def on_test_epoch_end(self) -> None:
         """Evaluate what was collected; ``evaluation`` holds the result."""
-        sets = {key: Embeddings.concatenate(parts) for key, parts in self._collected.items()}
-        self.evaluation = evaluate(
-            sets["train", 0],
-            sets["test", 0],
-            {name: {s: sets[name, s] for s in SEVERITIES} for name in CORRUPTIONS},
-            {name: sets[f"unfamiliar {name}", 0] for name in UNFAMILIAR},
-        )
-        self._collected.clear()
+        if self._evaluator is None:
+            raise ValueError("not one of the images to evaluate on can be read.")
+        self.evaluation = self._evaluator.result()
+        self._evaluator = None
         self.seconds["time/evaluate_s"] = time.perf_counter() - self._started
 
     def predict_step(
@@ -286,7 +299,15 @@ class ContrastiveModule(LightningModule):
 
     def describe(self, batch: Batch) -> Embeddings:
         """Return the embeddings of the first view of a batch, and what the posterior says."""
-        return _describe(batch, *self._posterior(batch))
+        return self._described(batch)[0]
+
+    def _described(self, batch: Batch) -> tuple[Embeddings, Tensor]:
+        """Return the embeddings of a batch, and samples of their posteriors."""
+        features, posterior = self._posterior(batch)
+        samples = draw(posterior)
+        part = _describe(batch, features, posterior, samples)
+        part.norm = _norm(self.program, features)
+        return part, samples
 
     def _posterior(self, batch: Batch) -> tuple[Tensor, Distribution]:
         features = self.program.encoder(batch.views[0])
@@ -300,8 +321,11 @@ class ContrastiveModule(LightningModule):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _describe(batch: Batch, features: Tensor, posterior: Distribution) -> Embeddings:
+def _describe(
+    batch: Batch, features: Tensor, posterior: Distribution, samples: Tensor
+) -> Embeddings:
     assert batch.labels is not None  # only training takes images without labels
+    is_point = isinstance(posterior, Delta)
     return Embeddings(
         embedding=mean_direction(posterior),
         features=features,
@@ -310,7 +334,17 @@ def _describe(batch: Batch, features: Tensor, posterior: Distribution) -> Embedd
         parameters={
             name: getattr(posterior, name)
             for name in posterior.arg_constraints
-            if hasattr(posterior, name) and not isinstance(posterior, Delta)
+            if hasattr(posterior, name) and not is_point
         },
-        scores=posterior_scores(posterior),
+        scores={} if is_point else posterior_scores(posterior, samples),
+        length=None if is_point else mean_resultant_length(posterior, samples),
     )
+
+
+def _norm(program: Program, features: Tensor) -> Tensor | None:
+    """Return the lengths of the embeddings before they are normalised, if that is how they came."""
+    head = getattr(program, "posterior_head", None)
+    before = getattr(head, "projection", getattr(head, "loc", None))
+    if isinstance(before, nn.Module):
+        return torch.linalg.vector_norm(before(features), dim=-1).cpu()
+    return torch.linalg.vector_norm(features, dim=-1).cpu() if head is None else None

@@ -200,3 +200,35 @@ def test_bad_input_is_named():
     for loss in (lambda: info_nce(z[:4], z[4:], 0.1), lambda: sup_con(z, torch.arange(8) % 2, 0.1)):
         with pytest.raises(ValueError, match="z must be finite, got 2 of 8 embeddings"):
             loss()
+
+
+def sup_con_inside_loop(z, labels, temperature):
+    losses = []
+    for i in range(len(z)):
+        positives = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
+        others = sum(torch.exp(z[i] @ z[a] / temperature) for a in range(len(z)) if a != i)
+        if positives:
+            shares = [torch.exp(z[i] @ z[p] / temperature) / others for p in positives]
+            losses.append(-torch.log(sum(shares) / len(positives)))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.2, 1.0])
+def test_sup_con_averaged_inside_equals_a_loop_over_anchors(temperature):
+    z = directions(12, 5).requires_grad_()
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 0, 1, 2, 2, 3, 0])  # class 3 has no pair
+    expected = sup_con_inside_loop(z, labels, temperature)
+    value = sup_con(z, labels, temperature, average="inside")
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(loss, z)[0] for loss in (value, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-13)
+
+
+def test_of_pairs_both_averages_are_the_same_and_inside_is_never_larger():
+    z, pairs = directions(16, 7), torch.arange(8).repeat(2)
+    outside, inside = (sup_con(z, pairs, 0.1, average=a) for a in ("outside", "inside"))
+    assert torch.equal(outside, inside)
+    labels = torch.arange(16) % 3
+    assert sup_con(z, labels, 0.1, average="inside") < sup_con(z, labels, 0.1)
+    with pytest.raises(ValueError, match="average must be 'outside' or 'inside', got 'mean'"):
+        sup_con(z, labels, 0.1, average="mean")

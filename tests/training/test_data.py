@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import Precision
 from PIL import Image
+from torch import nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
@@ -367,3 +368,36 @@ def test_an_augmentation_of_ones_own_begins_with_the_crop(folder):
     augment = Augmentation(RandomResizedCrop(10, flip=0.0), [RandomNoise(0.1)])
     data = Folder(str(folder), augmentation=augment, batch_size=10, num_workers=0)
     assert batches(data, True, ImageData.train_dataloader)[0].views.shape[-1] == 10
+
+
+class TestDegradedViews:
+    """Of the views of a pair, the last is degraded where it is asked for."""
+
+    def views(self, **options):
+        data = Digits(augmentation=nn.Identity(), batch_size=64, num_workers=0, **options)
+        data.trainer = Trainer(training=True)
+        images = data.sets[0].images[:64]
+        batch = data.on_after_batch_transfer((images, torch.zeros(64), torch.arange(64)), 0)
+        return images, batch.views
+
+    def test_none_by_default(self):
+        images, views = self.views()
+        assert all(torch.equal(view, images) for view in views)
+
+    @pytest.mark.parametrize("degraded", [1, 2])
+    def test_the_last_ones(self, degraded):
+        images, views = self.views(degraded_views=degraded)
+        assert [torch.equal(view, images) for view in views] == [degraded < 2, False]
+
+    def test_not_more_than_there_are(self):
+        with pytest.raises(
+            ValueError, match="degraded_views must be from 0 to 2, the views, got 3"
+        ):
+            Digits(degraded_views=3)
+
+
+def test_images_of_another_set_are_loaded_after_those_of_the_test_set():
+    data = Digits(batch_size=64, unfamiliar=Digits())
+    assert [len(loader.dataset) for loader in data.test_dataloader()] == [1437, 360, 360]
+    assert len(data.predict_dataloader()) == 2
+    assert data.unfamiliar.set_name == "digits"

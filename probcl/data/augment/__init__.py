@@ -2,6 +2,7 @@
 
 from probcl.data.augment.colour import ColorJitter, GaussianBlur, RandomGrayscale
 from probcl.data.augment.crop import RandomResizedCrop
+from probcl.data.augment.degrade import Degrade
 from probcl.data.augment.policies import AutoAugmentPolicy, RandAugmentPolicy
 from probcl.data.augment.recipes import (
     Augmentation,
@@ -17,6 +18,7 @@ __all__ = [
     "AutoAugment",
     "AutoAugmentPolicy",
     "ColorJitter",
+    "Degrade",
     "GaussianBlur",
     "MultiCrop",
     "RandAugmentPolicy",

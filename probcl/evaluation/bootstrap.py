@@ -1,0 +1,142 @@
+"""Bootstrap intervals: how far a number would move with other test images."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from probcl.evaluation.checks import as_truths, as_values
+from probcl.evaluation.detection import auroc, error_auroc, severity_correlation
+
+__all__ = [
+    "Interval",
+    "auroc_interval",
+    "bootstrap_interval",
+    "error_auroc_interval",
+    "severity_interval",
+]
+
+_RESAMPLES = 200
+_BINS = 1000  # of ranks; within one, scores count as equal in the resamples
+
+
+class Interval(NamedTuple):
+    """A number, and the percentile interval of its bootstrap, 95 %.
+
+    Attributes:
+        value: Of the items themselves.
+        lower: 2.5 % of the resamples lie below.
+        upper: 2.5 % of the resamples lie above.
+    """
+
+    value: float
+    lower: float
+    upper: float
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float], *arrays: Tensor, resamples: int = _RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return any statistic of items, with the interval of its bootstrap.
+
+    Args:
+        statistic: Takes the arrays.
+        *arrays: Each with a row for each of ``N`` items; rows are drawn together.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+
+    Example:
+        >>> bootstrap_interval(lambda x: x.mean().item(), torch.ones(5))
+        Interval(value=1.0, lower=1.0, upper=1.0)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = len(arrays[0])
+    drawn = []
+    for _ in range(resamples):
+        rows = torch.randint(count, (count,), generator=generator)
+        drawn.append(statistic(*(array[rows] for array in arrays)))
+    return _interval(statistic(*arrays), torch.tensor(drawn, dtype=torch.double))
+
+
+def auroc_interval(familiar: Any, *unfamiliar: Any, seed: int = 0) -> Interval:
+    """Return ``auroc`` with its interval, all sets resampled.
+
+    Args:
+        familiar: Scores, shape ``(N,)``.
+        *unfamiliar: Scores of one or several sets, each of shape ``(M,)``; of several, the mean.
+        seed: Seed of the draws.
+    """
+    known = as_values("familiar", familiar)
+    values, draws = [], []
+    for part in unfamiliar:
+        strange = as_values("unfamiliar", part)
+        rank = torch.as_tensor(rankdata(torch.cat([known, strange]), "average"))
+        bins = ((rank - 0.5) / len(rank) * _BINS).long().clamp(0, _BINS - 1)
+        random = np.random.default_rng(seed)  # the familiar are the same draw for every set
+        counts = [_resampled(part, random) for part in bins.split([len(known), len(strange)])]
+        below = counts[0].cumsum(-1) - counts[0] / 2
+        draws.append((counts[1] * below).sum(-1) / (len(known) * len(strange)))
+        values.append(auroc(known, strange))
+    return _interval(sum(values) / len(values), torch.stack(draws).mean(0))
+
+
+def error_auroc_interval(score: Any, error: Any, seed: int = 0) -> Interval:
+    """Return ``error_auroc`` with its interval, errors and successes each resampled.
+
+    Args:
+        score: Shape ``(N,)``.
+        error: Truth values, shape ``(N,)``.
+        seed: Seed of the draws.
+    """
+    values = as_values("score", score)
+    wrong = as_truths("error", error, len(values))
+    if wrong.all() or not wrong.any():
+        value = error_auroc(values, wrong)
+        return Interval(value, value, value)
+    return auroc_interval(values[~wrong], values[wrong], seed=seed)
+
+
+def severity_interval(*scores: Mapping[int, Any], seed: int = 0) -> Interval:
+    """Return ``severity_correlation`` with its interval, images resampled with all severities.
+
+    The ranks are those of all images, in each resample.
+
+    Args:
+        *scores: Scores of the same images by severity, each of shape ``(N,)``, for one or several
+            corruptions; of several, the mean.
+        seed: Seed of the draws.
+    """
+    values = [severity_correlation(levels) for levels in scores]
+    draws = []
+    for levels in scores:
+        generator = torch.Generator().manual_seed(seed)  # the same images for every corruption
+        draws.append(_severity_draws(levels, generator))
+    return _interval(sum(values) / len(values), torch.stack(draws).mean(0))
+
+
+def _severity_draws(levels: Mapping[int, Any], generator: torch.Generator) -> Tensor:
+    values = torch.stack([as_values("scores", level) for level in levels.values()])
+    rank = torch.as_tensor(rankdata(values, "average")).view(values.shape)
+    rank = rank - rank.mean()
+    severity = torch.as_tensor(rankdata(list(levels), "average"))
+    severity = (severity - severity.mean()) / severity.std(correction=0)
+    # Each image brings every severity: three sums for each are all that a resample needs.
+    sums = torch.stack([severity @ rank, rank.sum(0), rank.square().sum(0)], -1) / len(values)
+    count = values.shape[1]
+    rows = torch.randint(count, (_RESAMPLES, count), generator=generator)
+    covariance, mean, square = sums[rows].mean(1).unbind(-1)
+    return covariance / (square - mean.square()).clamp_min(1e-300).sqrt()
+
+
+def _resampled(bins: Tensor, random: np.random.Generator) -> Tensor:
+    """Return how many items of each bin are in each resample, shape ``(resamples, bins)``."""
+    share = bins.bincount(minlength=_BINS).double() / len(bins)
+    return torch.as_tensor(random.multinomial(len(bins), share.numpy(), _RESAMPLES)).double()
+
+
+def _interval(value: float, drawn: Tensor) -> Interval:
+    lower, upper = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Interval(value, min(lower, value), max(upper, value))

@@ -1,0 +1,224 @@
+"""Calibration: is a predicted probability the frequency with which it comes true?"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probcl.evaluation.checks import as_labels, as_probabilities
+
+__all__ = [
+    "Reliability",
+    "adaptive_calibration_error",
+    "brier_score",
+    "calibration_error",
+    "classwise_calibration_error",
+    "maximum_calibration_error",
+    "negative_log_likelihood",
+    "smooth_reliability",
+]
+
+_SMALLEST = 1e-38
+_GRID = 200  # cells of the confidence, for the smooth diagram
+
+
+def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
+    """Return the mean of ``-log p(y)``, in nats.
+
+    A probability below 1e-38 counts as that, so that a class held for impossible costs 87.5 nats.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+
+    Example:
+        >>> round(negative_log_likelihood(torch.full((3, 4), 0.25), torch.tensor([0, 1, 3])), 4)
+        1.3863
+    """
+    p, y = _checked(probabilities, labels)
+    return -p.gather(1, y[:, None]).clamp_min(_SMALLEST).log().mean().item()
+
+
+def brier_score(probabilities: Any, labels: Any) -> float:
+    """Return the mean over items of ``sum_c (p_c - [y = c])^2``, from 0 to 2.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+
+    Example:
+        >>> brier_score(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([0, 0]))
+        0.25
+    """
+    p, y = _checked(probabilities, labels)
+    own = p.gather(1, y[:, None])[:, 0]
+    return (p.square().sum(-1) - 2 * own + 1).mean().item()
+
+
+def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Return the expected calibration error (ECE): |accuracy - confidence| in equal bins.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+        bins: Number of bins of the confidence, of equal width.
+
+    References:
+        Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
+    """
+    gaps, counts = _gaps(*_confidence(probabilities, labels), bins)
+    return ((gaps * counts).sum() / counts.sum()).item()
+
+
+def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Return the largest |accuracy - confidence| of the bins (MCE); arguments as for the ECE."""
+    return _gaps(*_confidence(probabilities, labels), bins)[0].max().item()
+
+
+def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Return the mean |accuracy - confidence| in bins of as many items each.
+
+    Items of equal confidence stay in their order; sizes of bins differ by one at most.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+        bins: Number of bins, or of items if there are fewer.
+
+    References:
+        Nixon et al. (2019), Measuring calibration in deep learning.
+        https://arxiv.org/abs/1904.01685
+    """
+    confidence, correct = _confidence(probabilities, labels)
+    order = confidence.argsort(stable=True)
+    gap = (correct - confidence)[order]
+    parts = gap.tensor_split(min(bins, len(gap)))
+    return sum(abs(part.sum().item()) for part in parts) / len(gap)
+
+
+def classwise_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Return the calibration error of each class's probability, the mean over the classes.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+        bins: Number of bins of the probability, of equal width.
+
+    References:
+        Kull et al. (2019), Beyond temperature scaling. https://arxiv.org/abs/1910.12656
+    """
+    p, y = _checked(probabilities, labels)
+    errors = []
+    for label, values in enumerate(p.T):
+        gaps, counts = _gaps(values, (y == label).double(), bins)
+        errors.append((gaps * counts).sum() / counts.sum())
+    return torch.stack(errors).mean().item()
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Accuracy as a smooth function of confidence, with a band of its bootstrap.
+
+    Args:
+        confidence: A grid over the confidences seen, shape ``(G,)``.
+        accuracy: Shape ``(G,)``.
+        lower: 2.5 % of the resamples lie below, shape ``(G,)``.
+        upper: 2.5 % of the resamples lie above, shape ``(G,)``.
+        density: Share of the items at each confidence, shape ``(G,)``; its sum is 1.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    lower: Tensor
+    upper: Tensor
+    density: Tensor
+
+    @property
+    def error(self) -> float:
+        """Mean |accuracy - confidence| over the items: a calibration error without bins."""
+        return (self.density * (self.accuracy - self.confidence).abs()).sum().item()
+
+
+def smooth_reliability(
+    probabilities: Any, labels: Any, bandwidth: float = 0.05, resamples: int = 200, seed: int = 0
+) -> Reliability:
+    """Return the reliability diagram, smoothed by a Gaussian kernel instead of put into bins.
+
+    Confidence and success are smoothed alike, over 200 cells that are reflected at 0 and 1.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+        bandwidth: Standard deviation of the kernel.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    References:
+        Blasiok and Nakkiran (2023), Smooth ECE. https://arxiv.org/abs/2309.12236
+    """
+    confidence, correct = _confidence(probabilities, labels)
+    cell = (confidence * _GRID).long().clamp(max=_GRID - 1)
+    # A resample needs only how many items of a cell, right and wrong, are drawn.
+    kind = 2 * cell + correct.long()
+    counts = kind.bincount(minlength=2 * _GRID).double()
+    means = torch.zeros(2 * _GRID, dtype=torch.double).index_add_(0, kind, confidence)
+    means = means / counts.clamp_min(1)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.stack([
+        kind[torch.randint(len(kind), (len(kind),), generator=generator)].bincount(
+            minlength=2 * _GRID
+        )
+        for _ in range(resamples)
+    ]).double()  # fmt: skip
+    kernel = _kernel(bandwidth)
+
+    def curve(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        halves = counts.unflatten(-1, (_GRID, 2))
+        mass = halves.sum(-1) @ kernel
+        right = halves[..., 1] @ kernel / mass
+        mean = (counts * means).unflatten(-1, (_GRID, 2)).sum(-1) @ kernel / mass
+        return right, mean, mass
+
+    accuracy, mean, mass = curve(counts)
+    band = curve(drawn)[0].nan_to_num(0.5).quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+    seen = (counts.unflatten(-1, (_GRID, 2)).sum(-1) > 0).nonzero()[:, 0]
+    shown = slice(int(seen[0]), int(seen[-1]) + 1)
+    density = mass[shown] / mass[shown].sum()
+    return Reliability(mean[shown], accuracy[shown], band[0][shown], band[1][shown], density)
+
+
+def _kernel(bandwidth: float) -> Tensor:
+    """Return the weight of each cell for each place, reflected at 0 and 1."""
+    places = (torch.arange(_GRID, dtype=torch.double) + 0.5) / _GRID
+    images = torch.stack([places, -places, 2 - places])
+    return (-0.5 * ((images[..., None] - places) / bandwidth).square()).exp().sum(0)
+
+
+def _checked(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    p = as_probabilities("probabilities", probabilities)
+    y = as_labels("labels", labels, len(p))
+    if y.max() >= p.shape[1]:
+        raise ValueError(
+            f"labels must be below {p.shape[1]}, the columns of probabilities, got {int(y.max())}."
+        )
+    return p, y
+
+
+def _confidence(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    p, y = _checked(probabilities, labels)
+    confidence, predicted = p.max(-1)
+    return confidence, (predicted == y).double()
+
+
+def _gaps(confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Return |accuracy - confidence| and the count of each bin that is not empty."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}.")
+    # Right ends belong to their bin, as in the paper.
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.double)[1:-1]
+    member = torch.bucketize(confidence.contiguous(), edges)
+    counts = member.bincount(minlength=bins).double()
+    sums = torch.zeros(bins, dtype=torch.double).index_add_(0, member, correct - confidence)
+    filled = counts > 0
+    return (sums[filled] / counts[filled]).abs(), counts[filled]

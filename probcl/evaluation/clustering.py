@@ -1,0 +1,76 @@
+"""Clustering: do the embeddings fall into the classes by themselves?"""
+
+from typing import Any
+
+import torch
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import (
+    adjusted_rand_score,
+    homogeneity_completeness_v_measure,
+    normalized_mutual_info_score,
+)
+from sklearn.metrics.cluster import contingency_matrix
+
+from probcl.evaluation.checks import as_labels, as_matrix, require_two
+
+__all__ = ["clustering_scores", "purity", "ward_clustering"]
+
+
+def purity(clusters: Any, labels: Any) -> float:
+    """Return the share of items that are of the commonest class of their cluster.
+
+    Args:
+        clusters: Shape ``(N,)``.
+        labels: Classes, shape ``(N,)``.
+
+    Example:
+        >>> purity(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
+        0.75
+    """
+    truth = as_labels("labels", labels)
+    counts = contingency_matrix(truth, as_labels("clusters", clusters, len(truth)))
+    return float(counts.max(0).sum() / counts.sum())
+
+
+def clustering_scores(clusters: Any, labels: Any) -> dict[str, float]:
+    """Compare clusters ``(N,)`` with classes ``(N,)``, by scikit-learn's measures and purity."""
+    truth = as_labels("labels", labels)
+    found = as_labels("clusters", clusters, len(truth))
+    homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(truth, found)
+    return {
+        "adjusted_rand_index": float(adjusted_rand_score(truth, found)),
+        "normalized_mutual_information": float(normalized_mutual_info_score(truth, found)),
+        "homogeneity": float(homogeneity),
+        "completeness": float(completeness),
+        "v_measure": float(v_measure),
+        "purity": purity(found, truth),
+    }
+
+
+def ward_clustering(
+    embedding: Any, labels: Any, clusters: int | None = None, largest: int = 5000
+) -> dict[str, float]:
+    """Cluster embeddings by Ward's linkage, and compare with the classes.
+
+    Args:
+        embedding: Shape ``(N, d)``.
+        labels: Classes, shape ``(N,)``.
+        clusters: Number of clusters; by default that of the classes.
+        largest: Time and memory grow with the square of the number of items: where there are more
+            than this, that many, evenly spaced, stand for them.
+
+    Returns:
+        The measures of ``clustering_scores``, and ``count``, the number of items clustered.
+
+    Raises:
+        ValueError: If there are fewer items than clusters, or than two.
+    """
+    z = as_matrix("embedding", embedding)
+    require_two("embedding", z)
+    y = as_labels("labels", labels, len(z))
+    rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
+    number = len(y.unique()) if clusters is None else clusters
+    if not 1 <= number <= len(rows):
+        raise ValueError(f"clusters must be from 1 to {len(rows)}, the items, got {number}.")
+    found = AgglomerativeClustering(n_clusters=number, linkage="ward").fit_predict(z[rows].numpy())
+    return clustering_scores(found, y[rows]) | {"count": float(len(rows))}

@@ -1,0 +1,85 @@
+"""Conformal prediction: sets of classes that hold the true one as often as asked for."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from probcl.evaluation.checks import as_labels, as_probabilities
+
+__all__ = ["ConformalSets", "fit_conformal", "set_coverage", "set_size"]
+
+Method = Literal["threshold", "adaptive"]
+
+
+@dataclass(frozen=True)
+class ConformalSets:
+    """A rule that gives each item a set of classes.
+
+    Args:
+        threshold: Classes of nonconformity up to it are in the set.
+        method: How nonconformity is measured, as ``fit_conformal`` takes it.
+    """
+
+    threshold: float
+    method: Method
+
+    def __call__(self, probabilities: Any) -> Tensor:
+        """Map probabilities ``(N, C)`` to sets, truth values of shape ``(N, C)``."""
+        p = as_probabilities("probabilities", probabilities)
+        return _nonconformity(p, self.method) <= self.threshold + 1e-12
+
+
+def fit_conformal(
+    probabilities: Any, labels: Any, coverage: float = 0.9, method: Method = "threshold"
+) -> ConformalSets:
+    """Choose the threshold by which new sets hold the true class with a probability.
+
+    The sets of items that are exchangeable with the held-out ones hold their class with a
+    probability of at least ``coverage``, whatever the classifier is worth.
+
+    Args:
+        probabilities: Of held-out items, shape ``(N, C)``.
+        labels: Their classes, shape ``(N,)``.
+        coverage: Above 0 and below 1. With fewer than ``coverage / (1 - coverage)`` items every
+            class is in every set.
+        method: ``"threshold"``: classes of the highest probabilities, the smallest sets;
+            ``"adaptive"``: as many as sum up to a mass, larger where the item is harder.
+
+    Raises:
+        ValueError: If ``coverage`` or ``method`` is out of range, or an argument does not fit.
+
+    References:
+        Sadinle et al. (2019), https://arxiv.org/abs/1609.00451; Romano et al. (2020),
+        https://arxiv.org/abs/2006.02544
+    """
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage must be above 0 and below 1, got {coverage}.")
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    p = as_probabilities("probabilities", probabilities)
+    y = as_labels("labels", labels, len(p))
+    own = _nonconformity(p, method).gather(1, y[:, None])[:, 0].sort().values
+    rank = math.ceil((len(own) + 1) * coverage - 1e-9)
+    return ConformalSets(own[rank - 1].item() if rank <= len(own) else math.inf, method)
+
+
+def set_coverage(sets: Tensor, labels: Any) -> float:
+    """Return the share of the sets ``(N, C)`` that hold the class, ``(N,)``, of their item."""
+    y = as_labels("labels", labels, len(sets))
+    return sets.gather(1, y[:, None]).double().mean().item()
+
+
+def set_size(sets: Tensor) -> float:
+    """Return the mean number of classes in the sets ``(N, C)``."""
+    return sets.sum(-1).double().mean().item()
+
+
+def _nonconformity(p: Tensor, method: Method) -> Tensor:
+    if method == "threshold":
+        return 1 - p
+    values, order = p.sort(-1, descending=True)
+    mass = values.cumsum(-1)  # of a class and all that are likelier
+    return torch.empty_like(mass).scatter_(1, order, mass)

@@ -1,0 +1,138 @@
+"""Geometry of an embedding: its rank, how close classes lie, how evenly the sphere is used."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probcl.evaluation.checks import as_labels, as_matrix, require_two
+
+__all__ = [
+    "alignment",
+    "class_concentration",
+    "class_mean_angles",
+    "effective_rank",
+    "participation_ratio",
+    "singular_spectrum",
+    "uniformity",
+]
+
+
+def singular_spectrum(embedding: Tensor) -> Tensor:
+    """Return the singular values of the embeddings ``(N, d)``, largest first."""
+    # Of the Gram matrix, whose size does not grow with N; it squares the condition, so in float64.
+    z = embedding.double()
+    if len(z) < z.shape[1]:
+        return torch.linalg.svdvals(z)
+    return torch.linalg.eigvalsh(z.T @ z).flip(0).clamp_min(0).sqrt()
+
+
+def effective_rank(spectrum: Tensor) -> float:
+    """Return the exponential of the entropy of the normalised singular values.
+
+    Args:
+        spectrum: Singular values, shape ``(d,)``.
+
+    References:
+        Garrido et al. (2023), RankMe. https://arxiv.org/abs/2210.02885
+
+    Example:
+        >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
+        2.0
+    """
+    share = spectrum / spectrum.sum()
+    return torch.special.entr(share).sum().exp().item()
+
+
+def participation_ratio(spectrum: Tensor) -> float:
+    """Return ``(sum s^2)^2 / sum s^4``, the number of dimensions that share the variance.
+
+    Args:
+        spectrum: Singular values, shape ``(d,)``.
+
+    Example:
+        >>> participation_ratio(torch.tensor([1.0, 1.0, 0.0]))
+        2.0
+    """
+    square = spectrum.square()
+    return (square.sum().square() / square.square().sum()).item()
+
+
+def alignment(embedding: Any, labels: Any) -> float:
+    """Return the mean squared distance of two embeddings of one class, over all such pairs.
+
+    Args:
+        embedding: Unit vectors, shape ``(N, d)``.
+        labels: Classes, shape ``(N,)``.
+
+    Raises:
+        ValueError: If no class has two members.
+
+    References:
+        Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
+    """
+    z, y = _unit(embedding, labels)
+    counts, sums = y.bincount().double(), _class_sums(z, y)
+    pairs = (counts * (counts - 1)).sum()
+    if not pairs:
+        raise ValueError("labels must name a class of two members at least, got none.")
+    # |a - b|^2 = 2 - 2 a.b, and the cosines of all pairs of a class are in its squared sum.
+    cosines = (sums.square().sum(-1) - counts).sum()
+    return (2 - 2 * cosines / pairs).item()
+
+
+def uniformity(embedding: Any, largest: int = 5000) -> float:
+    """Return ``log mean exp(-2 |a - b|^2)`` over pairs of embeddings; the lower, the more even.
+
+    Args:
+        embedding: Unit vectors, shape ``(N, d)``.
+        largest: The pairs are those of at most so many embeddings, evenly spaced.
+
+    References:
+        Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
+    """
+    z = as_matrix("embedding", embedding)
+    require_two("embedding", z)
+    z = z[torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()]
+    total = torch.stack([(4 * part @ z.T - 4).double().exp().sum() for part in z.split(512)]).sum()
+    pairs = len(z) * (len(z) - 1)
+    return ((total - len(z)) / pairs).log().item()  # without those of an embedding with itself
+
+
+def class_concentration(embedding: Any, labels: Any) -> dict[int, float]:
+    """Return the mean resultant length of each class: 1 where all its embeddings are one.
+
+    Args:
+        embedding: Unit vectors, shape ``(N, d)``.
+        labels: Classes, shape ``(N,)``.
+    """
+    z, y = _unit(embedding, labels)
+    counts = y.bincount()
+    length = _class_sums(z, y).norm(dim=-1) / counts
+    return {int(c): length[c].item() for c in counts.nonzero()[:, 0]}
+
+
+def class_mean_angles(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    """Return the angles between the mean directions of the classes, in degrees.
+
+    Args:
+        embedding: Unit vectors, shape ``(N, d)``.
+        labels: Classes, shape ``(N,)``.
+
+    Returns:
+        The classes, shape ``(C,)``, and the angles, shape ``(C, C)``.
+    """
+    z, y = _unit(embedding, labels)
+    classes = y.unique()
+    mean = torch.nn.functional.normalize(_class_sums(z, y)[classes], dim=-1)
+    # An angle from its chord: arccos would lose half the digits near 0.
+    return classes, torch.rad2deg(2 * torch.asin((torch.cdist(mean, mean) / 2).clamp(max=1)))
+
+
+def _unit(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    z = as_matrix("embedding", embedding).double()
+    return z, as_labels("labels", labels, len(z))
+
+
+def _class_sums(z: Tensor, y: Tensor) -> Tensor:
+    return z.new_zeros(int(y.max()) + 1, z.shape[1]).index_add_(0, y, z)

@@ -1,0 +1,121 @@
+"""Mutual information, by estimators that each have a name: bounds, and neighbours' distances."""
+
+import math
+from typing import Any
+
+import torch
+from scipy.special import digamma
+from torch import Tensor
+
+from probcl.evaluation.calibration import negative_log_likelihood
+from probcl.evaluation.checks import as_labels, as_matrix, require_two
+
+__all__ = ["info_nce_information_bound", "ksg_information", "label_entropy", "probe_information"]
+
+
+def label_entropy(labels: Any) -> float:
+    """Return the entropy of the frequencies of the classes ``(N,)``, in nats."""
+    counts = as_labels("labels", labels).bincount().double()
+    return torch.special.entr(counts / counts.sum()).sum().item()
+
+
+def probe_information(probabilities: Any, labels: Any) -> float:
+    """Return the variational lower bound of I(z; y) by a probe, in nats.
+
+        I(z; y) >= H(y) - E[-log p(y | z)]
+
+    It is below zero where the probe is worse than the frequencies of the classes.
+
+    Args:
+        probabilities: Of a probe that was fitted on other items, shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+
+    References:
+        Barber and Agakov (2003), The IM algorithm; Poole et al. (2019),
+        https://arxiv.org/abs/1905.06922
+
+    Example:
+        >>> round(probe_information(torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 1, 0, 1])), 4)
+        0.6931
+    """
+    return label_entropy(labels) - negative_log_likelihood(probabilities, labels)
+
+
+def info_nce_information_bound(
+    first: Any, second: Any, temperature: float = 0.1, batch: int = 512
+) -> float:
+    """Return the InfoNCE lower bound of the information two views share, in nats.
+
+        I(a; b) >= log K - E[-log exp(a_i.b_i / t) / sum_j exp(a_i.b_j / t)]
+
+    It cannot exceed ``log K``, ``K`` the number of items in a batch.
+
+    Args:
+        first: Unit vectors, shape ``(N, d)``.
+        second: Their partners, shape ``(N, d)``: of another view, or another image of the class.
+        temperature: The ``t``, above 0.
+        batch: The ``K``; what is left over is not used, unless there are fewer items.
+
+    References:
+        van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
+    """
+    a = as_matrix("first", first).double()
+    require_two("first", a)
+    b = as_matrix("second", second, len(a)).double()
+    size = min(batch, len(a))
+    losses = []
+    for rows in torch.arange(len(a) // size * size).split(size):
+        log_p = (a[rows] @ b[rows].T / temperature).log_softmax(-1)
+        losses.append(-log_p.diagonal().mean())
+    return math.log(size) - torch.stack(losses).mean().item()
+
+
+def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000) -> float:
+    """Return the estimate of I(z; y) from the distances of neighbours, in nats.
+
+        psi(N) + psi(k) - <psi(N_y)> - <psi(m)>
+
+    with ``m`` the number of items within the distance of an item's ``k``-th nearest of its class.
+    It is biased downwards in many dimensions.
+
+    Args:
+        embedding: Shape ``(N, d)``.
+        labels: Classes, shape ``(N,)``; an item that is alone in its class tells nothing and is not
+            counted, as Ross defines it.
+        k: Number of neighbours; of a class with fewer, as many as there are.
+        largest: At most so many items, evenly spaced.
+
+    Raises:
+        ValueError: If no class has two members.
+
+    References:
+        Ross (2014), Mutual information between discrete and continuous data sets.
+        https://doi.org/10.1371/journal.pone.0087357
+    """
+    z = as_matrix("embedding", embedding).double()
+    y = as_labels("labels", labels, len(z))
+    rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
+    z, y = z[rows], y[rows]
+    counts = y.bincount()
+    kept = counts[y] > 1
+    if not kept.any():
+        raise ValueError("labels must name a class of two members at least, got none.")
+    z, y = z[kept], y[kept]
+    radius, used = torch.empty(len(z), dtype=torch.double), torch.empty(len(z))
+    for label in y.unique():
+        own = (y == label).nonzero()[:, 0]
+        near = min(k, len(own) - 1)
+        distance = _distances(z[own], z[own]).kthvalue(near + 1, dim=-1).values
+        radius[own], used[own] = distance, float(near)
+    # Just within the radius, so that the k-th neighbour itself is counted through rounding.
+    within = torch.cat([
+        (_distances(part, z) <= r[:, None] * (1 + 1e-9)).sum(-1)
+        for part, r in zip(z.split(512), radius.split(512), strict=True)
+    ])  # fmt: skip
+    mean_class = digamma(counts[y].numpy()).mean()
+    estimate = digamma(len(z)) + digamma(used.numpy()).mean() - mean_class
+    return max(0.0, float(estimate - digamma((within - 1).clamp_min(1).numpy()).mean()))
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

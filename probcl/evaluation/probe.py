@@ -1,0 +1,205 @@
+"""The linear probe: multinomial logistic regression on the features of a frozen encoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from probcl.evaluation.checks import as_labels, as_matrix, as_truths
+
+__all__ = [
+    "LinearProbe",
+    "accuracy",
+    "fit_linear_probe",
+    "multi_label_accuracy",
+    "top_k_accuracy",
+]
+
+# Numbers above which a probe is fitted by stochastic gradients: a gigabyte in float64.
+_LARGE = 2**27
+_EPOCHS, _BATCH = 30, 1024
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier of standardised features.
+
+    Args:
+        mean: Of each feature, shape ``(F,)``.
+        scale: Standard deviation of each feature, shape ``(F,)``.
+        weight: Shape ``(C, F)``.
+        bias: Shape ``(C,)``; minus infinity for a class that was not seen.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to logits ``(*, C)``."""
+        scaled = (features.to(self.mean) - self.mean) / self.scale
+        return scaled @ self.weight.T + self.bias
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to class probabilities ``(*, C)``."""
+        return self.logits(features).softmax(-1)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to classes ``(*,)``."""
+        return self.logits(features).argmax(-1)
+
+
+def fit_linear_probe(
+    features: Any, labels: Any, num_classes: int | None = None, penalty: float = 1.0
+) -> LinearProbe:
+    r"""Fit a multinomial logistic regression on standardised features.
+
+        min_W,b  sum_i -log softmax(W x_i + b)[y_i] + penalty / 2 |W|^2
+
+    by L-BFGS in float64; where there are more than 2^27 numbers, by stochastic gradients (Nesterov
+    momentum, 30 epochs, a cosine) in float32, on the device of the features.
+
+    Args:
+        features: Output of the frozen backbone, shape ``(N, F)``.
+        labels: Classes, shape ``(N,)``.
+        num_classes: Number ``C`` of classes; by default the largest label and one.
+        penalty: Of the weights; as scikit-learn's ``1 / C``.
+
+    Raises:
+        ValueError: If there is only one class, or an argument does not fit.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
+        >>> fit_linear_probe(x, torch.tensor([0, 0, 1, 1])).predict(x)
+        tensor([0, 0, 1, 1])
+    """
+    large = torch.is_tensor(features) and features.numel() > _LARGE
+    x = features if large else as_matrix("features", features).double()
+    y = as_labels("labels", labels, len(x))
+    seen, target = y.unique(return_inverse=True)
+    if len(seen) < 2:
+        raise ValueError(f"labels must hold at least two classes, got class {int(seen)} alone.")
+    count = int(seen.max()) + 1 if num_classes is None else num_classes
+    if count <= seen.max():
+        raise ValueError(f"num_classes must be above every label, {int(seen.max())}, got {count}.")
+    mean, scale = x.mean(0), x.std(0, correction=0)
+    scale = torch.where(scale > 1e-12 * mean.abs().clamp_min(1e-300), scale, 1.0)
+    scaled, target = (x - mean) / scale, target.to(x.device)
+    fit = _by_stochastic_gradients if large else _by_lbfgs
+    weight, bias = fit(scaled, target, len(seen), penalty)
+    all_weights = torch.zeros(count, x.shape[1]).index_copy_(0, seen, weight.cpu().float())
+    all_biases = torch.full((count,), -torch.inf).index_copy_(0, seen, bias.cpu().float())
+    return LinearProbe(mean.cpu().float(), scale.cpu().float(), all_weights, all_biases)
+
+
+def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+    # By hand the gradient takes two products; the objective is a mean, so that its scale is known.
+    weight = torch.zeros(classes, x.shape[1] + 1, dtype=x.dtype)
+    x = torch.cat([x, x.new_ones(len(x), 1)], -1)
+    decay = torch.full_like(weight, penalty / len(x))
+    decay[:, -1] = 0
+    one_hot = torch.nn.functional.one_hot(y, classes).to(x.dtype)
+    weight.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=300, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        with torch.no_grad():
+            log_p = (x @ weight.T).log_softmax(-1)
+            weight.grad = (log_p.exp() - one_hot).T @ x / len(x) + decay * weight
+            return -(log_p * one_hot).sum() / len(x) + 0.5 * (decay * weight.square()).sum()
+
+    optimizer.step(closure)
+    return weight.detach()[:, :-1], weight.detach()[:, -1]
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _by_stochastic_gradients(
+    x: Tensor, y: Tensor, classes: int, penalty: float
+) -> tuple[Tensor, Tensor]:
+    x = x.float()
+    weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
+    bias = torch.zeros(classes, device=x.device, requires_grad=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [weight], "weight_decay": penalty / len(x)},
+        {"params": [bias]},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    steps = _EPOCHS * -(-len(x) // _BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_EPOCHS):
+        for rows in torch.randperm(len(x), generator=generator).to(x.device).split(_BATCH):
+            optimizer.zero_grad()
+            cross_entropy(x[rows] @ weight.T + bias, y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    return weight.detach(), bias.detach()
+
+
+def accuracy(predicted: Any, labels: Any) -> float:
+    """Return the fraction of right predictions.
+
+    Args:
+        predicted: Classes, shape ``(N,)``.
+        labels: Classes, shape ``(N,)``.
+    """
+    truth = as_labels("labels", labels)
+    return (as_labels("predicted", predicted, len(truth)) == truth).double().mean().item()
+
+
+def top_k_accuracy(scores: Any, labels: Any, k: int = 5) -> float:
+    """Return the fraction of items whose class is among the ``k`` of the highest scores.
+
+    An item whose class ties with others is right in the share of the orders in which it is.
+
+    Args:
+        scores: Probabilities or logits, shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+        k: From 1 to ``C``.
+
+    Example:
+        >>> top_k_accuracy(torch.eye(3), torch.tensor([0, 1, 0]), k=1)
+        0.6666666666666666
+    """
+    values = torch.as_tensor(scores).double()
+    truth = as_labels("labels", labels, len(values))
+    if not 1 <= k <= values.shape[-1]:
+        raise ValueError(f"k must be from 1 to {values.shape[-1]}, the number of classes, got {k}.")
+    own = values.gather(1, truth[:, None])
+    above, equal = (values > own).sum(-1), (values == own).sum(-1)
+    return ((k - above) / equal).clamp(0, 1).double().mean().item()
+
+
+def multi_label_accuracy(predicted: Any, allowed: Any) -> tuple[float, int]:
+    """Return the fraction of predictions that are among the classes an image may be given.
+
+    Images that may be given none are left out, as ImageNet-ReaL defines it.
+
+    Args:
+        predicted: Classes, shape ``(N,)``.
+        allowed: Truth values, shape ``(N, C)``.
+
+    Returns:
+        The fraction, and the number of images that it is of.
+
+    Raises:
+        ValueError: If no image may be given any class.
+
+    References:
+        Beyer et al. (2020), Are we done with ImageNet? https://arxiv.org/abs/2006.07159
+    """
+    matrix = torch.as_tensor(allowed)
+    classes = as_labels("predicted", predicted, len(matrix))
+    truth = as_truths("allowed", matrix.flatten()).view(matrix.shape)
+    evaluated = truth.any(-1)
+    if not evaluated.any():
+        raise ValueError("allowed must allow a class for one image at least, got none.")
+    right = truth.gather(1, classes[:, None])[evaluated]
+    return right.double().mean().item(), int(evaluated.sum())

@@ -1,0 +1,127 @@
+"""Uncertainty from several predictions of one item: posterior samples, dropout, an ensemble."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
+
+__all__ = [
+    "ensemble",
+    "expected_entropy",
+    "monte_carlo_dropout",
+    "mutual_information",
+    "predictive_entropy",
+]
+
+
+def predictive_entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy of the mean prediction, in nats: all there is of uncertainty.
+
+    Args:
+        probabilities: Of each sample, shape ``(S, N, C)``.
+
+    Returns:
+        Shape ``(N,)``.
+
+    References:
+        Depeweg et al. (2018), https://arxiv.org/abs/1710.07283
+
+    Example:
+        >>> predictive_entropy(torch.eye(2)[:, None])
+        tensor([0.6931])
+    """
+    return torch.special.entr(probabilities.mean(0)).sum(-1)
+
+
+def expected_entropy(probabilities: Tensor) -> Tensor:
+    """Return the mean entropy of the predictions ``(S, N, C)``: what no sample resolves."""
+    return torch.special.entr(probabilities).sum(-1).mean(0)
+
+
+def mutual_information(probabilities: Tensor) -> Tensor:
+    """Return how far the samples disagree, in nats: the entropy of the mean less the mean entropy.
+
+    Args:
+        probabilities: Of each sample, shape ``(S, N, C)``.
+
+    Returns:
+        Shape ``(N,)``, at least 0.
+
+    References:
+        Houlsby et al. (2011), https://arxiv.org/abs/1112.5745
+
+    Example:
+        >>> mutual_information(torch.eye(2)[:, None])
+        tensor([0.6931])
+    """
+    return (predictive_entropy(probabilities) - expected_entropy(probabilities)).clamp_min(0)
+
+
+def monte_carlo_dropout(
+    module: nn.Module, images: Tensor, samples: int = 16, seed: int = 0
+) -> Tensor:
+    """Run a network several times with its dropout at work; everything else is as in evaluation.
+
+    Args:
+        module: Network with a dropout layer, or stochastic depth, at least.
+        images: What it takes, shape ``(N, ...)``.
+        samples: Number of runs.
+        seed: Seed of the dropout; the global random state is left alone.
+
+    Returns:
+        Outputs, shape ``(samples, N, *)``.
+
+    Raises:
+        ValueError: If the network has no dropout layer.
+
+    References:
+        Gal and Ghahramani (2016), https://arxiv.org/abs/1506.02142
+    """
+    layers = [m for m in module.modules() if isinstance(m, _DropoutNd | StochasticDepth)]
+    if not layers:
+        raise ValueError(
+            f"module {type(module).__name__} has no dropout layer: its runs would all be the same."
+        )
+    devices = [images.device] if images.is_cuda else []
+    with _as_in_evaluation(module), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for layer in layers:
+            layer.train()
+        return torch.stack([module(images) for _ in range(samples)])
+
+
+def ensemble(modules: Sequence[nn.Module], images: Tensor) -> Tensor:
+    """Run several networks, each as in evaluation.
+
+    Args:
+        modules: The networks, one at least.
+        images: What they take, shape ``(N, ...)``.
+
+    Returns:
+        Outputs, shape ``(len(modules), N, *)``.
+
+    References:
+        Lakshminarayanan et al. (2017), https://arxiv.org/abs/1612.01474
+    """
+    if not modules:
+        raise ValueError("modules must hold one network at least, got none.")
+    outputs = []
+    for module in modules:
+        with _as_in_evaluation(module), torch.no_grad():
+            outputs.append(module(images))
+    return torch.stack(outputs)
+
+
+@contextmanager
+def _as_in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation, and give each part its mode back, whatever happens."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,114 @@
+"""Posteriors for ArviZ: embeddings, predictions and scores as one object with named dimensions."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+__all__ = ["to_arviz"]
+
+
+def to_arviz(
+    posterior: Distribution,
+    *,
+    labels: Tensor | None = None,
+    index: Tensor | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    classify: Callable[[Tensor], Tensor] | None = None,
+    draws: int = 250,
+    chains: int = 4,
+    seed: int = 0,
+) -> Any:
+    """Draw from posteriors over the sphere, and give the draws to ArviZ.
+
+    The draws are independent: the chains only make ArviZ's diagnostics possible. The groups are
+
+    - ``posterior``: ``embedding`` (chain, draw, item, dim);
+    - ``sample_stats``: ``lp`` (chain, draw, item), the log density of each draw;
+    - ``posterior_predictive``: ``probability`` (chain, draw, item, class), with ``classify``;
+    - ``observed_data``: ``label`` (item), with labels;
+    - ``constant_data``: each score (item), with scores.
+
+    Args:
+        posterior: Distribution over the sphere, of batch shape ``(N,)``: a few images, for each has
+            ``chains x draws x d`` numbers.
+        labels: Classes, shape ``(N,)``.
+        index: Names of the items, such as rows of a data set, shape ``(N,)``; by default from 0.
+        scores: Uncertainty by name, each of shape ``(N,)``.
+        classify: Embeddings ``(*, d)`` to class probabilities ``(*, C)``, such as
+            ``LinearProbe.probabilities``.
+        draws: Draws of each chain, at least 1.
+        chains: Number of chains, at least 1.
+        seed: Seed of the draws; the global random state is left alone.
+
+    Returns:
+        An ``InferenceData`` (ArviZ below 1) or a ``DataTree``: ``az.summary`` and ``az.plot_*``
+        take it, ``.to_netcdf(path)`` saves it.
+
+    Raises:
+        ValueError: If the batch shape is not ``(N,)``, or an argument does not fit.
+
+    Example:
+        >>> from probcl.distributions import VonMisesFisher
+        >>> data = to_arviz(VonMisesFisher(torch.eye(3), 50.0), draws=10)
+        >>> dict(data["posterior"]["embedding"].sizes)
+        {'chain': 4, 'draw': 10, 'item': 3, 'dim': 3}
+    """
+    if len(posterior.batch_shape) != 1 or len(posterior.event_shape) != 1:
+        raise ValueError(
+            f"posterior must have a batch shape (N,) of vectors, got {tuple(posterior.batch_shape)}"
+            f" of events {tuple(posterior.event_shape)}."
+        )
+    for name, number in (("draws", draws), ("chains", chains)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+    count = posterior.batch_shape[0]
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        z = posterior.sample(torch.Size([chains, draws]))
+        density = posterior.log_prob(z)
+    groups: dict[str, dict[str, np.ndarray]] = {
+        "posterior": {"embedding": _array(z)},
+        "sample_stats": {"lp": _array(density)},
+    }
+    if classify is not None:
+        with torch.no_grad():
+            groups["posterior_predictive"] = {"probability": _array(classify(z))}
+    if labels is not None:
+        groups["observed_data"] = {"label": _per_item("labels", labels, count)}
+    if scores:
+        groups["constant_data"] = {
+            name: _per_item(f"scores[{name!r}]", values, count) for name, values in scores.items()
+        }
+    names = np.arange(count) if index is None else _per_item("index", index, count)
+    dims = {"embedding": ["item", "dim"], "lp": ["item"], "probability": ["item", "class"]}
+    dims |= {name: ["item"] for group in ("observed_data", "constant_data")
+             for name in groups.get(group, {})}  # fmt: skip
+    return _assembled(groups, {"item": names}, dims)
+
+
+def _assembled(groups: dict[str, Any], coords: dict[str, Any], dims: dict[str, Any]) -> Any:
+    """Call ``arviz.from_dict``, whose arguments differ between the versions 0 and 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # 0.23 tells of version 1 when imported
+        import arviz
+    if int(arviz.__version__.partition(".")[0]) < 1:
+        return arviz.from_dict(**groups, coords=coords, dims=dims)
+    return arviz.from_dict(groups, coords=coords, dims=dims)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy()
+
+
+def _per_item(name: str, values: Tensor, count: int) -> np.ndarray:
+    array = _array(torch.as_tensor(values))
+    if array.shape != (count,):
+        raise ValueError(
+            f"{name} must have shape ({count},), one for each posterior, got {array.shape}."
+        )
+    return array

@@ -1,0 +1,159 @@
+"""The report of a run: ``report.html``, ``metrics.json``, and a summary on the console."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from probcl.evaluation import LIBRARY_SCORE, QUESTIONS, SCORES, Evaluation
+from probcl.report.page import render, write_whole
+from probcl.report.sections import sections_of
+
+__all__ = ["print_summary", "write_report"]
+
+SHOWN_FILES = 10
+#: Numbers by the part of their name before the slash: what they tell.
+GROUPS = {
+    "probe": "Linear probe of the features: share of test images whose class is the likeliest one, "
+    "or among five.",
+    "few_shot": "Linear probes fitted on so many training images of each class; mean of five.",
+    "knn": "Vote of the nearest training embeddings (five, or the number named).",
+    "retrieval": "Among the test images: is the nearest other one of the class (recall at 1), and "
+    "how many of the R nearest, R the size of the class (MAP at R)?",
+    "cluster": "Ward's clusters of the test embeddings, as many as classes, against the classes; 1 "
+    "is perfect.",
+    "cal": "Calibration of the linear probe: negative log likelihood (nats), Brier score, errors; "
+    "scaled by what was learned on held-out training images.",
+    "conformal": "Sets of classes that hold the true one nine times in ten: the share that do, and "
+    "their mean size; an empty set is a refusal.",
+    "shift": "The linear probe on corrupted test images, mean over corruptions and severities.",
+    "collapse": "How many dimensions the test embeddings use.",
+    "geometry": "Uniformity (the lower, the more even), alignment (squared distance in a class), "
+    "length of a class's mean, angles between class means (degrees).",
+    "information": "Three estimates of the information about the class (nats), none of them exact: "
+    "the probe's lower bound, InfoNCE's lower bound between two images of a class, and KSG's.",
+    "time": "Seconds.",
+}
+
+
+def write_report(
+    run_dir: Path, evaluation: Evaluation, config: str, seconds: dict[str, float]
+) -> Path:
+    """Write ``metrics.json`` and ``report.html`` into the folder of a run.
+
+    Each file appears whole or not at all, ``report.html`` last.
+
+    Args:
+        run_dir: Folder of the run; the history of its training is read from ``metrics.csv``.
+        evaluation: What was measured.
+        config: The run's configuration, as YAML.
+        seconds: Seconds by name, as ``time/fit_s``.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    numbers = evaluation.quality | seconds
+    page = render(
+        "report.html.jinja",
+        name=run_dir.name,
+        groups=_grouped(numbers),
+        reading=GROUPS,
+        questions={q: QUESTIONS[q] for q in _questions(evaluation)},
+        answers=evaluation.answers,
+        best=_best(evaluation),
+        uncertainty=_table(evaluation),
+        scores=SCORES,
+        left_out=_left_out(evaluation),
+        sections=sections_of(run_dir, evaluation),
+        config=config,
+    )
+    write_whole(
+        run_dir / "metrics.json",
+        json.dumps(evaluation.metrics | seconds, indent=2, allow_nan=False) + "\n",
+    )
+    write_whole(run_dir / "report.html", page)
+    return run_dir / "report.html"
+
+
+def print_summary(
+    evaluation: Evaluation, seconds: dict[str, float], path: Path, unreadable: Sequence[str] = ()
+) -> None:
+    """Print the numbers of a run, the files that could not be read, and where its report is.
+
+    Args:
+        evaluation: What was measured.
+        seconds: Seconds by name, as ``time/fit_s``.
+        path: The report.
+        unreadable: Files that were left out.
+    """
+    quality = Table("metric", "value", box=None)
+    shown = ("probe/top1", "knn/top1", "retrieval/recall_at_1", "cal/ece", "shift/top1")
+    for name, value in (evaluation.quality | seconds).items():
+        if name in (*shown, "collapse/effective_rank", *seconds):
+            quality.add_row(name, f"{value:.4g}")
+    questions = _questions(evaluation)
+    uncertainty = Table(box=None)
+    uncertainty.add_column("uncertainty", no_wrap=True)
+    for question in questions:
+        uncertainty.add_column(question.replace("_", " "), justify="right")
+    best = _best(evaluation)
+    for score, answer in evaluation.answers.items():
+        cells = [
+            f"[bold]{answer[q].value:.3f}[/bold]" if best[q] == score else f"{answer[q].value:.3f}"
+            for q in questions
+        ]
+        uncertainty.add_row(score, *cells)
+    console = Console(highlight=False)
+    console.print(quality)
+    console.print(uncertainty)
+    if unreadable:
+        names = ", ".join(unreadable[:SHOWN_FILES]) + ", ..." * (len(unreadable) > SHOWN_FILES)
+        text = f"left out {len(unreadable)} files that cannot be read: {names}"
+        console.print(text, markup=False, soft_wrap=True)
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
+
+
+def _questions(evaluation: Evaluation) -> list[str]:
+    """Return the questions that were asked of the scores."""
+    return list(next(iter(evaluation.answers.values())))
+
+
+def _best(evaluation: Evaluation) -> dict[str, str]:
+    """Return the score that answers each question best."""
+    answers = evaluation.answers
+    return {
+        question: max(answers, key=lambda score: answers[score][question].value)
+        for question in _questions(evaluation)
+    }
+
+
+def _grouped(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return numbers by the part of their name before the slash, and the rest of it."""
+    groups: dict[str, dict[str, float]] = {group: {} for group in GROUPS}
+    for name, value in numbers.items():
+        group, _, rest = name.partition("/")
+        groups[group][rest.replace("_", " ")] = value
+    return {group: values for group, values in groups.items() if values}
+
+
+def _table(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return the numbers behind the answers that are AUROCs and correlations, by score."""
+    shown = ("auroc_", "spearman_")
+    return {
+        score: {name: value for name, value in numbers.items() if name.startswith(shown)}
+        for score, numbers in evaluation.uncertainty.items()
+    }
+
+
+def _left_out(evaluation: Evaluation) -> str:
+    """Return in words why scores are left out, if they are."""
+    if LIBRARY_SCORE in evaluation.uncertainty:
+        return ""
+    if not evaluation.test.parameters:
+        return (
+            "This program is deterministic: it has no posterior, so the scores that need one, and "
+            "the KL of the loss, are left out."
+        )
+    return "The entropy of this program's posterior is not known: its score is left out."

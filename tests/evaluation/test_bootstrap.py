@@ -1,0 +1,83 @@
+"""Bootstrap intervals: their values, and their widths against known ones and plain resampling."""
+
+import math
+
+import pytest
+import torch
+
+from probcl.evaluation.bootstrap import (
+    auroc_interval,
+    bootstrap_interval,
+    error_auroc_interval,
+    severity_interval,
+)
+from probcl.evaluation.detection import auroc, error_auroc, severity_correlation
+
+
+def test_the_interval_of_a_mean_is_the_normal_one():
+    x = torch.randn(400)
+    interval = bootstrap_interval(lambda values: values.mean().item(), x, resamples=2000)
+    assert interval.value == pytest.approx(x.mean().item())
+    half = 1.96 * x.std().item() / math.sqrt(400)
+    assert interval.upper - interval.value == pytest.approx(half, rel=0.15)
+    assert interval.value - interval.lower == pytest.approx(half, rel=0.15)
+
+
+def test_rows_are_drawn_together():
+    x = torch.randn(50)
+    same = bootstrap_interval(lambda a, b: (a - b).abs().max().item(), x, x)
+    assert same == (0.0, 0.0, 0.0)
+
+
+def test_the_fast_auroc_has_the_width_of_plain_resampling():
+    known, strange = torch.randn(300), torch.randn(200) + 1
+    fast = auroc_interval(known, strange)
+    assert fast.value == auroc(known, strange)
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.tensor([
+        auroc(
+            known[torch.randint(300, (300,), generator=generator)],
+            strange[torch.randint(200, (200,), generator=generator)],
+        )
+        for _ in range(300)
+    ])  # fmt: skip
+    lower, upper = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
+    assert fast.lower == pytest.approx(lower, abs=0.012)
+    assert fast.upper == pytest.approx(upper, abs=0.012)
+
+
+def test_several_sets_are_averaged():
+    known, sets = torch.randn(100), [torch.randn(80) + shift for shift in (0.0, 1.0)]
+    value = auroc_interval(known, *sets).value
+    assert value == pytest.approx(sum(auroc(known, s) for s in sets) / 2)
+
+
+def test_errors_and_their_limit():
+    score, error = torch.randn(200), torch.rand(200) < 0.2
+    assert error_auroc_interval(score, error).value == pytest.approx(error_auroc(score, error))
+    assert error_auroc_interval(score, torch.zeros(200)) == (0.5, 0.5, 0.5)
+
+
+def test_the_fast_correlation_has_the_width_of_plain_resampling():
+    levels = {s: torch.randn(200) + 0.3 * s for s in range(4)}
+    fast = severity_interval(levels)
+    assert fast.value == severity_correlation(levels)
+    plain = bootstrap_interval(
+        lambda *parts: severity_correlation(dict(enumerate(parts))), *levels.values()
+    )
+    assert fast.lower == pytest.approx(plain.lower, abs=0.015)
+    assert fast.upper == pytest.approx(plain.upper, abs=0.015)
+    both = severity_interval(levels, {s: -values for s, values in levels.items()})
+    assert both.value == pytest.approx(0)
+
+
+def test_a_constant_score_gives_no_nan():
+    constant = torch.ones(20)
+    assert severity_interval({0: constant, 1: constant}) == (0.0, 0.0, 0.0)
+    assert auroc_interval(constant, constant).value == 0.5
+
+
+def test_the_same_seed_gives_the_same_interval():
+    known, strange = torch.randn(50), torch.randn(50)
+    assert auroc_interval(known, strange) == auroc_interval(known, strange)
+    assert auroc_interval(known, strange, seed=1) != auroc_interval(known, strange)

@@ -1,0 +1,105 @@
+"""Scaling of logits against SciPy's minimiser; conformal sets against their guarantee."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize, minimize_scalar
+
+from probcl.evaluation.calibration import negative_log_likelihood
+from probcl.evaluation.conformal import fit_conformal, set_coverage, set_size
+from probcl.evaluation.scaling import fit_temperature, fit_vector
+
+
+def overconfident(count=400, classes=3):
+    logits = torch.randn(count, classes, dtype=torch.double)
+    labels = torch.distributions.Categorical(logits=logits).sample()
+    return 3 * logits, labels
+
+
+def objective(logits, labels, log_weight, bias):
+    log_weight, bias = torch.as_tensor(log_weight), torch.as_tensor(bias)
+    loss = torch.nn.functional.cross_entropy(logits * log_weight.exp() + bias, labels)
+    prior = log_weight.square().sum() + bias.square().sum()
+    return (loss + prior / (2 * len(labels))).item()
+
+
+def test_the_temperature_is_the_minimisers():
+    logits, labels = overconfident()
+    best = minimize_scalar(lambda w: objective(logits, labels, w, 0.0), bracket=(-2.0, 0.0))
+    scaling = fit_temperature(logits, labels)
+    assert scaling.weight.log().item() == pytest.approx(best.x, abs=1e-5)
+    assert 1 / scaling.weight.item() == pytest.approx(3, rel=0.2)
+    assert torch.equal(scaling(logits).argmax(-1), logits.argmax(-1))
+
+
+def test_the_vector_is_the_minimisers():
+    logits, labels = overconfident()
+    best = minimize(lambda w: objective(logits, labels, w[:3], w[3:]), np.zeros(6))
+    scaling = fit_vector(logits, labels)
+    found = objective(logits, labels, scaling.weight.log(), scaling.bias)
+    assert found == pytest.approx(best.fun, abs=1e-7)
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
+def test_the_likelihood_gets_better_and_classes_never_seen_stay_so(fit):
+    logits, labels = overconfident()
+    unseen = torch.cat([logits, torch.full((400, 1), -torch.inf)], -1)
+    with torch.inference_mode():  # as Lightning evaluates
+        scaled = fit(unseen, labels)(unseen).softmax(-1)
+    assert scaled.isfinite().all()
+    assert (scaled[:, 3] == 0).all()
+    before = negative_log_likelihood(logits.softmax(-1), labels)
+    assert negative_log_likelihood(scaled, labels) < before
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
+def test_perfect_predictions_do_not_run_away(fit):
+    logits = 5 * torch.eye(3)[torch.arange(30) % 3]
+    assert fit(logits, torch.arange(30) % 3).weight.max() < 10
+
+
+def test_bad_logits():
+    with pytest.raises(ValueError, match="numbers or minus infinity"):
+        fit_temperature(torch.full((2, 2), torch.nan), [0, 1])
+    with pytest.raises(ValueError, match="must be finite for the class of each item"):
+        fit_vector(torch.tensor([[-torch.inf, 0.0]]), [0])
+
+
+def test_the_threshold_by_hand():
+    p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
+    sets = fit_conformal(p, [0, 0, 0, 0], coverage=0.6)  # the 3rd of four
+    assert sets.threshold == pytest.approx(0.3)
+    assert sets([[0.65, 0.35], [0.75, 0.25], [0.5, 0.5]]).tolist() == [
+        [False, False], [True, False], [False, False],
+    ]  # fmt: skip
+    assert fit_conformal(p, [0, 0, 0, 0], coverage=0.9).threshold == math.inf
+
+
+def test_adaptive_sets_by_hand():
+    p = torch.tensor([[0.5, 0.3, 0.2]]).repeat(9, 1)
+    sets = fit_conformal(p, [1] * 9, coverage=0.8, method="adaptive")
+    assert sets.threshold == pytest.approx(0.8)
+    assert sets([[0.5, 0.3, 0.2]]).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("method", ["threshold", "adaptive"])
+def test_the_coverage_is_what_was_asked_for(method):
+    covered, size = [], []
+    for _ in range(40):
+        logits, labels = overconfident(600, 5)
+        p = logits.softmax(-1)
+        sets = fit_conformal(p[:300], labels[:300], 0.9, method)(p[300:])
+        covered.append(set_coverage(sets, labels[300:]))
+        size.append(set_size(sets))
+    # 90 % at least; the mean over 40 times 300 has a standard error of about 0.4 %.
+    assert 0.885 < sum(covered) / 40 < 0.925
+    assert 1 < sum(size) / 40 < 5
+
+
+def test_bad_conformal_input():
+    with pytest.raises(ValueError, match="coverage must be above 0 and below 1, got 1"):
+        fit_conformal([[0.5, 0.5]], [0], coverage=1)
+    with pytest.raises(ValueError, match="method must be one of threshold, adaptive"):
+        fit_conformal([[0.5, 0.5]], [0], method="none")

@@ -1,0 +1,56 @@
+"""Runs side by side: seeds together, means and spreads, and what is no run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from probcl.cli import main
+from probcl.report import compare_runs
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, accuracy, entropy in (
+        ("simclr-digits-seed0", 0.9, None), ("simclr-digits-seed1", 0.8, None),
+        ("vsimclr-digits-seed0", 0.7, 0.75), ("vsimclr-digits-seed1-2", 0.7, 0.85),
+    ):  # fmt: skip
+        metrics = {"probe/top1": accuracy, "knn/top1": accuracy, "time/fit_s": 3.0}
+        metrics["unc/retrieval_error/nearest_cosine"] = 0.6
+        if entropy:
+            metrics["unc/retrieval_error"] = entropy
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    return tmp_path
+
+
+def test_seeds_stand_together_with_mean_and_spread(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    main(["compare", *(str(path) for path in sorted(runs.glob("*seed*")))])
+    assert "comparison: compare.html" in capsys.readouterr().out
+    page = (runs / "compare.html").read_text()
+    assert "simclr-digits (2), vsimclr-digits (2)" in re.sub(r"\s+", " ", page)
+    assert "0.85 ± 0.071" in page  # the mean and standard deviation of 0.9 and 0.8
+    assert "0.8 ± 0.071" in page  # of the entropy
+    assert "0.7 ± 0" in page
+    assert page.count("data:image/svg+xml;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_files_are_taken_too_and_a_number_that_one_lacks_is_left_blank(runs):
+    copied = runs / "other-seed3.json"
+    copied.write_text(json.dumps({"probe/top1": 0.5}))
+    page = compare_runs([runs / "simclr-digits-seed0", copied], runs / "c.html").read_text()
+    assert "<th>other</th>" in page
+    assert "<td></td>" in page
+
+
+def test_bad_input(runs):
+    with pytest.raises(SystemExit, match="none holds no metrics: name the folder of a run"):
+        main(["compare", "none"])
+    with pytest.raises(ValueError, match=r"output must be an \.html file, got c\.txt"):
+        compare_runs([runs / "simclr-digits-seed0"], Path("c.txt"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare"])
+    assert stopped.value.code == 2
