@@ -8,13 +8,14 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from probcl.evaluation.checks import as_truths, as_values
+from probcl.evaluation.checks import as_truths, as_values, require_two
 
 __all__ = [
     "auroc",
     "average_precision",
     "error_auroc",
     "false_positive_rate",
+    "rank_correlation",
     "severity_correlation",
 ]
 
@@ -104,10 +105,28 @@ def severity_correlation(scores: Mapping[int, Any]) -> float:
         raise ValueError(f"scores must be of two severities at least, got {list(scores)}.")
     levels = {level: as_values(f"scores[{level}]", values) for level, values in scores.items()}
     severity = torch.cat([torch.full((len(s),), float(level)) for level, s in levels.items()])
-    values = torch.cat(list(levels.values()))
-    if values.min() == values.max():
+    return rank_correlation(torch.cat(list(levels.values())), severity)
+
+
+def rank_correlation(score: Any, other: Any) -> float:
+    """Return Spearman's rank correlation of a score with a known quantity.
+
+    Where one of the two is constant there are no ranks, and it is 0.
+
+    Args:
+        score: Shape ``(N,)``, of two items at least.
+        other: Shape ``(N,)``.
+
+    Example:
+        >>> rank_correlation([0.1, 0.2, 0.9], [1.0, 2.0, 3.0])
+        1.0
+    """
+    values = as_values("score", score)
+    require_two("score", values)
+    known = as_values("other", other, len(values))
+    if values.min() == values.max() or known.min() == known.max():
         return 0.0
-    return float(spearmanr(severity, values).statistic)
+    return float(spearmanr(values, known).statistic)
 
 
 def _pooled(familiar: Any, unfamiliar: Any) -> tuple[Tensor, Tensor]:

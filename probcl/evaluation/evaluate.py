@@ -10,6 +10,7 @@ from torch import Tensor
 from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
+    bootstrap_interval,
     error_auroc_interval,
     severity_interval,
 )
@@ -18,6 +19,7 @@ from probcl.evaluation.detection import (
     auroc,
     average_precision,
     false_positive_rate,
+    rank_correlation,
     severity_correlation,
 )
 from probcl.evaluation.embeddings import Embeddings
@@ -32,6 +34,9 @@ from probcl.evaluation.scores import LIBRARY_SCORE, SCORES
 from probcl.evaluation.selective import risk_coverage
 
 __all__ = ["Evaluation", "Evaluator", "watch"]
+
+# Numbers of neighbours that classify.
+NEIGHBOURS = (1, 5, 20)
 
 
 @dataclass
@@ -99,12 +104,17 @@ class Evaluator:
         self.train = train
         self.scorer = Scorer.fit(train)
         self._test: list[Embeddings] = []
+        self._votes: dict[int, list[Tensor]] = defaultdict(list)
         self._unfamiliar: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
         self._corrupted: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
 
     def add_test(self, part: Embeddings, samples: Tensor) -> None:
         """Take test images: their embeddings, and samples ``(S, N, d)`` of their posteriors."""
-        self._test.append(replace(part, scores=self.scorer(part, samples)))
+        found = self.scorer.neighbours(part)
+        self._test.append(replace(part, scores=self.scorer(part, samples, found)))
+        for k in NEIGHBOURS:
+            shares = neighbour_vote(found, self.train.labels, k=min(k, found.row.shape[1]))
+            self._votes[k].append(shares.argmax(-1))
 
     def add_unfamiliar(self, name: str, part: Embeddings, samples: Tensor) -> None:
         """Take inputs unlike those of the training set; arguments as for ``add_test``."""
@@ -115,13 +125,20 @@ class Evaluator:
         scored = replace(part, scores=self.scorer(part, samples))
         self._corrupted[name, severity].append(scored)
 
-    def result(self) -> Evaluation:
-        """Return what was measured."""
+    def result(self, spread: Tensor | None = None) -> Evaluation:
+        """Return what was measured.
+
+        Args:
+            spread: How wide the true posterior of each test image is, up to a monotone map, where
+                it is known; by ``index``, shape ``(N,)``.
+        """
         test = Embeddings.concatenate(self._test)
         scores = {name: test.scores[name] for name in SCORES if name in test.scores}
         test = replace(test, scores=scores)
         probabilities = self._probabilities(test)
-        wrong = {"retrieval": nearest_is_wrong(test.embedding, test.labels)}
+        wrong = {}
+        if len(test.labels.unique()) > 1:
+            wrong["retrieval"] = nearest_is_wrong(test.embedding, test.labels)
         if self.scorer.feature_probe is not None:
             wrong["probe"] = probabilities.argmax(-1) != test.labels
         unfamiliar = {
@@ -136,11 +153,17 @@ class Evaluator:
             strange = {name: parts[score] for name, parts in unfamiliar.items()}
             severe = {name: levels[score] for name, levels in by_severity.items()}
             answers[score] = _answers(values, wrong, strange, severe)
+            if spread is not None:
+                known = spread[test.index]
+                answers[score]["truth"] = bootstrap_interval(rank_correlation, values, known)
             numbers[score] = _numbers(values, wrong, strange, severe)
         shift: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
         for (name, severity), part in corrupted.items():
             shift[name][severity] = self._shift(part)
-        quality = quality_of(self.train, test, self.scorer.feature_probe, wrong["retrieval"])
+        votes = {k: torch.cat(parts) for k, parts in self._votes.items()}
+        quality = quality_of(
+            self.train, test, self.scorer.feature_probe, wrong.get("retrieval"), votes
+        )
         if shift:
             every = [level for levels in shift.values() for level in levels.values()]
             quality |= {
@@ -224,7 +247,9 @@ def _answers(
     unfamiliar: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
 ) -> dict[str, Interval]:
-    answers = {"retrieval_error": error_auroc_interval(score, wrong["retrieval"])}
+    answers = {}
+    if "retrieval" in wrong:
+        answers["retrieval_error"] = error_auroc_interval(score, wrong["retrieval"])
     if "probe" in wrong:
         answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
     if unfamiliar:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
-from probcl.evaluation.checks import as_matrix, as_probabilities, as_values, require_two
+from probcl.evaluation.checks import as_matrix, as_probabilities, as_values
+from probcl.evaluation.detection import rank_correlation
 
 __all__ = ["human_cross_entropy", "human_entropy", "human_entropy_correlation"]
 
@@ -40,11 +40,7 @@ def human_entropy_correlation(score: Any, votes: Any) -> float:
         Peterson et al. (2019), CIFAR-10H. https://arxiv.org/abs/1908.07086
     """
     entropy = human_entropy(votes)
-    values = as_values("score", score, len(entropy))
-    require_two("score", values)
-    if values.min() == values.max() or entropy.min() == entropy.max():
-        return 0.0
-    return float(spearmanr(values, entropy).statistic)
+    return rank_correlation(as_values("score", score, len(entropy)), entropy)
 
 
 def human_cross_entropy(probabilities: Any, votes: Any) -> float:

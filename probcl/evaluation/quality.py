@@ -1,5 +1,7 @@
 """Quality of an embedding, by every measure that needs no uncertainty."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -30,20 +32,21 @@ from probcl.evaluation.information import (
     ksg_information,
     probe_information,
 )
-from probcl.evaluation.nearest import nearest
-from probcl.evaluation.neighbour_vote import neighbour_vote
 from probcl.evaluation.probe import LinearProbe, accuracy, fit_linear_probe, top_k_accuracy
 from probcl.evaluation.retrieval import map_at_r
 from probcl.evaluation.scaling import fit_temperature, fit_vector
 
 __all__ = ["quality_of"]
 
-_NEIGHBOURS = (1, 5, 20)
 _SHOTS = (1, 5, 10)
 
 
 def quality_of(
-    train: Embeddings, test: Embeddings, probe: LinearProbe | None, retrieval_wrong: Tensor
+    train: Embeddings,
+    test: Embeddings,
+    probe: LinearProbe | None,
+    retrieval_wrong: Tensor | None,
+    votes: Mapping[int, Tensor],
 ) -> dict[str, float]:
     """Return every number by name, as ``probe/top1``.
 
@@ -51,7 +54,9 @@ def quality_of(
         train: Embeddings of the training set.
         test: Embeddings of the test set.
         probe: Linear probe of the features; None where there is one class only.
-        retrieval_wrong: Whether the nearest other test image is of another class, ``(N,)``.
+        retrieval_wrong: Whether the nearest other test image is of another class, ``(N,)``;
+            None where there is one class only.
+        votes: Classes that so many training neighbours vote for, by their number, each ``(N,)``.
     """
     spectrum = singular_spectrum(test.embedding)
     quality = {
@@ -59,11 +64,14 @@ def quality_of(
         "collapse/participation_ratio": participation_ratio(spectrum),
         "geometry/uniformity": uniformity(test.embedding),
     }
-    if probe is None or len(test.labels.unique()) < 2:
+    if probe is None or retrieval_wrong is None:
         return quality
     return (
         _of_probe(train, test, probe)
-        | _of_neighbours(train, test)
+        | {
+            "knn/top1" if k == 5 else f"knn/top1_of_{k}": accuracy(classes, test.labels)
+            for k, classes in votes.items()
+        }
         | {
             "retrieval/recall_at_1": 1 - retrieval_wrong.double().mean().item(),
             "retrieval/map_at_r": map_at_r(test.embedding, test.labels)[0],
@@ -124,16 +132,6 @@ def _of_held_out(train: Embeddings, test: Embeddings) -> dict[str, float]:
         sets = fit_conformal(p, labels, 0.9, method)(p_test)
         numbers[f"conformal/coverage_{method}"] = set_coverage(sets, test.labels)
         numbers[f"conformal/size_{method}"] = set_size(sets)
-    return numbers
-
-
-def _of_neighbours(train: Embeddings, test: Embeddings) -> dict[str, float]:
-    most = min(max(_NEIGHBOURS), len(train))
-    found = nearest(test.embedding, train.embedding, most)
-    numbers = {}
-    for k in _NEIGHBOURS:
-        votes = neighbour_vote(found, train.labels, k=min(k, most)).argmax(-1)
-        numbers["knn/top1" if k == 5 else f"knn/top1_of_{k}"] = accuracy(votes, test.labels)
     return numbers
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from probcl.evaluation.embeddings import Embeddings
-from probcl.evaluation.nearest import nearest
+from probcl.evaluation.nearest import Neighbours, nearest
 from probcl.evaluation.neighbour_vote import neighbour_vote, vote_entropy
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.sampled import mutual_information, predictive_entropy
@@ -113,18 +113,26 @@ class Scorer:
             ),
         )
 
-    def __call__(self, part: Embeddings, samples: Tensor) -> dict[str, Tensor]:
+    def neighbours(self, part: Embeddings) -> Neighbours:
+        """Return the 20 training images with the nearest embeddings, or all if there are fewer."""
+        return nearest(part.embedding, self.train.embedding, min(_NEIGHBOURS, len(self.train)))
+
+    def __call__(
+        self, part: Embeddings, samples: Tensor, neighbours: Neighbours | None = None
+    ) -> dict[str, Tensor]:
         """Score images: every score of ``SCORES`` that there is for them.
 
         Args:
             part: Their embeddings.
             samples: Of their posteriors, shape ``(S, N, d)``, 8 at least.
+            neighbours: What ``neighbours`` returns, if it is at hand.
 
         Returns:
             Scores by name, each of shape ``(N,)`` and float64.
         """
         scores = dict(part.scores)
-        scores |= self._of_neighbours(part)
+        found = self.neighbours(part) if neighbours is None else neighbours
+        scores |= self._of_neighbours(part, found)
         scores |= self._of_features(part.features)
         if self.aggregate is not None:
             scores |= self._of_samples(samples.cpu().float())
@@ -140,9 +148,8 @@ class Scorer:
             scores["trust"] = 1 - (1 - scores["max_probability"].double()) * typicality
         return {name: value.double() for name, value in scores.items()}
 
-    def _of_neighbours(self, part: Embeddings) -> dict[str, Tensor]:
+    def _of_neighbours(self, part: Embeddings, found: Neighbours) -> dict[str, Tensor]:
         train = self.train
-        found = nearest(part.embedding, train.embedding, min(_NEIGHBOURS, len(train)))
         scores = {"nearest_cosine": 1 - found.cosine[:, min(_NEAR, len(train)) - 1]}
         if self.classes is not None:
             shares = neighbour_vote(found, train.labels, temperature=_TEMPERATURE)

@@ -13,6 +13,7 @@ QUESTIONS = {
     "ambiguity": "is the linear probe wrong? AUROC",
     "out_of_distribution": "is the input unlike those of the training set? AUROC, mean over sets",
     "corruption": "how severe is the corruption? Spearman's correlation, mean over corruptions",
+    "truth": "how wide is the true posterior, where it is known? Spearman's correlation",
 }
 
 

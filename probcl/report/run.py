@@ -29,6 +29,8 @@ GROUPS = {
     "conformal": "Sets of classes that hold the true one nine times in ten: the share that do, and "
     "their mean size; an empty set is a refusal.",
     "shift": "The linear probe on corrupted test images, mean over corruptions and severities.",
+    "truth": "Spearman's correlation of the entropy with the true spread, which is known of these "
+    "data, and that of the encoder before it was trained.",
     "collapse": "How many dimensions the test embeddings use.",
     "geometry": "Uniformity (the lower, the more even), alignment (squared distance in a class), "
     "length of a class's mean, angles between class means (degrees).",

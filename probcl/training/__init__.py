@@ -19,6 +19,7 @@ from probcl.training.sets import (
     Digits,
     FashionMNIST,
 )
+from probcl.training.synthetic import Synthetic
 
 __all__ = [
     "CIFAR10",
@@ -36,5 +37,6 @@ __all__ = [
     "ImageData",
     "ImageNet",
     "ImageNet100",
+    "Synthetic",
     "TinyImageNet",
 ]

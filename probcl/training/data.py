@@ -146,6 +146,11 @@ class ImageData(LightningDataModule, ABC):
         return self._sets
 
     @property
+    def truth(self) -> Tensor | None:
+        """Return the true concentration of each test image, ``(N,)``, where it is known."""
+        return None
+
+    @property
     def example(self) -> Tensor:
         """Return one training image as a batch, from which lazy layers take their sizes."""
         images = self._loader(self._plain(self.sets[0]), batch_size=1, num_workers=0)

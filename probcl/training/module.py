@@ -1,5 +1,6 @@
 """The LightningModule that trains any program by its evidence lower bound."""
 
+import copy
 import resource
 import sys
 import time
@@ -17,6 +18,7 @@ from torch.distributions import Distribution
 
 from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
 from probcl.evaluation import Embeddings, Evaluation, Evaluator
+from probcl.evaluation.detection import rank_correlation
 from probcl.evaluation.evaluate import watch
 from probcl.evaluation.posterior_scores import draw, mean_resultant_length, posterior_scores
 from probcl.infer import ContrastiveELBO
@@ -106,6 +108,7 @@ class ContrastiveModule(LightningModule):
         self._images = 0
         self._logged: tuple[str, ...] = ()
         self._evaluator: Evaluator | None = None
+        self._untrained: Program | None = None
         self._corrupted_every = 1
 
     def setup(self, stage: str) -> None:
@@ -114,6 +117,8 @@ class ContrastiveModule(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(torch.initial_seed()))
             self.program.materialize(self._data.example)
+        if self._data.truth is not None and self._untrained is None:
+            self._untrained = copy.deepcopy(self.program).eval()
         if self.channels_last:
             self.program.encoder.to(memory_format=torch.channels_last)
         if self.compile_encoder:
@@ -255,6 +260,8 @@ class ContrastiveModule(LightningModule):
             return
         evaluator.add_test(*self._described(batch))
         images = batch.views[0]
+        if images.dim() != 4:  # vectors, which nothing can corrupt as it does images
+            return
         for name, change in UNFAMILIAR.items():
             changed = batch._replace(views=change(images)[None])
             evaluator.add_unfamiliar(name, *self._described(changed))
@@ -271,9 +278,23 @@ class ContrastiveModule(LightningModule):
         """Evaluate what was collected; ``evaluation`` holds the result."""
         if self._evaluator is None:
             raise ValueError("not one of the images to evaluate on can be read.")
-        self.evaluation = self._evaluator.result()
+        truth = self._data.truth
+        self.evaluation = self._evaluator.result(None if truth is None else -truth)
         self._evaluator = None
+        if truth is not None:
+            self._compare_with_untrained(self.evaluation, truth)
         self.seconds["time/evaluate_s"] = time.perf_counter() - self._started
+
+    def _compare_with_untrained(self, evaluation: Evaluation, truth: Tensor) -> None:
+        """Add how the entropies rank items, before and after the training."""
+        answers = evaluation.answers.get("entropy")
+        if answers is None or self._untrained is None:
+            return
+        loader = self._data.test_dataloader()[1]
+        views = [self._data.on_after_batch_transfer(batch, 0).views[0] for batch in loader]
+        before = self._untrained.posterior(torch.cat(views)).entropy()
+        evaluation.quality["truth/rank_correlation"] = answers["truth"].value
+        evaluation.quality["truth/rank_correlation_untrained"] = rank_correlation(before, -truth)
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0

@@ -56,7 +56,7 @@ def test_every_score_is_there_and_answers_every_question(evaluation):
     # Von Mises-Fisher posteriors have no log det K.
     assert evaluation.answers.keys() == SCORES.keys() - {"log_det_k"}
     for answers in evaluation.answers.values():
-        assert answers.keys() == QUESTIONS.keys()
+        assert answers.keys() == QUESTIONS.keys() - {"truth"}
         for answer in answers.values():
             assert answer.lower <= answer.value <= answer.upper
 
@@ -149,10 +149,11 @@ def test_one_class_leaves_out_what_needs_labels():
     train, part = (replace(p, labels=torch.zeros_like(p.labels)) for p in (train, part))
     evaluator = Evaluator(train)
     evaluator.add_test(part, samples)
-    evaluation = evaluator.result()
+    evaluation = evaluator.result(spread=-(part.scores["concentration"] ** -1.0))
+    assert evaluation.answers["entropy"]["truth"].value == pytest.approx(1)
     needed = {name for name, score in SCORES.items() if score.needs in ("posterior", "nothing")}
     assert evaluation.answers.keys() == needed - {"log_det_k"}
-    assert list(evaluation.answers["entropy"]) == ["retrieval_error"]
+    assert list(evaluation.answers["entropy"]) == ["truth"]
     assert all(torch.tensor(value).isfinite() for value in evaluation.metrics.values())
 
 
