@@ -91,7 +91,7 @@ SCORES = {
     ),
     "atypicality": Score(
         "1 - w, the gate: the Mahalanobis distance against that of clean images that were held "
-        "out, 0.01 at their median and 0.5 at their 99 % quantile",
+        "out, 0.01 at their 90 % quantile and 0.5 at their 99 % quantile",
         "out_of_distribution", "nothing",
     ),
     "trust": Score(
