@@ -28,7 +28,8 @@ def runs(tmp_path_factory):
         patch.chdir(folder)
         main(["fit", *QUICK])
         main(["fit", *QUICK])
-        main(["fit", *QUICK, "--model.program=SimCLR", "--run_dir=twin"])
+        twin = ["--model.program=SimCLR", "--data.unfamiliar=Digits", "--run_dir=twin"]
+        main(["fit", *QUICK, *twin])
         checkpoint = "--ckpt_path=runs/vsimclr-digits-seed0/checkpoints/last.ckpt"
         main(["test", checkpoint, "--run_dir=tested", "--trainer.enable_progress_bar=false"])
         main(["predict", checkpoint, "--trainer.enable_progress_bar=false"])
@@ -78,6 +79,8 @@ def test_the_deterministic_twin_leaves_out_in_words_what_has_no_meaning(runs):
     assert "probe/top1" in metrics
     assert "unc/auroc_inverted/nearest_cosine" in metrics
     assert "unc/auroc_inverted" not in metrics
+    itself = metrics["unc/auroc_digits/nearest_cosine"]  # the test images
+    assert itself == pytest.approx(0.5)
     assert not any("log_det_k" in name for name in metrics)
     page = (runs / "twin/report.html").read_text()
     assert "This program is deterministic" in page

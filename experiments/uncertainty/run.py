@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 RUNS = Path("runs/uncertainty")
 COMMON = [
     "--model.program.encoder=ConvNet", "--model.program.encoder.widths=[16, 32, 64, 128]",
-    "--model.channels_last=true", "--trainer.max_epochs=8", "--trainer.check_val_every_n_epoch=4",
+    "--model.channels_last=true", "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=4",
     "--trainer.enable_progress_bar=false", "--data=Arrays", "--data.augmentation=SimAugment",
     "--data.augmentation.size=28", "--data.augmentation.scale=[0.3, 1.0]",
     "--data.unfamiliar=Arrays",
@@ -36,18 +36,17 @@ COMMON = [
 POINT = ["--model.program.projection=MLP", "--model.program.projection.dim=64"]
 NORMAL = ["--model.program.posterior=ProjectedNormalHead", "--model.program.posterior.dim=64"]
 VMF = ["--model.program.posterior=VonMisesFisherHead", "--model.program.posterior.dim=64"]
-TEMPERATURE = ["--model.program.temperature=0.2"]
+LOW = ["--model.program.temperature=0.2"]
+HIGH = ["--model.program.temperature=0.5", "--model.program.beta=0.1"]
 DEGRADED = ["--data.degraded_views=1"]
 PROGRAMS = {
-    "vsimclr": ["--model.program=VSimCLR", *NORMAL, *TEMPERATURE, "--model.program.beta=0.1"],
-    "vsimclr-degraded": [
-        "--model.program=VSimCLR", *NORMAL, *TEMPERATURE, "--model.program.beta=0.1", *DEGRADED,
-    ],
-    "vsupcon": ["--model.program=VSupCon", *NORMAL, *TEMPERATURE, "--model.program.beta=0.1"],
+    "vsimclr": ["--model.program=VSimCLR", *NORMAL, *HIGH],
+    "vsimclr-degraded": ["--model.program=VSimCLR", *NORMAL, *HIGH, *DEGRADED],
+    "vsupcon": ["--model.program=VSupCon", *NORMAL, *LOW, "--model.program.beta=0.1"],
     "expectedlikelihood": ["--model.program=ExpectedLikelihood", *VMF],
-    "simclr": ["--model.program=SimCLR", *POINT, *TEMPERATURE, *DEGRADED],
-    "supcon": ["--model.program=SupCon", *POINT, *TEMPERATURE],
-}  # fmt: skip
+    "simclr": ["--model.program=SimCLR", *POINT, *LOW, *DEGRADED],
+    "supcon": ["--model.program=SupCon", *POINT, *LOW],
+}
 POST_HOC = "simclr-posthoc"
 
 

@@ -71,9 +71,7 @@ def posterior_scores(posterior: Distribution, samples: Tensor | None = None) -> 
         return {}
     scores: dict[str, Tensor] = {}
     with suppress(NotImplementedError):
-        entropy = posterior.entropy()
-        if entropy.shape == posterior.batch_shape:  # else it is of something that is transformed
-            scores["entropy"] = entropy
+        scores["entropy"] = posterior.entropy()
     scores["mean_resultant_length"] = 1 - mean_resultant_length(posterior, z)
     direction = torch.nn.functional.normalize(getattr(posterior, "loc", z.sum(0)), dim=-1)
     # An angle from its chord: arccos would lose half the digits of a small one.
@@ -85,7 +83,8 @@ def posterior_scores(posterior: Distribution, samples: Tensor | None = None) -> 
         scores["log_det_k"] = (2 * half).expand(posterior.batch_shape)
     if hasattr(posterior, "concentration"):
         scores["concentration"] = -posterior.concentration
-    return scores
+    # A distribution of the user's own may have something else by one of these names.
+    return {n: value for n, value in scores.items() if value.shape == posterior.batch_shape}
 
 
 def _quantile(values: Tensor, level: float) -> Tensor:
