@@ -98,7 +98,14 @@ PAPERS = [
             "model.program.temperature": 0.07,
         },
     ),
-    ("vcl/*-v*", {"model.kl": "gaussian_bound", "model.program.beta": 1.0}),
+    (
+        "vcl/*-v*",
+        {
+            "model.kl": "gaussian_bound",
+            "model.program.beta": 1.0,
+            "model.program.num_samples": 1,
+        },
+    ),
     ("vcl/cifar10-*", {"data": "CIFAR10"}),
     ("vcl/cifar100-*", {"data": "CIFAR100"}),
     ("vcl/stl10-*", {"data": "STL10", "data.train_on": "labelled"}),

@@ -37,12 +37,13 @@ POINT = ["--model.program.projection=MLP", "--model.program.projection.dim=64"]
 NORMAL = ["--model.program.posterior=ProjectedNormalHead", "--model.program.posterior.dim=64"]
 VMF = ["--model.program.posterior=VonMisesFisherHead", "--model.program.posterior.dim=64"]
 LOW = ["--model.program.temperature=0.2"]
-HIGH = ["--model.program.temperature=0.5", "--model.program.beta=0.1"]
+HIGH = ["--model.program.temperature=0.5"]
+ONE_SAMPLE = ["--model.program.num_samples=1", "--model.program.beta=0.1"]
 DEGRADED = ["--data.degraded_views=1"]
 PROGRAMS = {
-    "vsimclr": ["--model.program=VSimCLR", *NORMAL, *HIGH],
-    "vsimclr-degraded": ["--model.program=VSimCLR", *NORMAL, *HIGH, *DEGRADED],
-    "vsupcon": ["--model.program=VSupCon", *NORMAL, *LOW, "--model.program.beta=0.1"],
+    "vsimclr": ["--model.program=VSimCLR", *NORMAL, *HIGH, *ONE_SAMPLE],
+    "vsimclr-degraded": ["--model.program=VSimCLR", *NORMAL, *HIGH, *ONE_SAMPLE, *DEGRADED],
+    "vsupcon": ["--model.program=VSupCon", *NORMAL, *LOW, *ONE_SAMPLE],
     "expectedlikelihood": ["--model.program=ExpectedLikelihood", *VMF],
     "simclr": ["--model.program=SimCLR", *POINT, *LOW, *DEGRADED],
     "supcon": ["--model.program=SupCon", *POINT, *LOW],

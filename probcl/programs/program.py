@@ -159,7 +159,8 @@ class VariationalProgram(Program):
         beta: Weight of the normalised KL, at least 0.
     """
 
-    #: Samples of each direction that the likelihood sees at once; None for one.
+    #: Samples of each direction that the likelihood sees at once, in a plate of theirs; None for
+    #: one, without a plate.
     num_samples: int | None = None
 
     def __init__(

@@ -25,18 +25,31 @@ class VariationalContrastive(VariationalProgram):
         prior: nn.Module | None = None,
         temperature: float = 0.07,
         beta: float = 1.0,
+        num_samples: int = 1,
     ) -> None:
         posterior = ProjectedNormalHead() if posterior is None else posterior
         super().__init__(encoder, posterior, prior, beta)
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
         self.temperature = check_temperature(temperature)
+        self.num_samples = None if num_samples == 1 else num_samples
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return the contrastive loss of each anchor, ``(*, V, B)``, of ``z``, ``(*, V, B, d)``."""
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
-        """Weigh the directions by the contrastive factor of each anchor."""
-        anchors.observe(self.contrastive(z, labels))
+        """Weigh the directions by the contrastive factor of each anchor.
+
+        With several samples that is ``-log mean_s exp(-loss_s)``.
+        """
+        losses = self.contrastive(z, labels)
+        if self.num_samples is not None:
+            # Their plate keeps its place where a plate of particles stands on its left.
+            several = losses.dim() > 3
+            total = (-losses).logsumexp(-3, keepdim=several)
+            losses = math.log(self.num_samples) - total
+        anchors.observe(losses)
 
 
 class VSimCLR(VariationalContrastive):
@@ -52,6 +65,9 @@ class VSimCLR(VariationalContrastive):
             uniform.
         temperature: Positive number that divides the cosines.
         beta: Weight of the normalised KL, at least 0.
+        num_samples: Posterior samples of each view; of several, each anchor's likelihood is
+            averaged inside the logarithm, ``-log (1/S) sum_s exp(-InfoNCE_i(z_s))``, which tightens
+            the bound. The paper has one.
 
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
@@ -85,6 +101,7 @@ class VSupCon(VariationalContrastive):
         beta: Weight of the normalised KL, at least 0.
         average: Whether the positives are averaged ``"outside"`` the logarithm (``L_out``) or
             ``"inside"`` (``L_in``), as ``sup_con`` takes it.
+        num_samples: As for ``VSimCLR``.
 
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
@@ -99,8 +116,9 @@ class VSupCon(VariationalContrastive):
         temperature: float = 0.07,
         beta: float = 1.0,
         average: Average = "outside",
+        num_samples: int = 1,
     ) -> None:
-        super().__init__(encoder, posterior, prior, temperature, beta)
+        super().__init__(encoder, posterior, prior, temperature, beta, num_samples)
         if average not in get_args(Average):
             raise ValueError(f"average must be 'outside' or 'inside', got {average!r}.")
         self.average: Average = average
@@ -115,39 +133,13 @@ class VSupCon(VariationalContrastive):
         return losses.unflatten(-1, (views, batch))
 
 
-class _SamplesInside(VariationalContrastive):
-    """Average the likelihood of each anchor over samples inside the logarithm."""
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        posterior: nn.Module | None = None,
-        prior: nn.Module | None = None,
-        temperature: float = 0.05,
-        beta: float = 0.0,
-        num_samples: int = 16,
-    ) -> None:
-        posterior = VonMisesFisherHead() if posterior is None else posterior
-        super().__init__(encoder, posterior, prior, temperature, beta)
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
-        self.num_samples = num_samples
-
-    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return ``-log mean_s exp(-loss_s)`` of each anchor, for samples ``(*, S, V, B, d)``."""
-        losses = super().contrastive(z, labels)  # type: ignore[safe-super]
-        # The plate of the samples keeps its place where a plate of particles stands on its left.
-        several = losses.dim() > 3
-        return math.log(losses.shape[-3]) - (-losses).logsumexp(-3, keepdim=several)
-
-
-class MCInfoNCE(_SamplesInside, VSimCLR):
+class MCInfoNCE(VSimCLR):
     r"""MCInfoNCE: InfoNCE whose ratio is averaged over posterior samples inside the logarithm.
 
         loss = mean_i -log (1/S) sum_s exp(-InfoNCE_i(z_s)) + beta mean KL / d
 
-    It is ``VSimCLR`` under ``ContrastiveELBO(num_particles=S, average="inside")``, as a program of
-    its own; as published there is no KL.
+    It is ``VSimCLR`` with several samples, under its own name and with its own defaults; as
+    published there is no KL.
 
     Args:
         encoder: Images to features.
@@ -162,8 +154,20 @@ class MCInfoNCE(_SamplesInside, VSimCLR):
         Uncertainty of Ambiguous Inputs. https://arxiv.org/abs/2302.02865
     """
 
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        temperature: float = 0.05,
+        beta: float = 0.0,
+        num_samples: int = 16,
+    ) -> None:
+        posterior = VonMisesFisherHead() if posterior is None else posterior
+        super().__init__(encoder, posterior, prior, temperature, beta, num_samples=num_samples)
 
-class MCSupCon(_SamplesInside, VSupCon):
+
+class MCSupCon(VSupCon):
     r"""Supervised MCInfoNCE: SupCon averaged over posterior samples inside the logarithm.
 
         loss = mean_i -log (1/S) sum_s exp(-SupCon_i(z_s)) + beta mean KL / d
@@ -179,3 +183,15 @@ class MCSupCon(_SamplesInside, VSupCon):
     References:
         Kirchhof et al. (2023), as for ``MCInfoNCE``. https://arxiv.org/abs/2302.02865
     """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        temperature: float = 0.05,
+        beta: float = 0.0,
+        num_samples: int = 16,
+    ) -> None:
+        posterior = VonMisesFisherHead() if posterior is None else posterior
+        super().__init__(encoder, posterior, prior, temperature, beta, num_samples=num_samples)

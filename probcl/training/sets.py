@@ -37,6 +37,10 @@ class Digits(_AffineData):
         **kwargs: As for ``ImageData``; by default affine maps, contrast and noise augment.
     """
 
+    def default_augmentation(self) -> nn.Module:
+        """Return affine maps, contrast and more noise, for there is no texture to lose."""
+        return Augmentation(RandomAffine(), [RandomContrast(), RandomNoise(0.3)])
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 

@@ -470,3 +470,28 @@ def test_weights_that_are_not_finite_are_named():
         program.model(VIEWS, LABELS)
     with pytest.raises(ValueError, match="labels must lie between 0 and num_classes - 1 = 2, got"):
         program.model(VIEWS, LABELS + 1)
+
+
+@pytest.mark.parametrize("kind", [VSimCLR, VSupCon])
+def test_several_samples_are_particles_averaged_inside(kind):
+    """The same draws, as a plate of the program or as particles of the ELBO."""
+    torch.manual_seed(0)
+    views, labels = torch.rand(2, 12, 1, 8, 8), torch.arange(12) % 3
+    program = kind(ConvNet((4, 8)), ProjectedNormalHead(5), temperature=0.2, num_samples=6)
+    program.materialize(views[0])
+    torch.manual_seed(1)
+    ours = ContrastiveELBO()(program.model, program.guide)(views, labels)
+    program.num_samples = None
+    torch.manual_seed(1)
+    elbo = ContrastiveELBO(
+        num_particles=6, average="inside", vectorize_particles=True, max_plate_nesting=2
+    )
+    torch.testing.assert_close(elbo(program.model, program.guide)(views, labels), ours)
+
+
+def test_one_sample_has_no_plate_and_none_is_refused():
+    assert VSimCLR(ConvNet()).num_samples is None
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        VSupCon(ConvNet(), num_samples=0)
+    with pytest.raises(ValueError, match="average must be 'outside' or 'inside', got 'mean'"):
+        SupCon(ConvNet(), average="mean")
