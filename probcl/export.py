@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probcl.randomness import seeded
+
 __all__ = ["to_arviz"]
 
 
@@ -67,8 +69,7 @@ def to_arviz(
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}.")
     count = posterior.batch_shape[0]
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         z = posterior.sample(torch.Size([chains, draws]))
         density = posterior.log_prob(z)
     groups: dict[str, dict[str, np.ndarray]] = {

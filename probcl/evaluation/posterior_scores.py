@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probcl.randomness import seeded
+
 __all__ = ["draw", "mean_resultant_length", "posterior_scores"]
 
 _CAP = 0.95
@@ -21,9 +23,7 @@ def draw(posterior: Distribution, count: int = 64) -> Tensor:
     Returns:
         Shape ``(S, N, d)``.
     """
-    # Every posterior holds tensors; where they lie, the draws are made.
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded(0), torch.no_grad():
         return posterior.sample(torch.Size([count]))
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
+from probcl.randomness import seeded
+
 __all__ = [
     "ensemble",
     "expected_entropy",
@@ -85,9 +87,7 @@ def monte_carlo_dropout(
         raise ValueError(
             f"module {type(module).__name__} has no dropout layer: its runs would all be the same."
         )
-    devices = [images.device] if images.is_cuda else []
-    with _as_in_evaluation(module), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with _as_in_evaluation(module), torch.no_grad(), seeded(seed):
         for layer in layers:
             layer.train()
         return torch.stack([module(images) for _ in range(samples)])

@@ -12,6 +12,7 @@ from probcl.distributions import VonMisesFisher
 from probcl.evaluation.nearest import nearest
 from probcl.nn import MLP
 from probcl.programs.program import Anchors, Program, stack_views
+from probcl.randomness import seeded
 from probcl.special import inverse_bessel_ratio, log_bessel
 from probcl.sphere import normalize
 
@@ -137,8 +138,7 @@ def fit_posterior(
     encoder.eval()
     if projection is not None:
         projection.eval()
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         features = _encoded(encoder, images)
         embedding = normalize(_project(projection, features))
         centred = normalize(features - features.mean(0))
@@ -152,8 +152,7 @@ def fit_posterior(
         else:
             rows = nearest(centred, k=neighbours).row
             cosines = torch.einsum("nd,nkd->nk", embedding, embedding[rows])
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         head = _head(features, cosines, embedding.shape[1], hidden)
         if likelihood != "expected_likelihood":
             rows = None

@@ -26,6 +26,7 @@ from probcl.infer.contrastive_elbo import Average
 from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.programs.program import mean_direction
+from probcl.randomness import seeded
 from probcl.training.data import Batch, ImageData
 from probcl.training.optimisation import WarmupCosine, parameter_groups
 from probcl.training.order import derived_seed
@@ -114,8 +115,7 @@ class ContrastiveModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Let lazy layers take their sizes from one image, and prepare the encoder."""
         # By a seed of their own, so that weights begin alike on one device and on several.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(torch.initial_seed()))
+        with seeded(derived_seed(torch.initial_seed())):
             self.program.materialize(self._data.example)
         if self._data.truth is not None and self._untrained is None:
             self._untrained = copy.deepcopy(self.program).eval()

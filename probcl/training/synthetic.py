@@ -7,6 +7,7 @@ from torch import Tensor
 
 from probcl.data import ConjugateGenerator, ImageArrays
 from probcl.distributions import VonMisesFisher
+from probcl.randomness import seeded
 from probcl.training.data import ImageData
 
 __all__ = ["Synthetic"]
@@ -16,8 +17,7 @@ class _Items(ImageArrays):
     """Hidden directions, each with one view for evaluation and its true concentration."""
 
     def __init__(self, source: ConjugateGenerator, count: int, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             views, _, concentration, latent = source.sample(count, views=1)
         self.images = torch.cat([latent, views[0]], -1)
         self.concentration = concentration[0]
