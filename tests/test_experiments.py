@@ -1,4 +1,4 @@
-"""Figures of experiments: the tables shown are those of their files, and the files meet the bars."""
+"""Figures of experiments: the tables shown are those of the files, and the files meet the bars."""
 
 import runpy
 from pathlib import Path

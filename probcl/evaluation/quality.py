@@ -35,6 +35,7 @@ from probcl.evaluation.information import (
 from probcl.evaluation.probe import LinearProbe, accuracy, fit_linear_probe, top_k_accuracy
 from probcl.evaluation.retrieval import map_at_r
 from probcl.evaluation.scaling import fit_temperature, fit_vector
+from probcl.evaluation.scorer import held_out_rows
 
 __all__ = ["quality_of"]
 
@@ -62,8 +63,9 @@ def quality_of(
     quality = {
         "collapse/effective_rank": effective_rank(spectrum),
         "collapse/participation_ratio": participation_ratio(spectrum),
-        "geometry/uniformity": uniformity(test.embedding),
     }
+    if len(test) > 1:
+        quality["geometry/uniformity"] = uniformity(test.embedding)
     if probe is None or retrieval_wrong is None:
         return quality
     return (
@@ -114,14 +116,16 @@ def _of_probe(train: Embeddings, test: Embeddings, probe: LinearProbe) -> dict[s
 
 
 def _of_held_out(train: Embeddings, test: Embeddings) -> dict[str, float]:
-    held_out = torch.arange(len(train)) % 10 == 9
+    held_out, rest = held_out_rows(len(train))
     count = int(max(train.labels.max(), test.labels.max())) + 1
-    probe = fit_linear_probe(train.features[~held_out], train.labels[~held_out], count)
-    kept = held_out & probe.bias[train.labels].isfinite()
+    if len(train.labels[rest].unique()) < 2:
+        return {}
+    probe = fit_linear_probe(train.features[rest], train.labels[rest], count)
+    kept = held_out[probe.bias[train.labels[held_out]].isfinite()]
+    if not len(kept) or not probe.bias[test.labels].isfinite().all():
+        return {}
     logits, labels = probe.logits(train.features[kept]), train.labels[kept]
     on_test = probe.logits(test.features)
-    if not probe.bias[test.labels].isfinite().all():
-        return {}
     numbers = {}
     for name, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
         scaled = fit(logits, labels)(on_test).double().softmax(-1)

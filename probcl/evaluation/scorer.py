@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probcl.evaluation.checks import require_two
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.nearest import Neighbours, nearest
 from probcl.evaluation.neighbour_vote import neighbour_vote, vote_entropy
@@ -13,7 +14,7 @@ from probcl.evaluation.sampled import mutual_information, predictive_entropy
 from probcl.evaluation.typicality import Gate, Gaussians
 from probcl.special import inverse_bessel_ratio, log_bessel
 
-__all__ = ["Scorer"]
+__all__ = ["Scorer", "held_out_rows"]
 
 _NEIGHBOURS, _NEAR, _TEMPERATURE = 20, 5, 0.1
 _HELD_OUT = 10  # every tenth training image
@@ -83,20 +84,21 @@ class Scorer:
         """Fit probes, Gaussians and gate to the training images.
 
         Args:
-            train: At least 20 images, without augmentation; with labels of at least two classes,
-                or of one, which then tell nothing.
+            train: Two images at least, without augmentation; with labels of at least two classes,
+                or of one, which then tell nothing. Of fewer than 20 images none is held out.
+
+        Raises:
+            ValueError: If there are fewer than two images.
         """
-        if len(train) < _HELD_OUT + 2:
-            raise ValueError(f"train must have at least {_HELD_OUT + 2} images, got {len(train)}.")
+        require_two("train", train.embedding)
         labelled = len(train.labels.unique()) > 1
-        held_out = torch.arange(len(train)) % _HELD_OUT == _HELD_OUT - 1
-        features = train.features[~held_out]
+        held_out, rest = held_out_rows(len(train))
+        features, labels = train.features[rest], train.labels[rest]
         gaussian = Gaussians.fit(features)
-        labels = train.labels[~held_out]
         if "entropy" in train.scores:
             ranked = train.scores["entropy"][held_out]
         else:
-            ranked = _distance_to_near(train.embedding[held_out], train.embedding[~held_out])
+            ranked = _distance_to_near(train.embedding[held_out], train.embedding[rest])
         length = train.length
         return cls(
             train=train,
@@ -176,6 +178,18 @@ class Scorer:
             scores["predictive_entropy"] = predictive_entropy(probabilities)
             scores["mutual_information"] = mutual_information(probabilities)
         return scores
+
+
+def held_out_rows(count: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of training images that are held out, every tenth, and of the rest.
+
+    Of fewer than 20 images, all are both.
+    """
+    rows = torch.arange(count)
+    if count < 2 * _HELD_OUT:
+        return rows, rows
+    held_out = rows % _HELD_OUT == _HELD_OUT - 1
+    return rows[held_out], rows[~held_out]
 
 
 def _distance_to_near(query: Tensor, reference: Tensor) -> Tensor:

@@ -167,9 +167,17 @@ def test_a_class_only_in_the_test_set_is_an_error_and_never_a_nan():
     assert all(torch.tensor(value).isfinite() for value in evaluation.metrics.values())
 
 
-def test_too_few_images_to_compare_with():
-    with pytest.raises(ValueError, match="train must have at least 12 images, got 8"):
-        Evaluator(images(8)[0])
+@pytest.mark.parametrize(("trained", "tested"), [(2, 1), (8, 2), (12, 5)])
+def test_a_handful_of_images_is_evaluated_too(trained, tested):
+    evaluator = Evaluator(images(trained)[0])
+    evaluator.add_test(*images(tested, seed=2))
+    metrics = evaluator.result().metrics
+    assert all(torch.tensor(value).isfinite() for value in metrics.values())
+
+
+def test_one_image_is_not_enough_to_compare_with():
+    with pytest.raises(ValueError, match="train must have at least 2 rows, got 1"):
+        Evaluator(images(1)[0])
 
 
 def test_watching_is_quick_and_says_the_same(evaluation):
