@@ -367,5 +367,7 @@ def _norm(program: Program, features: Tensor) -> Tensor | None:
     head = getattr(program, "posterior_head", None)
     before = getattr(head, "projection", getattr(head, "loc", None))
     if isinstance(before, nn.Module):
-        return torch.linalg.vector_norm(before(features), dim=-1).cpu()
-    return torch.linalg.vector_norm(features, dim=-1).cpu() if head is None else None
+        features = before(features)
+    elif head is not None:
+        return None
+    return torch.linalg.vector_norm(features.cpu().double(), dim=-1)  # squares may overflow
