@@ -1,4 +1,4 @@
-"""The run that `probcl fit` makes without arguments, held to its bars for three seeds."""
+"""The run that `probcl fit` makes without arguments, held to its bars."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,21 @@ import pytest
 
 from probcl.cli import main
 
+BARS = {
+    "probe/top1": 0.97,
+    "knn/top1": 0.96,
+    "unc/auroc_inverted": 0.85,
+    "unc/auroc_rotated": 0.85,
+    "unc/auroc_shuffled": 0.85,
+}
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_default_run_meets_its_bars(seed, tmp_path, monkeypatch):
+def test_the_default_run_meets_its_bars(tmp_path, monkeypatch):
+    """Of seed 0; what all three seeds reached is in experiments/digits, and tested there."""
     monkeypatch.chdir(tmp_path)
-    main(["fit", f"--seed_everything={seed}", "--trainer.enable_progress_bar=false"])
-    metrics = json.loads(Path(f"runs/vsimclr-digits-seed{seed}/metrics.json").read_text())
-    assert metrics["probe/top1"] >= 0.97
-    assert metrics["knn/top1"] >= 0.96
+    main(["fit", "--trainer.enable_progress_bar=false"])
+    metrics = json.loads(Path("runs/vsimclr-digits-seed0/metrics.json").read_text())
+    for name, bar in BARS.items():
+        assert metrics[name] >= bar, name
     assert metrics["cal/ece"] <= 0.03
-    assert metrics["unc/auroc_inverted"] >= 0.80

@@ -77,10 +77,10 @@ def fit_posterior(
     images: Tensor | Iterable[Any],
     projection: nn.Module | None = None,
     likelihood: Likelihood = "neighbours",
-    neighbours: int = 20,
+    neighbours: int = 10,
     views: Callable[[Tensor], Tensor] | None = None,
     hidden: int = 128,
-    steps: int = 1000,
+    steps: int = 3000,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> PostHoc:
@@ -101,8 +101,8 @@ def fit_posterior(
         projection: Features to the embedding before normalisation, as ``posterior_head.projection``
             of ``SimCLR``; None where the features are the embedding.
         likelihood: The positives of an image: ``"neighbours"``, the images with the nearest
-            features; ``"views"``, other views of it; ``"expected_likelihood"``: the neighbours, by
-            the overlap of both posteriors, log int vMF_i vMF_j, in place of the likelihood.
+            embeddings; ``"views"``, other views of it; ``"expected_likelihood"``: the neighbours,
+            by the overlap of both posteriors, log int vMF_i vMF_j, in place of the likelihood.
         neighbours: Their number.
         views: Images to augmented images, for ``"views"``.
         hidden: Hidden units of the head.
@@ -141,7 +141,6 @@ def fit_posterior(
     with seeded(seed), torch.no_grad():
         features = _encoded(encoder, images)
         embedding = normalize(_project(projection, features))
-        centred = normalize(features - features.mean(0))
         if not 1 <= neighbours < len(features):
             raise ValueError(
                 f"neighbours must be from 1 to {len(features) - 1}, the other images, got "
@@ -150,7 +149,7 @@ def fit_posterior(
         if likelihood == "views":
             cosines, rows = _of_views(encoder, projection, images, views, embedding), None
         else:
-            rows = nearest(centred, k=neighbours).row
+            rows = nearest(embedding, k=neighbours).row
             cosines = torch.einsum("nd,nkd->nk", embedding, embedding[rows])
     with seeded(seed):
         head = _head(features, cosines, embedding.shape[1], hidden)
