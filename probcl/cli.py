@@ -29,9 +29,9 @@ import probcl.infer
 import probcl.nn
 import probcl.programs
 import probcl.training
-from probcl.answers import answer_to_bad_input, parser_sentence
+from probcl.cli_errors import answer_to_bad_input, parser_sentence
 from probcl.evaluation import Embeddings
-from probcl.pretrained import Pretrained
+from probcl.hub import Pretrained
 from probcl.report import compare_runs, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,

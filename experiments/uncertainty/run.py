@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from probcl.cli import main
 from probcl.data import read_fashion_mnist
-from probcl.pretrained import Pretrained
+from probcl.hub import Pretrained
 from probcl.programs import fit_posterior
 from probcl.training import Arrays, ContrastiveModule
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-from probcl.distributions.axial import AxialDistribution
 from probcl.distributions.power_spherical import PowerSpherical
 from probcl.distributions.projected_normal import ProjectedNormal
 from probcl.distributions.projected_normal_kl import (
@@ -16,6 +15,7 @@ from probcl.distributions.projected_normal_kl import (
     kl_to_uniform,
     tight_gaussian_kl,
 )
+from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.distributions.uniform import HypersphericalUniform
 from probcl.distributions.von_mises_fisher import VonMisesFisher
 from probcl.special.bessel import (
@@ -78,7 +78,7 @@ def _uniform_uniform(q: HypersphericalUniform, p: HypersphericalUniform) -> Tens
 
 @register_kl(VonMisesFisher, HypersphericalUniform)
 @register_kl(PowerSpherical, HypersphericalUniform)
-def _axial_uniform(q: AxialDistribution, p: HypersphericalUniform) -> Tensor:
+def _rotationally_symmetric_uniform(q: RotationallySymmetric, p: HypersphericalUniform) -> Tensor:
     _check_same_dim(q.dim, p.dim)
     divergence = q._divergence_from_uniform()
     return divergence.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
@@ -110,12 +110,12 @@ def _power_spherical_von_mises_fisher(q: PowerSpherical, p: VonMisesFisher) -> T
     return _as_result(q._divergence_from_uniform() + cross, q, p)
 
 
-def _half_chord(q: AxialDistribution, p: AxialDistribution) -> Tensor:
+def _half_chord(q: RotationallySymmetric, p: RotationallySymmetric) -> Tensor:
     """Compute 1 - cos of the angle between the two directions, as |mu - nu|^2 / 2."""
     return 0.5 * widen(q.loc - p.loc).square().sum(-1)
 
 
-def _as_result(divergence: Tensor, q: AxialDistribution, p: AxialDistribution) -> Tensor:
+def _as_result(divergence: Tensor, q: RotationallySymmetric, p: RotationallySymmetric) -> Tensor:
     return divergence.to(torch.promote_types(q.loc.dtype, p.loc.dtype))
 
 

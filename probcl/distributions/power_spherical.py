@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma
 
-from probcl.distributions.axial import AxialDistribution
+from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.precision import full_precision
 from probcl.special.cosine_velocity import cosine_velocity
 from probcl.special.gamma_ratio import (
@@ -19,7 +19,7 @@ from probcl.sphere import log_area
 __all__ = ["PowerSpherical"]
 
 
-class PowerSpherical(AxialDistribution):
+class PowerSpherical(RotationallySymmetric):
     r"""Power Spherical distribution: unimodal like von Mises-Fisher, without Bessel functions.
 
     .. math::

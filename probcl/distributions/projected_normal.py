@@ -7,7 +7,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from probcl.distributions import checks
+from probcl import checks
 from probcl.distributions.covariance import Covariance, Diagonal, Full, Isotropic, LowRank
 from probcl.distributions.projected_normal_kl import kl_to_uniform
 from probcl.distributions.radial_exponent import radial_exponent

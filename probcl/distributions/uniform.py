@@ -7,7 +7,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from probcl.distributions.checks import check_dim, check_on_sphere
+from probcl.checks import check_dim, check_on_sphere
 from probcl.precision import at_least_float32
 from probcl.sphere import log_area, normalize
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probcl.distributions.axial import AxialDistribution
+from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.precision import full_precision
 from probcl.special.bessel import (
     bessel_ratio,
@@ -23,7 +23,7 @@ __all__ = ["VonMisesFisher"]
 _ROUNDS = 64
 
 
-class VonMisesFisher(AxialDistribution):
+class VonMisesFisher(RotationallySymmetric):
     r"""Von Mises-Fisher distribution: the normal distribution conditioned to the unit sphere.
 
     .. math::

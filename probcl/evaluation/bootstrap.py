@@ -8,7 +8,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from probcl.evaluation.checks import as_truths, as_values
+from probcl.checks import as_truths, as_values
 from probcl.evaluation.detection import auroc, error_auroc, severity_correlation
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import as_labels, as_probabilities
+from probcl.checks import as_labels, as_probabilities
 
 __all__ = [
     "Reliability",

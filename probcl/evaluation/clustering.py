@@ -11,7 +11,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics.cluster import contingency_matrix
 
-from probcl.evaluation.checks import as_labels, as_matrix, require_two
+from probcl.checks import as_labels, as_matrix, require_two
 
 __all__ = ["clustering_scores", "purity", "ward_clustering"]
 

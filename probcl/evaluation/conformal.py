@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import as_labels, as_probabilities
+from probcl.checks import as_labels, as_probabilities
 
 __all__ = ["ConformalSets", "fit_conformal", "set_coverage", "set_size"]
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from probcl.evaluation.checks import as_truths, as_values, require_two
+from probcl.checks import as_truths, as_values, require_two
 
 __all__ = [
     "auroc",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from probcl.evaluation.checks import as_labels, as_matrix
+from probcl.checks import as_labels, as_matrix
 from probcl.evaluation.probe import accuracy, fit_linear_probe
 
 __all__ = ["few_shot_accuracy"]

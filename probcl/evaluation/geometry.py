@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import as_labels, as_matrix, require_two
+from probcl.checks import as_labels, as_matrix, require_two
 
 __all__ = [
     "alignment",

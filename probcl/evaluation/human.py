@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import as_matrix, as_probabilities, as_values
+from probcl.checks import as_matrix, as_probabilities, as_values
 from probcl.evaluation.detection import rank_correlation
 
 __all__ = ["human_cross_entropy", "human_entropy", "human_entropy_correlation"]

@@ -7,8 +7,8 @@ import torch
 from scipy.special import digamma
 from torch import Tensor
 
+from probcl.checks import as_labels, as_matrix, require_two
 from probcl.evaluation.calibration import negative_log_likelihood
-from probcl.evaluation.checks import as_labels, as_matrix, require_two
 
 __all__ = ["info_nce_information_bound", "ksg_information", "label_entropy", "probe_information"]
 

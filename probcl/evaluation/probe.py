@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from probcl.evaluation.checks import as_labels, as_matrix, as_truths
+from probcl.checks import as_labels, as_matrix, as_truths
 
 __all__ = [
     "LinearProbe",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import as_labels
+from probcl.checks import as_labels
 
 __all__ = ["Scaling", "fit_temperature", "fit_vector"]
 

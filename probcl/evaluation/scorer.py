@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import require_two
+from probcl.checks import require_two
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.nearest import Neighbours, nearest
 from probcl.evaluation.neighbour_vote import neighbour_vote, vote_entropy

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.evaluation.checks import as_values
+from probcl.checks import as_values
 from probcl.evaluation.detection import error_auroc
 from probcl.evaluation.retrieval import nearest_is_wrong
 

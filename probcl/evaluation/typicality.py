@@ -8,7 +8,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from probcl.evaluation.checks import as_labels, as_matrix, as_values, require_two
+from probcl.checks import as_labels, as_matrix, as_values, require_two
 
 __all__ = ["Gate", "Gaussians"]
 

@@ -1,6 +1,6 @@
 """Encoders, and heads and priors that return distributions."""
 
-from probcl.nn.backbones import ConvNet
+from probcl.nn.conv_net import ConvNet
 from probcl.nn.heads import (
     MLP,
     PointHead,

@@ -8,7 +8,7 @@ from pyro.distributions import Delta
 from torch import Tensor, nn
 
 from probcl.distributions import PowerSpherical, ProjectedNormal, VonMisesFisher
-from probcl.distributions.axial import AxialDistribution
+from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.sphere import normalize
 
 __all__ = [
@@ -125,10 +125,10 @@ class ProjectedNormalHead(nn.Module):
         return ProjectedNormal(loc, cov_factor=factor, cov_diag=scale.square())
 
 
-class _AxialHead(nn.Module):
+class _RotationallySymmetricHead(nn.Module):
     """Common ground of the heads with a mean direction and a concentration."""
 
-    family: type[AxialDistribution]
+    family: type[RotationallySymmetric]
 
     def __init__(
         self, dim: int = 128, hidden: int | None = 128, concentration: float | None = None
@@ -142,13 +142,13 @@ class _AxialHead(nn.Module):
         self.log_concentration = MLP(1, hidden)
         self.start = math.log(start)
 
-    def forward(self, features: Tensor) -> AxialDistribution:
+    def forward(self, features: Tensor) -> RotationallySymmetric:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
         log_concentration = self.start + self.log_concentration(features).squeeze(-1)
         return self.family(normalize(self.loc(features)), log_concentration.exp())
 
 
-class VonMisesFisherHead(_AxialHead):
+class VonMisesFisherHead(_RotationallySymmetricHead):
     """Von Mises-Fisher posterior, ``vMF(mu(h), kappa(h))``.
 
     Args:
@@ -168,7 +168,7 @@ class VonMisesFisherHead(_AxialHead):
     family = VonMisesFisher
 
 
-class PowerSphericalHead(_AxialHead):
+class PowerSphericalHead(_RotationallySymmetricHead):
     """Power Spherical posterior, ``PowerSpherical(mu(h), kappa(h))``.
 
     Args:

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from probcl.objectives.checks import check_finite, check_labels
-from probcl.objectives.gather import (
+from probcl.checks import check_labels, check_vectors
+from probcl.objectives.collectives import (
     all_gather,
     check_same_batch,
     mean_over_ranks,
@@ -274,8 +274,8 @@ def _check(
 
 def _check_values(loc: Tensor, concentration: Tensor) -> None:
     """Raise on every rank if a posterior of any rank is out of range."""
-    check_finite(loc, "loc")
-    check_finite(concentration[..., None], "concentration")
+    check_vectors("loc", loc)
+    check_vectors("concentration", concentration[..., None])
     low, high = (x.item() for x in torch.aminmax(concentration.detach()))
     if not (low >= _LOWEST and high <= _HIGHEST):
         raise ValueError(

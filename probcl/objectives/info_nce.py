@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probcl.objectives.checks import check_temperature
-from probcl.objectives.gather import (
+from probcl.checks import check_temperature
+from probcl.objectives.collectives import (
     all_gather,
     check_same_batch,
     mean_over_ranks,
     of_this_rank,
     rank_and_world,
 )
-from probcl.objectives.tiles import log_sum_exp_of_others
+from probcl.objectives.pairwise import log_sum_exp_of_others
 from probcl.precision import at_least_float32, full_precision
 
 __all__ = ["info_nce", "info_nce_anchors"]

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probcl.objectives.checks import check_labels, check_temperature
-from probcl.objectives.gather import (
+from probcl.checks import check_labels, check_temperature
+from probcl.objectives.collectives import (
     all_gather,
     all_reduce,
     check_same_batch,
     of_this_rank,
 )
-from probcl.objectives.tiles import log_sum_exp_of_others, pair_sums
+from probcl.objectives.pairwise import log_sum_exp_of_others, pair_sums
 from probcl.precision import at_least_float32, full_precision
 
 __all__ = ["Average", "sup_con", "sup_con_anchors"]

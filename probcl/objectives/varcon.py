@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from probcl.objectives.checks import check_finite, check_labels, check_temperature
-from probcl.objectives.gather import all_reduce, number_classes
+from probcl.checks import check_labels, check_temperature, check_vectors
+from probcl.objectives.collectives import all_reduce, number_classes
 from probcl.precision import at_least_float32, full_precision
 from probcl.special.autograd import grad_of_plain
 from probcl.sphere import normalize
@@ -137,7 +137,7 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
     sums = torch.cat([sums, counts.expand(sums.shape[:-1])[..., None]], dim=-1)
     sums = all_reduce(sums, gather)
     if not sums.isfinite().all():  # on every rank, wherever it comes from
-        check_finite(z)
+        check_vectors("z", z)
         raise ValueError("z must be finite, got NaN or infinity on another rank.")
     counts = sums[..., -1].reshape(-1, size)[0]
     return ClassCentroids(normalize(sums[..., :-1]), classes, counts.sum())

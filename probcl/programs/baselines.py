@@ -6,8 +6,8 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from probcl.checks import check_vectors
 from probcl.nn import PointHead
-from probcl.objectives.checks import check_finite
 from probcl.objectives.sup_con import Average
 from probcl.precision import at_least_float32
 from probcl.programs.program import Anchors, Program, require_labels, stack_views
@@ -105,7 +105,7 @@ class CrossEntropy(Program):
             )
         self._register(views)
         logits = at_least_float32(self.classifier(self._view_features(views)))
-        check_finite(logits, "logits")
+        check_vectors("logits", logits)
         with Anchors(*views.shape[:2]).averaged():
             pyro.sample("y", dist.Categorical(logits=logits), obs=labels.expand(views.shape[:2]))
 

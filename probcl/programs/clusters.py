@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from probcl.objectives.checks import check_temperature
+from probcl.checks import check_temperature
 from probcl.precision import full_precision
 from probcl.programs.points import BatchNormMLP, PointProgram, lightly_loss
 from probcl.programs.program import stack_views

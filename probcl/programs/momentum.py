@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probcl.checks import check_temperature
 from probcl.nn import MLP, MomentumEncoder
-from probcl.objectives.checks import check_temperature
-from probcl.objectives.gather import all_gather, check_same_batch
+from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.precision import at_least_float32, full_precision
 from probcl.programs.points import BatchNormMLP, PointProgram, mean_over_other_views
 from probcl.programs.program import Anchors, stack_views

@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probcl.checks import check_vectors
 from probcl.nn import PointHead
-from probcl.objectives.checks import check_finite
 from probcl.precision import at_least_float32
 from probcl.programs.program import Program
 from probcl.sphere import normalize
@@ -78,7 +78,7 @@ class PointProgram(Program):
     def _project_views(self, views: Tensor) -> Tensor:
         """Map views ``(V, B, ...)`` to embeddings before normalisation, ``(V, B, d)``."""
         z = self.project(self._view_features(views))
-        check_finite(z, "the projection")
+        check_vectors("the projection", z)
         return z
 
 

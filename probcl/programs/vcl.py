@@ -6,8 +6,8 @@ from typing import get_args
 
 from torch import Tensor, nn
 
+from probcl.checks import check_temperature
 from probcl.nn import ProjectedNormalHead, VonMisesFisherHead
-from probcl.objectives.checks import check_temperature
 from probcl.objectives.info_nce import info_nce_anchors
 from probcl.objectives.sup_con import Average, sup_con_anchors
 from probcl.programs.program import Anchors, VariationalProgram, require_labels

@@ -9,8 +9,8 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
-from probcl import plots
 from probcl.evaluation import LIBRARY_SCORE, QUESTIONS, SCORES
+from probcl.report import plots
 from probcl.report.page import Section, picture, render, write_whole
 
 __all__ = ["compare_runs"]

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from probcl import plots
 from probcl.evaluation import LIBRARY_SCORE, Evaluation
 from probcl.evaluation.selective import risk_coverage
+from probcl.report import plots
 from probcl.report.history import read_history
 from probcl.report.page import Section, picture
 

@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from probcl.cli import main
 from probcl.data import load_digits
+from probcl.hub import Pretrained
 from probcl.nn import ConvNet
-from probcl.pretrained import Pretrained
 from probcl.programs import VSimCLR
 
 QUICK = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]

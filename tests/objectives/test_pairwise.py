@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from probcl.objectives import info_nce, sup_con, tiles
+from probcl.objectives import info_nce, pairwise, sup_con
 from probcl.objectives.info_nce import info_nce_anchors
 from probcl.objectives.sup_con import sup_con_anchors
 
@@ -13,7 +13,7 @@ from probcl.objectives.sup_con import sup_con_anchors
 @pytest.fixture(autouse=True, params=[1024, 5, 3], ids=["one tile", "tiles of 5", "tiles of 3"])
 def _tile(request, monkeypatch):
     """Small tiles let a small batch have many of them, of unequal size and across classes."""
-    monkeypatch.setattr(tiles, "_CPU_TILE", request.param)
+    monkeypatch.setattr(pairwise, "_CPU_TILE", request.param)
 
 
 def directions(*shape, dtype=torch.float64, seed=0):

@@ -15,12 +15,14 @@ from scipy.special import digamma
 from torch import Tensor
 
 from probcl.distributions import HypersphericalUniform, PowerSpherical, VonMisesFisher
-from probcl.distributions.axial import AxialDistribution
+from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.sphere import log_area, normalize
 
 FAMILIES = [VonMisesFisher, PowerSpherical]
 both = pytest.mark.parametrize("family", FAMILIES)
-TABLES = json.loads((Path(__file__).parents[1] / "data" / "axial_reference.json").read_text())
+TABLES = json.loads(
+    (Path(__file__).parents[1] / "data" / "rotationally_symmetric_reference.json").read_text()
+)
 REFERENCE = [
     pytest.param(family, entry, id=f"{name}-d{entry['d']}-kappa{entry['kappa']}")
     for name, family in (("vmf", VonMisesFisher), ("power_spherical", PowerSpherical))
@@ -352,4 +354,4 @@ def test_bad_values_are_named_unless_validation_is_off(family) -> None:
         family(torch.eye(3), 1.0, validate_args=True).log_prob(torch.eye(4)[:, :3][:2])
     off = family(2 * loc, torch.tensor(1.0), validate_args=False)
     assert torch.isfinite(off.log_prob(3 * loc))
-    assert isinstance(off, AxialDistribution)
+    assert isinstance(off, RotationallySymmetric)

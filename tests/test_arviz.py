@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from probcl.arviz import to_arviz
 from probcl.distributions import ProjectedNormal, VonMisesFisher
-from probcl.export import to_arviz
 from probcl.sphere import normalize
 
 # What ArviZ and its libraries warn of themselves.

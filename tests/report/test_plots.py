@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from probcl import plots
 from probcl.evaluation.bootstrap import Interval
 from probcl.evaluation.calibration import smooth_reliability
 from probcl.evaluation.selective import risk_coverage
+from probcl.report import plots
 
 
 @pytest.fixture(autouse=True)

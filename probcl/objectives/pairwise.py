@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.objectives.checks import check_finite
-from probcl.objectives.gather import all_reduce, rank_and_world
+from probcl.checks import check_vectors
+from probcl.objectives.collectives import all_reduce, rank_and_world
 from probcl.special.autograd import grad_of_plain
 
 __all__ = ["log_sum_exp_of_others", "pair_sums"]
@@ -81,7 +81,7 @@ def _sums(
 
 def _exponents(z: Tensor, temperature: float) -> tuple[torch.dtype, float]:
     """Choose the precision whose range holds every exponential, and the shift that centres it."""
-    bound = check_finite(z) / temperature
+    bound = check_vectors("z", z) / temperature
     for dtype in (torch.float32, torch.float64):
         span = -math.log(torch.finfo(dtype).tiny) - 2  # of exponents below zero
         limit = 0.6 * span

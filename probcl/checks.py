@@ -1,0 +1,235 @@
+"""Every check of an argument, once: one clear sentence naming argument, value and fix."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from probcl.precision import at_least_float32
+
+__all__ = [
+    "as_labels",
+    "as_matrix",
+    "as_probabilities",
+    "as_truths",
+    "as_values",
+    "check_dim",
+    "check_finite",
+    "check_labels",
+    "check_on_sphere",
+    "check_positive",
+    "check_temperature",
+    "check_vectors",
+    "choose_validation",
+    "require_two",
+]
+
+
+def check_dim(dim: int, name: str) -> None:
+    """Raise ValueError unless ``dim >= 2``."""
+    if dim < 2:
+        raise ValueError(
+            f"{name} has dimension {dim}, but a sphere needs at least 2;"
+            " use vectors of length 2 or more."
+        )
+
+
+def choose_validation(distribution: Distribution, validate_args: bool | None) -> bool:
+    """Switch a distribution's validation on or off, by torch's default if None; return which.
+
+    For a distribution built with ``validate_args=False``, so that its own checks of the arguments
+    stand in for torch's.
+    """
+    if validate_args is None:
+        del distribution._validate_args  # back to torch's default, an attribute of the class
+    else:
+        distribution._validate_args = validate_args
+    return distribution._validate_args
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise ValueError if ``x`` holds NaN or infinity."""
+    if torch.isfinite(x.sum()):  # one cheap pass; a finite sum has finite terms
+        return
+    bad = x[~torch.isfinite(x)]
+    if bad.numel():
+        raise ValueError(
+            f"{name} must be finite, got {bad[0].item()}; check the network or data it comes from."
+        )
+
+
+def check_positive(name: str, x: Tensor) -> None:
+    """Raise ValueError unless every element of ``x`` is positive and finite."""
+    if not x.numel():
+        return
+    least, most = torch.aminmax(x)
+    if not (least > 0 and torch.isfinite(most)):  # NaN fails too
+        bad = x[~((x > 0) & torch.isfinite(x))]
+        raise ValueError(
+            f"{name} must be positive and finite, got {bad[0].item()};"
+            " apply softplus or exp to free parameters."
+        )
+
+
+def check_on_sphere(value: Tensor, dim: int, name: str = "value") -> None:
+    """Raise ValueError unless ``value``, called ``name``, holds unit vectors of length ``dim``.
+
+    The tolerance on the norm follows the precision of the dtype, and grows as sqrt(d).
+    """
+    if value.dim() == 0 or value.shape[-1] != dim:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, but its last dimension must be {dim};"
+            " pass vectors of the distribution's dimension."
+        )
+    if not value.numel():
+        return
+    norm = torch.linalg.vector_norm(at_least_float32(value), dim=-1)
+    tolerance = min(50.0 * torch.finfo(value.dtype).eps * dim**0.5, 0.02)
+    defect = (norm - 1.0).abs().max()
+    if not defect <= tolerance:  # NaN fails too
+        bad = norm[~((norm - 1.0).abs() <= tolerance)]
+        raise ValueError(
+            f"{name} must hold unit vectors, got a norm of {bad[0].item():.9g};"
+            " divide by it with probcl.sphere.normalize."
+        )
+
+
+def check_temperature(temperature: float) -> float:
+    """Return ``temperature``, or raise ``ValueError`` unless it is a finite positive number."""
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
+    return temperature
+
+
+def check_labels(z: Tensor, labels: Tensor) -> None:
+    """Raise ``ValueError`` unless there is one integer label for each embedding."""
+    if labels.shape != z.shape[-2:-1]:
+        raise ValueError(
+            f"labels must have shape ({z.shape[-2]},), one for each embedding, "
+            f"got {tuple(labels.shape)}."
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels must be integers, got {labels.dtype}: convert them by .long().")
+
+
+def check_vectors(name: str, z: Tensor) -> float:
+    """Return the largest squared length of vectors ``(*, d)``, or raise if one is not finite."""
+    with torch.no_grad():
+        largest = torch.linalg.vector_norm(z, dim=-1).amax().item() ** 2
+    if not largest < float("inf"):
+        bad = int((~z.isfinite()).any(-1).sum())
+        if not bad:
+            raise ValueError(f"{name} holds vectors too long to square: normalise them.")
+        raise ValueError(
+            f"{name} must be finite, got {bad} of {z[..., 0].numel()} embeddings with NaN or "
+            "infinity: lower the learning rate or raise the temperature."
+        )
+    return largest
+
+
+def as_values(name: str, values: Any, count: int | None = None) -> Tensor:
+    """Return finite numbers of shape ``(N,)`` in float64, or raise ``ValueError``.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Numbers, a tensor or whatever ``torch.as_tensor`` takes.
+        count: Length ``N`` that they must have, if any.
+    """
+    tensor = torch.as_tensor(values).detach().cpu().double()
+    _require_shape(name, tensor, 1, count)
+    _require_finite(name, tensor)
+    return tensor
+
+
+def as_truths(name: str, values: Any, count: int | None = None) -> Tensor:
+    """Return truth values of shape ``(N,)``, given as such or as 0 and 1, or raise ``ValueError``.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Truth values.
+        count: Length ``N`` that they must have, if any.
+    """
+    tensor = as_values(name, values, count)
+    other = tensor[(tensor != 0) & (tensor != 1)]
+    if len(other):
+        raise ValueError(f"{name} must hold only true and false, or 1 and 0, got {other[0]:g}.")
+    return tensor.bool()
+
+
+def as_labels(name: str, labels: Any, count: int | None = None) -> Tensor:
+    """Return classes, integers of at least 0 of shape ``(N,)``, or raise ``ValueError``.
+
+    Args:
+        name: Name of the argument, for the error.
+        labels: Classes.
+        count: Length ``N`` that they must have, if any.
+    """
+    tensor = torch.as_tensor(labels).detach().cpu()
+    _require_shape(name, tensor, 1, count)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must be integers, the classes, got {tensor.dtype}.")
+    if tensor.min() < 0:
+        raise ValueError(f"{name} must be at least 0, got {int(tensor.min())}: number the classes.")
+    return tensor.long()
+
+
+def as_matrix(name: str, values: Any, count: int | None = None) -> Tensor:
+    """Return finite floating-point numbers of shape ``(N, D)`` on the CPU, or raise ``ValueError``.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Numbers; their precision is kept.
+        count: Number ``N`` of rows that they must have, if any.
+    """
+    tensor = torch.as_tensor(values).detach().cpu()
+    tensor = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    _require_shape(name, tensor, 2, count)
+    _require_finite(name, tensor)
+    return tensor
+
+
+def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor:
+    """Return class probabilities ``(N, C)`` in float64, or raise ``ValueError``.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Probabilities of which each row sums to one, within a ten-thousandth.
+        count: Number ``N`` of rows that they must have, if any.
+    """
+    tensor = as_matrix(name, values, count).double()
+    if tensor.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {tensor.min().item():g}.")
+    sums = tensor.sum(-1)
+    worst = (sums - 1).abs().argmax()
+    if (sums[worst] - 1).abs() > 1e-4:
+        raise ValueError(
+            f"{name} must sum to one in each row, row {int(worst)} sums to {sums[worst].item():g}: "
+            "apply a softmax to logits first."
+        )
+    return tensor / sums[:, None]
+
+
+def require_two(name: str, values: Tensor) -> None:
+    """Raise ``ValueError`` unless there are two rows at least."""
+    if len(values) < 2:
+        raise ValueError(f"{name} must have at least 2 rows, got {len(values)}.")
+
+
+def _require_shape(name: str, tensor: Tensor, dims: int, count: int | None) -> None:
+    if tensor.dim() != dims or not tensor.numel():
+        shape = "(N,)" if dims == 1 else "(N, D)"
+        raise ValueError(f"{name} must have shape {shape}, not empty, got {tuple(tensor.shape)}.")
+    if count is not None and len(tensor) != count:
+        raise ValueError(
+            f"{name} must have a row for each of the {count} items, got {len(tensor)}."
+        )
+
+
+def _require_finite(name: str, tensor: Tensor) -> None:
+    bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"{name} must be finite, row {int(bad[0])} is not ({len(bad)} rows in all): no row is "
+            "left out silently."
+        )
