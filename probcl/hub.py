@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from probcl.programs import Program
+from probcl.programs.program import mean_direction
 
 __all__ = ["Pretrained"]
 
@@ -60,8 +61,8 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name="probcl"):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, channels, height, width)`` in [0, 1] to embeddings ``(N, d)``."""
-        return self.program.embed(images)
+        return mean_direction(self.program(images))
 
     def posterior(self, images: Tensor) -> Distribution:
         """Map images to posteriors over the sphere, of batch shape ``(N,)``."""
-        return self.program.posterior(images)
+        return self.program(images)
