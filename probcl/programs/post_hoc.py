@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from probcl.data.augment.draws import as_float
+from probcl.data import as_float
 from probcl.distributions import VonMisesFisher
 from probcl.evaluation.nearest import nearest
 from probcl.nn import MLP

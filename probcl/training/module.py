@@ -16,7 +16,7 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
+from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.evaluation import Embeddings, Evaluation, Evaluator
 from probcl.evaluation.detection import rank_correlation
 from probcl.evaluation.evaluate import watch
@@ -257,16 +257,17 @@ class ContrastiveModule(LightningModule):
         images = batch.views[0]
         if images.dim() != 4:  # vectors, which nothing can corrupt as it does images
             return
-        for name, change in UNFAMILIAR.items():
-            changed = batch._replace(views=change(images)[None])
+        for name, change in OUT_OF_DISTRIBUTION.items():
+            changed = batch._replace(views=change.apply(images, batch.rows)[None])
             evaluator.add_unfamiliar(name, *self._described(changed))
         assert batch.labels is not None
         chosen = (batch.rows % self._corrupted_every == 0).nonzero()[:, 0]
         if len(chosen):
             part = Batch(images[chosen][None], batch.labels[chosen], batch.rows[chosen])
-            for name, corrupt in CORRUPTIONS.items():
+            for name, corruption in CORRUPTIONS.items():
                 for severity in SEVERITIES:
-                    changed = part._replace(views=corrupt(part.views[0], severity)[None])
+                    views = corruption.apply(part.views[0], severity, part.rows)[None]
+                    changed = part._replace(views=views)
                     evaluator.add_corrupted(name, severity, *self._described(changed))
 
     def on_test_epoch_end(self) -> None:
