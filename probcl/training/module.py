@@ -13,17 +13,14 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from pyro.distributions import Delta
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import Tensor
 
-from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
+from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.evaluation import Embeddings, Evaluation, evaluate, monitor
 from probcl.evaluation.detection import rank_correlation
 from probcl.infer import ContrastiveELBO
-from probcl.infer.contrastive_elbo import Average
 from probcl.infer.divergence import KL
 from probcl.programs import Program
-from probcl.programs.program import mean_direction
 from probcl.randomness import seeded
 from probcl.training.data import Batch, ImageData
 from probcl.training.optimisation import WarmupCosine, parameter_groups
@@ -49,8 +46,6 @@ class ContrastiveModule(LightningModule):
     Args:
         program: The model, guide and encoder.
         kl: How the ELBO estimates the KL of the posterior, as ``ContrastiveELBO`` takes it.
-        num_particles: Number of posterior samples in a step.
-        average: Whether they are averaged outside or inside the logarithm.
         annealing: Step to the weight of the KL, such as ``probcl.infer.LinearAnnealing``; None for
             1 throughout.
         optimizer: Parameters to an optimizer; ``lightly.utils.lars.LARS`` (extra ``baselines``)
@@ -73,8 +68,6 @@ class ContrastiveModule(LightningModule):
         self,
         program: Program,
         kl: KL = "auto",
-        num_particles: int = 1,
-        average: Average = "outside",
         annealing: Callable[[int], float] | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         reference_batch_size: int | None = None,
@@ -91,7 +84,7 @@ class ContrastiveModule(LightningModule):
         if warmup_epochs is not None and not 0 <= warmup_epochs < float("inf"):
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
         self.program = program
-        self.elbo = ContrastiveELBO(kl, num_particles, average, vectorize_particles=True)
+        self.elbo = ContrastiveELBO(kl)
         self.annealing = annealing
         self.optimizer = optimizer
         self.reference_batch_size = reference_batch_size
@@ -186,7 +179,7 @@ class ContrastiveModule(LightningModule):
         self._logged = tuple(logged)
         self._images += len(batch.rows)
         self._log_means(logged, len(batch.rows), prog_bar=True)
-        self._log_means(self.program.watched, len(batch.rows))
+        self._log_means(self.program.monitored, len(batch.rows))
         return loss
 
     def _log_means(self, values: dict[str, Tensor], count: int, prog_bar: bool = False) -> None:
@@ -252,16 +245,16 @@ class ContrastiveModule(LightningModule):
         images = batch.views[0]
         if images.dim() != 4:  # vectors, which nothing can corrupt as it does images
             return
-        for name, change in UNFAMILIAR.items():
-            self._collect(name, -1, batch._replace(views=change(images)[None]))
+        for name, change in OUT_OF_DISTRIBUTION.items():
+            self._collect(name, -1, batch._replace(views=change.apply(images, batch.rows)[None]))
         assert batch.labels is not None
         chosen = (batch.rows % self._corrupted_every == 0).nonzero()[:, 0]
         if len(chosen):
             part = Batch(images[chosen][None], batch.labels[chosen], batch.rows[chosen])
-            for name, corrupt in CORRUPTIONS.items():
+            for name, corruption in CORRUPTIONS.items():
                 for severity in SEVERITIES:
-                    changed = part._replace(views=corrupt(part.views[0], severity)[None])
-                    self._collect(name, severity, changed)
+                    views = corruption.apply(part.views[0], severity, part.rows)[None]
+                    self._collect(name, severity, part._replace(views=views))
 
     def _collect(self, name: str, severity: int, batch: Batch) -> None:
         self._collected[name, severity].append(self.describe(batch))
@@ -298,7 +291,7 @@ class ContrastiveModule(LightningModule):
             return
         loader = self._data.test_dataloader()[1]
         views = [self._data.on_after_batch_transfer(batch, 0).views[0] for batch in loader]
-        before = self._untrained.posterior(torch.cat(views)).entropy()
+        before = self._untrained(torch.cat(views)).entropy()
         evaluation.metrics["truth/rank_correlation"] = answers["truth"].value
         evaluation.metrics["truth/rank_correlation_untrained"] = rank_correlation(before, -truth)
 
@@ -329,7 +322,7 @@ class ContrastiveModule(LightningModule):
         features = self.program.encoder(batch.views[0])
         posterior = self.program.posterior_from_features(features)
         return Embeddings(
-            _embedding(self.program, features, posterior),
+            self.program.project(features),
             batch.labels,
             features,
             None if isinstance(posterior, Delta) else posterior,
@@ -342,12 +335,3 @@ class ContrastiveModule(LightningModule):
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _embedding(program: Program, features: Tensor, posterior: Distribution) -> Tensor:
-    """Return the embeddings before they are normalised, if that is how they came."""
-    head = getattr(program, "posterior_head", None)
-    before = getattr(head, "projection", getattr(head, "loc", None))
-    if isinstance(before, nn.Module):
-        return before(features)
-    return features if head is None else mean_direction(posterior)
