@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from probcl.distributions import ProjectedNormal, VonMisesFisher
+from probcl.distributions import ProjectedNormal, VonMisesFisher, as_posterior
 from probcl.distributions.covariance import Isotropic
 from probcl.nn import VonMisesFisherHead
 from probcl.objectives import expected_likelihood
@@ -57,7 +57,7 @@ class ExpectedLikelihood(Program):
         q = self._view_posteriors(views)
         concentration, kernel = _tangent_concentration(q)
         losses = expected_likelihood(
-            q.mean_direction,
+            as_posterior(q).mean_direction,
             concentration,
             self._labels(labels, views.shape[1]),
             kernel=kernel,

@@ -51,7 +51,7 @@ class _MomentumProgram(PointProgram):
 
     def freeze_encoder(self) -> Self:
         """Keep the encoder as it is, and the target's with it."""
-        self._freeze(self.target.encoder[0])
+        self._freeze(next(self.target.encoder.children()))
         return super().freeze_encoder()
 
     def _online(self) -> nn.Sequential:
@@ -225,7 +225,9 @@ class _Queue(nn.Module):
 
 
 @full_precision
-def _against_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor) -> Tensor:
+def _against_queue(
+    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor
+) -> Tensor:
     """Return InfoNCE of each query ``(V, B, d)`` against negatives ``(K, d)``."""
     positives = torch.einsum("vbd,wbd->vbw", queries, keys) / temperature
     cosines = queries @ at_least_float32(negatives).T

@@ -170,7 +170,7 @@ class Temperature(nn.Module):
         least: The bound.
 
     Raises:
-        ValueError: If ``value`` is not a finite positive number, or is learned from below ``least``.
+        ValueError: If ``value`` is not a finite positive number, or is learned and below ``least``.
 
     References:
         Radford et al. (2021), Learning Transferable Visual Models From Natural Language
@@ -300,7 +300,7 @@ class VariationalProgram(Program):
         return self._directions(self._view_posteriors(views), views)
 
     def _directions(self, distribution: Distribution, views: Tensor) -> tuple[Tensor, Anchors]:
-        anchors = Anchors(*views.shape[:2], self.num_samples)
+        anchors = Anchors(len(views), views.shape[1], self.num_samples)
         with anchors.sampled(self.beta / distribution.event_shape[0]):
             return pyro.sample("z", distribution), anchors
 
