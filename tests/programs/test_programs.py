@@ -37,7 +37,6 @@ from probcl.programs import (
     VSimCLR,
     VSupCon,
 )
-from probcl.programs.program import mean_direction
 from probcl.sphere import normalize
 
 VIEWS = torch.rand(2, 6, 1, 8, 8)
@@ -82,7 +81,7 @@ def test_posterior_and_embedding_have_the_documented_shapes(program):
     posterior = program(VIEWS[0])
     assert posterior.batch_shape == (6,)
     assert posterior.event_shape == (5,)
-    embedding = mean_direction(program(VIEWS[0]))
+    embedding = program(VIEWS[0]).mean_direction
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(6))
 
 
@@ -134,9 +133,8 @@ def test_a_program_can_be_copied_and_stored(program, tmp_path):
     twin = copy.deepcopy(program)
     torch.save(program.state_dict(), tmp_path / "weights.pt")
     twin.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    torch.testing.assert_close(
-        mean_direction(twin.eval()(VIEWS[0])), mean_direction(program.eval()(VIEWS[0]))
-    )
+    ours, theirs = (each.eval()(VIEWS[0]).mean_direction for each in (program, twin))
+    torch.testing.assert_close(ours, theirs)
     for copied in (program, twin):  # each trains under a name of its own
         before = [parameter.detach().clone() for parameter in copied.parameters()]
         svi = SVI(copied.model, copied.guide, pyro.optim.Adam({"lr": 0.1}), ContrastiveELBO())
@@ -211,7 +209,7 @@ def test_deterministic_programs_are_their_objectives():
     }.items():
         program = PROGRAMS[name]().eval()
         loss = ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
-        z = torch.stack([mean_direction(program(view)) for view in VIEWS])
+        z = torch.stack([program(view).mean_direction for view in VIEWS])
         torch.testing.assert_close(loss, objective(z))
 
 
