@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from probcl.data.arrays import read_arrays, read_packed
-from probcl.data.packed import decode_image, decode_packed
+from probcl.data import read_arrays
+from probcl.data.datasets import decode_image
+from probcl.data.readers import decode_packed
 
 DATA = Path(os.environ.get("PROBCL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CIFAR = DATA / "cifar10.npz"
@@ -61,13 +62,12 @@ def test_pixels_are_those_encoded():
         assert np.array_equal(pixels, expected.transpose(2, 0, 1))
 
 
-def test_parts_hold_their_rows_in_order_whichever_reader_reads_them(tmp_path):
+def test_parts_hold_their_rows_in_order(tmp_path):
     path = saved(tmp_path / "images.npz", classes=np.array(["a", "b", "c"], object))
     whole = decode_packed(*packed(FILES))
-    for read in (read_packed, read_arrays):
-        for number, part in enumerate(read(path)):
-            assert torch.equal(part.images, whole[number::2])
-            assert torch.equal(part.labels, torch.arange(len(FILES))[number::2] % 3)
+    for number, part in enumerate(read_arrays(path)):
+        assert torch.equal(part.images, whole[number::2])
+        assert torch.equal(part.labels, torch.arange(len(FILES))[number::2] % 3)
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason="PROBCL_DATA has no cifar10.npz")
@@ -130,7 +130,7 @@ def test_bad_files_are_refused(tmp_path, changes, message):
     arrays = {"split": np.array([0, 1, 0])} | changes
     path = saved(tmp_path / "bad.npz", FILES[5:8], **arrays)
     with pytest.raises(ValueError, match=message):
-        read_packed(path)
+        read_arrays(path)
 
 
 def test_a_damaged_array_is_named(tmp_path):
