@@ -121,27 +121,7 @@ def _unpacked(
 
 
 def decode_packed(jpeg: np.ndarray, offset: np.ndarray) -> Tensor:
-    """Decode images of one size from the concatenation of their files.
-
-    Args:
-        jpeg: JPEG or PNG files one after another, bytes of type ``uint8``, shape ``(bytes,)``.
-        offset: Where each file begins, and where the last one ends, integers that increase, shape
-            ``(N + 1,)``.
-
-    Returns:
-        Colour images of type ``uint8``, shape ``(N, 3, height, width)``.
-
-    Raises:
-        ValueError: If an array has another type or shape, an offset is out of range or does not
-            increase, an image cannot be decoded or has another size than the first.
-
-    Example:
-        >>> file = io.BytesIO()
-        >>> Image.new("RGB", (8, 6), "red").save(file, "PNG")
-        >>> content = np.frombuffer(file.getvalue() * 2, np.uint8)
-        >>> decode_packed(content, np.array([0, len(content) // 2, len(content)])).shape
-        torch.Size([2, 3, 6, 8])
-    """
+    """Decode the files of images of one size, ``jpeg`` and ``offset`` as of ``read_arrays``."""
     offset = _checked_offset(jpeg, offset)
     first = _decoded(jpeg, offset, 0)
     images = np.empty((len(offset) - 1, *first.shape), np.uint8)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from probcl.data.augment.draws import as_float, check_channels, sent
+from probcl.checks import check_channels
+from probcl.data.augment.draws import as_float, sent
 
 __all__ = ["AutoAugmentPolicy", "Operation", "Policy", "RandAugmentPolicy", "apply_operations"]
 
