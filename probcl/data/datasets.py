@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from probcl.checks import as_labels
+from probcl.checks import as_labels, check_choice
 
 __all__ = [
     "ImageArrays",
@@ -130,8 +130,7 @@ class ImageFiles(Dataset):
             raise ValueError("paths must name at least one image file, got none.")
         if channels not in _MODES:
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}.")
-        if unreadable not in ("raise", "skip"):
-            raise ValueError(f"unreadable must be 'raise' or 'skip', got {unreadable!r}.")
+        check_choice("unreadable", unreadable, Unreadable)
         # One array, not a list of a million strings: a forked worker that reads a Python object
         # writes its reference count, and so copies the page of memory it shares with the parent.
         self.paths = np.array([os.fsencode(path) for path in paths])
