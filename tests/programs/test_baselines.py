@@ -462,7 +462,7 @@ def test_weights_that_are_not_finite_are_named(program):
         (VICReg, {"variance_weight": float("nan")}, "variance_weight must be a finite number"),
         (VICReg, {"covariance_weight": -1.0}, "covariance_weight must be a finite number of at"),
         (BarlowTwins, {"redundancy_weight": -1.0}, "redundancy_weight must be a finite number"),
-        (BarlowTwins, {"projection": nn.Identity()}, "projection Identity has no attribute dim"),
+        (BYOL, {"projection": nn.Identity()}, "Identity has no attribute dim"),
     ],
 )
 def test_bad_settings_are_named(kind, setting, message):
