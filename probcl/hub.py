@@ -125,4 +125,4 @@ class Pretrained(
 
     def forward(self, images: Tensor) -> Distribution:
         """Map images ``(N, channels, height, width)`` in [0, 1] to posteriors of the sphere."""
-        return self.program.posterior(images)
+        return self.program(images)

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from probcl.data import Augmentation, Degrade, ImageArrays, RandomResizedCrop, SimAugment
-from probcl.data.augment.draws import as_float
+from probcl.data import (
+    Augmentation,
+    Degrade,
+    ImageArrays,
+    RandomResizedCrop,
+    SimAugment,
+    as_float,
+    check_classes,
+)
 from probcl.data.views import CroppedBatch, CroppedViews, collate_views
 from probcl.training.order import ShuffledRows, TrainingLoader, derived_seed
 
@@ -143,6 +150,7 @@ class ImageData(LightningDataModule, ABC):
         """Return the training set and the test set, loaded on first use."""
         if self._sets is None:
             self._sets = self.load()
+            check_classes(*self._sets)
         return self._sets
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.utils.data import Dataset
 
-from probcl.data import SimAugment, sources
+from probcl.data import DATASETS, SimAugment
 from probcl.data.files import ImageFiles, Unreadable, read_folder
 from probcl.data.views import read_into_memory
 from probcl.training.data import ImageData
@@ -136,7 +136,7 @@ class TinyImageNet(_NamedFiles):
         **kwargs: As for ``ImageData``; by default ``SimAugment(64)`` augments.
     """
 
-    read = staticmethod(sources.read_tiny_imagenet)
+    read = staticmethod(DATASETS["TinyImageNet"].read)
     recipe = partial(SimAugment, 64)
 
 
@@ -151,7 +151,7 @@ class Caltech256(_NamedFiles):
         **kwargs: As for ``ImageData``; by default SimCLR's augmentation for 224 pixels.
     """
 
-    read = staticmethod(sources.read_caltech256)
+    read = staticmethod(DATASETS["Caltech256"].read)
 
 
 class ImageNet(_Files):
@@ -185,7 +185,7 @@ class ImageNet(_Files):
 
     def find(self) -> tuple[ImageFiles, ImageFiles]:
         """Return the files of its training set and its validation set."""
-        return sources.read_imagenet(self.root, unreadable=self.on_unreadable)
+        return DATASETS["ImageNet"].read(self.root, unreadable=self.on_unreadable)
 
 
 class ImageNet100(ImageNet):
@@ -204,4 +204,6 @@ class ImageNet100(ImageNet):
 
     def find(self) -> tuple[ImageFiles, ImageFiles]:
         """Return the files of its classes."""
-        return sources.read_imagenet100(self.root, self.classes, unreadable=self.on_unreadable)
+        return DATASETS["ImageNet100"].read(
+            self.root, classes=self.classes, unreadable=self.on_unreadable
+        )

@@ -13,16 +13,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from pyro.distributions import Delta
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.data.corruptions import CORRUPTIONS, SEVERITIES, UNFAMILIAR
+from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.evaluation import Embeddings, Evaluation, Evaluator
 from probcl.evaluation.detection import rank_correlation
 from probcl.evaluation.evaluate import watch
 from probcl.evaluation.posterior_scores import draw, mean_resultant_length, posterior_scores
 from probcl.infer import ContrastiveELBO
-from probcl.infer.contrastive_elbo import Average
 from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.programs.program import mean_direction
@@ -51,8 +50,6 @@ class ContrastiveModule(LightningModule):
     Args:
         program: The model, guide and encoder.
         kl: How the ELBO estimates the KL of the posterior, as ``ContrastiveELBO`` takes it.
-        num_particles: Number of posterior samples in a step.
-        average: Whether they are averaged outside or inside the logarithm.
         annealing: Step to the weight of the KL, such as ``probcl.infer.LinearAnnealing``; None for
             1 throughout.
         optimizer: Parameters to an optimizer; ``lightly.utils.lars.LARS`` (extra ``baselines``)
@@ -75,8 +72,6 @@ class ContrastiveModule(LightningModule):
         self,
         program: Program,
         kl: KL = "auto",
-        num_particles: int = 1,
-        average: Average = "outside",
         annealing: Callable[[int], float] | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         reference_batch_size: int | None = None,
@@ -93,7 +88,7 @@ class ContrastiveModule(LightningModule):
         if warmup_epochs is not None and not 0 <= warmup_epochs < float("inf"):
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
         self.program = program
-        self.elbo = ContrastiveELBO(kl, num_particles, average, vectorize_particles=True)
+        self.elbo = ContrastiveELBO(kl)
         self.annealing = annealing
         self.optimizer = optimizer
         self.reference_batch_size = reference_batch_size
@@ -189,7 +184,7 @@ class ContrastiveModule(LightningModule):
         self._logged = tuple(logged)
         self._images += len(batch.rows)
         self._log_means(logged, len(batch.rows), prog_bar=True)
-        self._log_means(self.program.watched, len(batch.rows))
+        self._log_means(self.program.monitored, len(batch.rows))
         return loss
 
     def _log_means(self, values: dict[str, Tensor], count: int, prog_bar: bool = False) -> None:
@@ -262,16 +257,17 @@ class ContrastiveModule(LightningModule):
         images = batch.views[0]
         if images.dim() != 4:  # vectors, which nothing can corrupt as it does images
             return
-        for name, change in UNFAMILIAR.items():
-            changed = batch._replace(views=change(images)[None])
+        for name, change in OUT_OF_DISTRIBUTION.items():
+            changed = batch._replace(views=change.apply(images, batch.rows)[None])
             evaluator.add_unfamiliar(name, *self._described(changed))
         assert batch.labels is not None
         chosen = (batch.rows % self._corrupted_every == 0).nonzero()[:, 0]
         if len(chosen):
             part = Batch(images[chosen][None], batch.labels[chosen], batch.rows[chosen])
-            for name, corrupt in CORRUPTIONS.items():
+            for name, corruption in CORRUPTIONS.items():
                 for severity in SEVERITIES:
-                    changed = part._replace(views=corrupt(part.views[0], severity)[None])
+                    views = corruption.apply(part.views[0], severity, part.rows)[None]
+                    changed = part._replace(views=views)
                     evaluator.add_corrupted(name, severity, *self._described(changed))
 
     def on_test_epoch_end(self) -> None:
@@ -292,7 +288,7 @@ class ContrastiveModule(LightningModule):
             return
         loader = self._data.test_dataloader()[1]
         views = [self._data.on_after_batch_transfer(batch, 0).views[0] for batch in loader]
-        before = self._untrained.posterior(torch.cat(views)).entropy()
+        before = self._untrained(torch.cat(views)).entropy()
         evaluation.quality["truth/rank_correlation"] = answers["truth"].value
         evaluation.quality["truth/rank_correlation_untrained"] = rank_correlation(before, -truth)
 
@@ -327,7 +323,8 @@ class ContrastiveModule(LightningModule):
         features, posterior = self._posterior(batch)
         samples = draw(posterior)
         part = _describe(batch, features, posterior, samples)
-        part.norm = _norm(self.program, features)
+        before = self.program.project(features)  # squares may overflow
+        part.norm = torch.linalg.vector_norm(before.cpu().double(), dim=-1)
         return part, samples
 
     def _posterior(self, batch: Batch) -> tuple[Tensor, Distribution]:
@@ -360,14 +357,3 @@ def _describe(
         scores={} if is_point else posterior_scores(posterior, samples),
         length=None if is_point else mean_resultant_length(posterior, samples),
     )
-
-
-def _norm(program: Program, features: Tensor) -> Tensor | None:
-    """Return the lengths of the embeddings before they are normalised, if that is how they came."""
-    head = getattr(program, "posterior_head", None)
-    before = getattr(head, "projection", getattr(head, "loc", None))
-    if isinstance(before, nn.Module):
-        features = before(features)
-    elif head is not None:
-        return None
-    return torch.linalg.vector_norm(features.cpu().double(), dim=-1)  # squares may overflow

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from probcl.data import (
+    DATASETS,
     Augmentation,
     ImageArrays,
     RandomAffine,
@@ -15,7 +16,6 @@ from probcl.data import (
     SimAugment,
     load_digits,
     read_arrays,
-    sources,
 )
 from probcl.training.data import ImageData
 
@@ -104,7 +104,7 @@ class CIFAR10(_Named):
         **kwargs: As for ``ImageData``; by default ``SimAugment(32)`` augments.
     """
 
-    read = staticmethod(sources.read_cifar10)
+    read = staticmethod(DATASETS["CIFAR10"].read)
 
 
 class CIFAR100(_Named):
@@ -116,7 +116,7 @@ class CIFAR100(_Named):
         **kwargs: As for ``ImageData``; by default ``SimAugment(32)`` augments.
     """
 
-    read = staticmethod(sources.read_cifar100)
+    read = staticmethod(DATASETS["CIFAR100"].read)
 
 
 class MNIST(_Named):
@@ -128,7 +128,7 @@ class MNIST(_Named):
         **kwargs: As for ``ImageData``; by default ``SimAugment(28, flip=0)`` augments.
     """
 
-    read = staticmethod(sources.read_mnist)
+    read = staticmethod(DATASETS["MNIST"].read)
     recipe = partial(SimAugment, 28, flip=0.0)
 
 
@@ -141,7 +141,7 @@ class FashionMNIST(_Named):
         **kwargs: As for ``ImageData``; by default ``SimAugment(28)`` augments.
     """
 
-    read = staticmethod(sources.read_fashion_mnist)
+    read = staticmethod(DATASETS["FashionMNIST"].read)
     recipe = partial(SimAugment, 28)
 
 
@@ -156,7 +156,7 @@ class STL10(_Named):
         **kwargs: As for ``ImageData``; by default ``SimAugment(96)`` augments.
     """
 
-    read = staticmethod(sources.read_stl10)
+    read = staticmethod(DATASETS["STL10"].read)
     recipe = partial(SimAugment, 96)
 
     def __init__(
