@@ -61,10 +61,10 @@ EXPERIMENTS = {"digits": (DIGITS, (0, 1, 2)), "fashion_mnist": (FASHION_MNIST, (
 
 def fashion_mnist(data: Path, runs: Path) -> list[str]:
     """Write 20,000 training images, all test images and MNIST's as arrays; return the options."""
-    from probcl.data import read_fashion_mnist
+    from probcl.data import DATASETS
 
     runs.mkdir(parents=True, exist_ok=True)
-    train, test = read_fashion_mnist(str(data), download=False)
+    train, test = DATASETS["FashionMNIST"].read(data)
     rows = np.random.default_rng(0).permutation(len(train))[:20_000]
     save(runs / "fashion.npz", np.asarray(train.images)[rows], np.asarray(train.labels)[rows],
          np.asarray(test.images), np.asarray(test.labels))  # fmt: skip

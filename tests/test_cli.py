@@ -362,7 +362,9 @@ def test_a_bad_checkpoint_gets_one_sentence(trained, here):
     for content in (whole[:1000], b"hello"):
         Path("part.ckpt").write_bytes(content)
         with pytest.raises(SystemExit, match=r"part.ckpt is not a whole checkpoint"):
-            main(["test", f"--config={trained}/config.yaml", "--run_dir=x", "--ckpt_path=part.ckpt"])
+            main(
+                ["test", f"--config={trained}/config.yaml", "--run_dir=x", "--ckpt_path=part.ckpt"]
+            )
     Path("alone.ckpt").write_bytes(whole)
     with pytest.raises(SystemExit, match=r"no config.yaml of the run that alone.ckpt is of"):
         main(["test", "--ckpt_path=alone.ckpt"])

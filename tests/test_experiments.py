@@ -20,7 +20,9 @@ runs_of = TABLES["runs_of"]
 
 
 def test_there_are_no_records_but_those_of_the_runs():
-    found = {path for experiment in EXPERIMENTS for path in ROOT.glob(f"experiments/{experiment}/*.json")}
+    found = {
+        path for experiment in EXPERIMENTS for path in ROOT.glob(f"experiments/{experiment}/*.json")
+    }
     assert found == set(RECORDS.values())
 
 

@@ -106,7 +106,8 @@ def _cell(values: Sequence[float]) -> str:
 def _sections(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Section]:
     sections = []
     for question in ("retrieval_error", "out_of_distribution"):
-        words, points = question.replace("_", " "), {}
+        words = question.replace("_", " ")
+        points: dict[str, list[tuple[float, float]]] = {}
         for name, runs in groups.items():
             score = next((s for s in DRAWN if any(f"unc/{question}/{s}" in r for r in runs)), "")
             axes = ("knn/top1", f"unc/{question}/{score}")

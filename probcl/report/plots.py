@@ -15,6 +15,7 @@ from probcl.evaluation.selective import RiskCoverage
 __all__ = [
     "plot_answers",
     "plot_map",
+    "plot_out_of_distribution",
     "plot_pareto",
     "plot_reliability",
     "plot_risk_coverage",
@@ -22,7 +23,6 @@ __all__ = [
     "plot_shift",
     "plot_spectrum",
     "plot_terms",
-    "plot_out_of_distribution",
 ]
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.

@@ -14,7 +14,7 @@ from probcl.report.page import render
 from probcl.report.sections import sections_of
 from probcl.runs import record_of_run, write_whole
 
-__all__ = ["print_summary", "write_report"]
+__all__ = ["headline", "print_summary", "write_report"]
 
 Answers = Mapping[str, Mapping[str, Interval]]
 
@@ -54,7 +54,7 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
         answers=evaluation.answers,
         best=_best(evaluation.answers),
         scores=SCORES,
-        parts=_parts(metrics),
+        parts=_parts(metrics, evaluation.answers),
         left_out=evaluation.left_out,
         sections=sections_of(evaluation, run_dir),
         record={name: yaml.safe_dump(part, sort_keys=False) for name, part in record.items()},
@@ -125,13 +125,13 @@ def _grouped(metrics: Mapping[str, float]) -> dict[str, list[str]]:
     return dict(sorted(groups.items(), key=lambda item: _place(item[0], GROUPS)))
 
 
-def _parts(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return the numbers behind the answers that are AUROCs and correlations, by name and score."""
+def _parts(metrics: Mapping[str, float], answers: Answers) -> dict[str, dict[str, float]]:
+    """Return the numbers of the scores that are no answers, by name and score."""
     parts: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         group, _, rest = name.partition("/")
         part, _, score = rest.partition("/")
-        if group == "unc" and part.startswith(("auroc_", "spearman_")):
+        if group == "unc" and part not in _questions(answers):
             parts.setdefault(part, {})[score] = value
     return parts
 

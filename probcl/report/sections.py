@@ -88,14 +88,15 @@ def _drawn(evaluation: Evaluation, shown: np.ndarray, score: str | None) -> Figu
 
 def _of_probe(evaluation: Evaluation) -> list[Section]:
     """Return what the linear probe's probabilities and errors say."""
-    wrong, scores = evaluation.wrong["probe"], evaluation.scores
+    wrong, scores, labels = evaluation.wrong["probe"], evaluation.scores, evaluation.test.labels
+    assert labels is not None  # without them there is no probe
     sections = [
         Section(
             "Reliability",
             "Accuracy of the linear probe among items of like confidence, smoothed, with a "
             "bootstrap band: on the dashed line it is calibrated, below it overconfident. The bars "
             "count the items.",
-            picture(plots.plot_reliability(evaluation.probabilities, evaluation.test.labels)[0]),
+            picture(plots.plot_reliability(evaluation.probabilities, labels)[0]),
         )
     ]
     curves = {name: risk_coverage(scores[name], wrong) for name in CURVES if name in scores}

@@ -14,17 +14,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from pyro.distributions import Delta
 from torch import Tensor
-from torch.distributions import Distribution
 
 from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
-from probcl.evaluation import Embeddings, Evaluation, Evaluator
+from probcl.evaluation import Embeddings, Evaluation, evaluate, monitor
 from probcl.evaluation.detection import rank_correlation
-from probcl.evaluation.evaluate import watch
-from probcl.evaluation.posterior_scores import draw, mean_resultant_length, posterior_scores
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
-from probcl.programs.program import mean_direction
 from probcl.randomness import seeded
 from probcl.training.data import Batch, ImageData
 from probcl.training.optimisation import WarmupCosine, parameter_groups
@@ -103,7 +99,6 @@ class ContrastiveModule(LightningModule):
         self._epoch_started = self._watching_since = 0.0
         self._images = 0
         self._logged: tuple[str, ...] = ()
-        self._evaluator: Evaluator | None = None
         self._untrained: Program | None = None
         self._corrupted_every = 1
 
@@ -211,9 +206,7 @@ class ContrastiveModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log how good the embedding is so far."""
         sets = [Embeddings.concatenate(self._collected.pop(("watched", i))) for i in (0, 1)]
-        watched = watch(*sets)
-        if sets[1].length is not None:
-            watched["mean_resultant_length"] = sets[1].length.mean().item()
+        watched = monitor(*sets)
         self.log_dict(
             {f"val/{name}": value for name, value in watched.items()},
             prog_bar=True,
@@ -231,7 +224,6 @@ class ContrastiveModule(LightningModule):
         """Start the clock of the evaluation, and forget what an earlier one collected."""
         self._started = time.perf_counter()
         self._collected.clear()
-        self._evaluator = None
         tested = len(self._data.sets[1])  # type: ignore[arg-type]
         self._corrupted_every = -(-tested // CORRUPTED_IMAGES)
 
@@ -243,23 +235,18 @@ class ContrastiveModule(LightningModule):
         if not len(batch.rows):
             return
         if dataloader_idx == 0:
-            self._collected["train", 0].append(self.describe(batch))
+            self._collect("train", 0, batch)
             return
-        if self._evaluator is None:
-            train = Embeddings.concatenate(self._collected.pop(("train", 0)))
-            self._evaluator = Evaluator(train)
-        evaluator = self._evaluator
         if dataloader_idx == 2:
             assert self._data.unfamiliar is not None
-            evaluator.add_unfamiliar(self._data.unfamiliar.set_name, *self._described(batch))
+            self._collect(self._data.unfamiliar.set_name, -1, batch)
             return
-        evaluator.add_test(*self._described(batch))
+        self._collect("test", 0, batch)
         images = batch.views[0]
         if images.dim() != 4:  # vectors, which nothing can corrupt as it does images
             return
         for name, change in OUT_OF_DISTRIBUTION.items():
-            changed = batch._replace(views=change.apply(images, batch.rows)[None])
-            evaluator.add_unfamiliar(name, *self._described(changed))
+            self._collect(name, -1, batch._replace(views=change.apply(images, batch.rows)[None]))
         assert batch.labels is not None
         chosen = (batch.rows % self._corrupted_every == 0).nonzero()[:, 0]
         if len(chosen):
@@ -267,16 +254,32 @@ class ContrastiveModule(LightningModule):
             for name, corruption in CORRUPTIONS.items():
                 for severity in SEVERITIES:
                     views = corruption.apply(part.views[0], severity, part.rows)[None]
-                    changed = part._replace(views=views)
-                    evaluator.add_corrupted(name, severity, *self._described(changed))
+                    self._collect(name, severity, part._replace(views=views))
+
+    def _collect(self, name: str, severity: int, batch: Batch) -> None:
+        self._collected[name, severity].append(self.describe(batch))
 
     def on_test_epoch_end(self) -> None:
         """Evaluate what was collected; ``evaluation`` holds the result."""
-        if self._evaluator is None:
+        if ("test", 0) not in self._collected:
             raise ValueError("not one of the images to evaluate on can be read.")
+        sets = {key: Embeddings.concatenate(parts) for key, parts in self._collected.items()}
+        self._collected.clear()
+        train, test = sets.pop(("train", 0)), sets.pop(("test", 0))
+        corrupted: dict[str, dict[int, Embeddings]] = defaultdict(dict)
+        for (name, severity), part in sets.items():
+            if severity > 0:
+                corrupted[name][severity] = part
         truth = self._data.truth
-        self.evaluation = self._evaluator.result(None if truth is None else -truth)
-        self._evaluator = None
+        self.evaluation = evaluate(
+            train,
+            None,
+            test,
+            None,
+            out_of_distribution={name: part for (name, s), part in sets.items() if s < 0},
+            corrupted=corrupted,
+            true_concentration=None if truth is None else truth[test.rows],
+        )
         if truth is not None:
             self._compare_with_untrained(self.evaluation, truth)
         self.seconds["time/evaluate_s"] = time.perf_counter() - self._started
@@ -289,8 +292,8 @@ class ContrastiveModule(LightningModule):
         loader = self._data.test_dataloader()[1]
         views = [self._data.on_after_batch_transfer(batch, 0).views[0] for batch in loader]
         before = self._untrained(torch.cat(views)).entropy()
-        evaluation.quality["truth/rank_correlation"] = answers["truth"].value
-        evaluation.quality["truth/rank_correlation_untrained"] = rank_correlation(before, -truth)
+        evaluation.metrics["truth/rank_correlation"] = answers["truth"].value
+        evaluation.metrics["truth/rank_correlation_untrained"] = rank_correlation(before, -truth)
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -316,20 +319,15 @@ class ContrastiveModule(LightningModule):
 
     def describe(self, batch: Batch) -> Embeddings:
         """Return the embeddings of the first view of a batch, and what the posterior says."""
-        return self._described(batch)[0]
-
-    def _described(self, batch: Batch) -> tuple[Embeddings, Tensor]:
-        """Return the embeddings of a batch, and samples of their posteriors."""
-        features, posterior = self._posterior(batch)
-        samples = draw(posterior)
-        part = _describe(batch, features, posterior, samples)
-        before = self.program.project(features)  # squares may overflow
-        part.norm = torch.linalg.vector_norm(before.cpu().double(), dim=-1)
-        return part, samples
-
-    def _posterior(self, batch: Batch) -> tuple[Tensor, Distribution]:
         features = self.program.encoder(batch.views[0])
-        return features, self.program.posterior_from_features(features)
+        posterior = self.program.posterior_from_features(features)
+        return Embeddings(
+            self.program.project(features),
+            batch.labels,
+            features,
+            None if isinstance(posterior, Delta) else posterior,
+            batch.rows,
+        )
 
     def _memory(self) -> float:
         """Return the peak of the device's memory, or of the process's, in GiB."""
@@ -337,23 +335,3 @@ class ContrastiveModule(LightningModule):
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _describe(
-    batch: Batch, features: Tensor, posterior: Distribution, samples: Tensor
-) -> Embeddings:
-    assert batch.labels is not None  # only training takes images without labels
-    is_point = isinstance(posterior, Delta)
-    return Embeddings(
-        embedding=mean_direction(posterior),
-        features=features,
-        labels=batch.labels,
-        index=batch.rows,
-        parameters={
-            name: getattr(posterior, name)
-            for name in posterior.arg_constraints
-            if hasattr(posterior, name) and not is_point
-        },
-        scores={} if is_point else posterior_scores(posterior, samples),
-        length=None if is_point else mean_resultant_length(posterior, samples),
-    )
