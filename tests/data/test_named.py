@@ -11,7 +11,9 @@ import shutil
 import tarfile
 import urllib.request
 import zipfile
+from functools import cache
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from urllib.error import URLError
 
@@ -28,6 +30,22 @@ from probcl.data import DATASETS, named
 DATA = Path(os.environ.get("PROBCL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FASHION = DATA / "FashionMNIST"
 WNIDS = [f"n{number:08d}" for number in range(1000)]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_rows_of_the_table(name):
+    source = DATASETS[name]
+    options = signature(source.read).parameters
+    assert [*options][:2] == ["root", "download"]
+    assert ("unreadable" in options) == (not source.in_memory)
+    images = torch.rand(2, 1 if "grey" in source.meaning else 3, 30, 30)
+    views = source.augmentation()(images)
+    assert views.shape[:2] == images.shape[:2]
+
+
+def test_digits_need_no_files(tmp_path):
+    train, test = read("Digits", tmp_path / "none", download=True)
+    assert (len(train), len(test)) == (1437, 360)
 
 
 def read(name, root, download=False, **options):
@@ -252,8 +270,8 @@ def tar(contents, mode="w"):
     return file.getvalue()
 
 
-@pytest.fixture
-def archives(tmp_path, monkeypatch):
+@cache
+def imagenet_archives():
     """The three archives of ImageNet, with one image of each class to train and to validate."""
     kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss")]
     kinds += [(name, object) for name in ("num_children", "wordnet_height", "num_train_images")]
@@ -278,6 +296,12 @@ def archives(tmp_path, monkeypatch):
         "train": tar({f"{wnid}.tar": tar({f"{wnid}_1.JPEG": JPEG}) for wnid in WNIDS}),
         "val": tar({f"ILSVRC2012_val_{row + 1:08d}.JPEG": JPEG for row in range(1000)}),
     }
+    return contents, truth
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    contents, truth = imagenet_archives()
     for part, (name, _) in imagenet.ARCHIVE_META.items():
         content = put(tmp_path / name, contents[part])
         monkeypatch.setitem(imagenet.ARCHIVE_META, part, (name, md5(content)))
