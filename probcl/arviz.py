@@ -72,34 +72,43 @@ def to_arviz(
     with seeded(seed), torch.no_grad():
         z = posterior.sample(torch.Size([chains, draws]))
         density = posterior.log_prob(z)
-    groups: dict[str, dict[str, np.ndarray]] = {
-        "posterior": {"embedding": _array(z)},
-        "sample_stats": {"lp": _array(density)},
+    per_item = ("item",)
+    draw = ("chain", "draw", "item")
+    groups: dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]] = {
+        "posterior": {"embedding": ((*draw, "dim"), _array(z))},
+        "sample_stats": {"lp": (draw, _array(density))},
     }
     if classify is not None:
         with torch.no_grad():
-            groups["posterior_predictive"] = {"probability": _array(classify(z))}
+            probability = _array(classify(z))
+        groups["posterior_predictive"] = {"probability": ((*draw, "class"), probability)}
     if labels is not None:
-        groups["observed_data"] = {"label": _per_item("labels", labels, count)}
+        groups["observed_data"] = {"label": (per_item, _per_item("labels", labels, count))}
     if scores:
         groups["constant_data"] = {
-            name: _per_item(f"scores[{name!r}]", values, count) for name, values in scores.items()
+            name: (per_item, _per_item(f"scores[{name!r}]", values, count))
+            for name, values in scores.items()
         }
-    names = np.arange(count) if index is None else _per_item("index", index, count)
-    dims = {"embedding": ["item", "dim"], "lp": ["item"], "probability": ["item", "class"]}
-    dims |= {name: ["item"] for group in ("observed_data", "constant_data")
-             for name in groups.get(group, {})}  # fmt: skip
-    return _assembled(groups, {"item": names}, dims)
+    items = np.arange(count) if index is None else _per_item("index", index, count)
+    return _assembled(groups, {"item": items})
 
 
-def _assembled(groups: dict[str, Any], coords: dict[str, Any], dims: dict[str, Any]) -> Any:
-    """Call ``arviz.from_dict``, whose arguments differ between the versions 0 and 1."""
+def _assembled(groups: dict[str, Any], coords: dict[str, np.ndarray]) -> Any:
+    """Return the groups as the object of the version of ArviZ that is installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # 0.23 tells of version 1 when imported
         import arviz
+    import xarray
+
+    # Not by arviz.from_dict: it takes dimensions by the name of an array, whatever its group.
+    sets: dict[str, Any] = {}
+    for group, arrays in groups.items():
+        lengths = {n: k for dims, a in arrays.values() for n, k in zip(dims, a.shape, strict=True)}
+        numbered = {name: np.arange(length) for name, length in lengths.items()}
+        sets[group] = xarray.Dataset(arrays, numbered | coords)
     if int(arviz.__version__.partition(".")[0]) < 1:
-        return arviz.from_dict(**groups, coords=coords, dims=dims)
-    return arviz.from_dict(groups, coords=coords, dims=dims)
+        return arviz.InferenceData(**sets)
+    return xarray.DataTree.from_dict(sets)
 
 
 def _array(values: Tensor) -> np.ndarray:

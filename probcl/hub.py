@@ -1,9 +1,12 @@
 """Trained programs as files to share: weights without code, and the configuration beside them."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+import yaml
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -12,11 +15,51 @@ from probcl.programs import Program
 
 __all__ = ["Pretrained"]
 
+CARD = """\
+---
+{{ card_data }}
+---
+# {{ program }}
 
-class Pretrained(nn.Module, PyTorchModelHubMixin, library_name="probcl"):
+A program of probcl, which maps images of shape {{ image_shape }} (channels, height, width), with
+values in [0, 1], to probability distributions over the unit sphere.
+
+```python
+from probcl.hub import Pretrained
+
+program = Pretrained.from_pretrained("THIS FOLDER OR REPOSITORY")
+posterior = program(images)  # batch shape (N,)
+posterior.mean_direction, posterior.mean_resultant_length
+```
+{% if metrics %}
+## Figures on the test images
+
+| | |
+|---|---|
+{% for name, value in metrics.items() %}| {{ name }} | {{ "%.4g" | format(value) }} |
+{% endfor %}{% endif %}{% if data %}
+## Data
+
+```yaml
+{{ data }}```
+{% endif %}
+## Configuration
+
+```yaml
+{{ config }}```
+"""
+
+
+class Pretrained(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="probcl",
+    tags=["contrastive-learning", "uncertainty"],
+    model_card_template=CARD,
+):
     """A program made from its configuration, to be saved, shared and loaded.
 
-    ``save_pretrained(folder)`` writes ``model.safetensors`` and ``config.json``;
+    ``save_pretrained(folder)`` writes ``model.safetensors``, ``config.json`` and a model card;
     ``Pretrained.from_pretrained(folder)`` reads them, or those of a repository by its name. A run
     leaves them in its folder ``pretrained``.
 
@@ -24,6 +67,8 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name="probcl"):
         program: Import path and arguments, ``{"class_path": ..., "init_args": {...}}``, as in a
             run's ``config.yaml``.
         image_shape: Channels, height and width of an image.
+        data: Configuration of the data that it was trained on, for the model card.
+        metrics: Figures by name, for the model card.
 
     Raises:
         ValueError: If there is no such program, or its arguments are wrong.
@@ -31,11 +76,17 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name="probcl"):
     Example:
         >>> encoder = {"class_path": "probcl.nn.ConvNet", "init_args": {"widths": [4, 8]}}
         >>> program = {"class_path": "probcl.programs.VSimCLR", "init_args": {"encoder": encoder}}
-        >>> Pretrained(program, (1, 8, 8)).posterior(torch.zeros(2, 1, 8, 8)).batch_shape
+        >>> Pretrained(program, (1, 8, 8))(torch.zeros(2, 1, 8, 8)).batch_shape
         torch.Size([2])
     """
 
-    def __init__(self, program: dict, image_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        program: dict,
+        image_shape: tuple[int, ...],
+        data: dict | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(Program, "program")
@@ -43,25 +94,35 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name="probcl"):
             config = parser.parse_object({"program": program})
         except Exception as error:
             raise ValueError(f"program: this configuration makes none: {error}") from error
-        self.program: Program = parser.instantiate_classes(config).program
+        self.program: Program = parser.instantiate(config).program
         self.program.materialize(torch.zeros(1, *image_shape))
         self.eval()
+        self._card = {
+            "program": type(self.program).__name__,
+            "image_shape": tuple(image_shape),
+            "metrics": metrics,
+            "data": data and yaml.safe_dump(data, sort_keys=False),
+            "config": yaml.safe_dump(program, sort_keys=False),
+        }
 
     @classmethod
     def from_pretrained(cls, *args: Any, strict: bool = True, **kwargs: Any) -> "Pretrained":
-        """Load a program; see ``huggingface_hub.PyTorchModelHubMixin``.
+        """Load a program.
 
         Args:
-            *args: Folder, or name of a repository.
+            *args: Folder that a program was saved in, folder of a run, or name of a repository.
             strict: Whether every weight must be there.
-            **kwargs: As the mixin takes them.
+            **kwargs: As ``huggingface_hub.PyTorchModelHubMixin`` takes them.
         """
-        return super().from_pretrained(*args, strict=strict, **kwargs)
+        path, *rest = args
+        within = Path(path) / "pretrained"
+        path = within if within.is_dir() else path
+        return super().from_pretrained(path, *rest, strict=strict, **kwargs)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, channels, height, width)`` in [0, 1] to embeddings ``(N, d)``."""
-        return self.program.embed(images)
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the model card: program, figures, data, configuration, and how to load it."""
+        return super().generate_model_card(*args, **self._card, **kwargs)
 
-    def posterior(self, images: Tensor) -> Distribution:
-        """Map images to posteriors over the sphere, of batch shape ``(N,)``."""
-        return self.program.posterior(images)
+    def forward(self, images: Tensor) -> Distribution:
+        """Map images ``(N, channels, height, width)`` in [0, 1] to posteriors of the sphere."""
+        return self.program(images)

@@ -1,11 +1,17 @@
-"""The folders of runs: made without ever writing into one in use, and found again."""
+"""The folders of runs: made without ever writing into one in use, found again, and recorded."""
 
+import json
+import os
+import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 __all__ = [
     "TENSORBOARD",
@@ -15,11 +21,19 @@ __all__ = [
     "make_run_dir",
     "newest_checkpoint",
     "newest_run",
+    "record_of_run",
     "set_aside",
+    "write_metrics",
+    "write_whole",
 ]
 
 #: Folder of TensorBoard's log within that of a run.
 TENSORBOARD = "tensorboard"
+
+# What a run's numbers may depend on.
+LIBRARIES = (
+    "probcl", "torch", "torchvision", "pyro-ppl", "lightning", "numpy", "scipy", "scikit-learn",
+)  # fmt: skip
 
 
 def make_run_dir(chosen: str | None, name: str) -> Path:
@@ -44,8 +58,7 @@ def make_run_dir(chosen: str | None, name: str) -> Path:
         (path / ".writable").unlink()
     except OSError as error:
         raise ValueError(
-            f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another "
-            "with --run_dir."
+            f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another."
         ) from error
     return path
 
@@ -96,6 +109,61 @@ def config_of_run(ckpt_path: str) -> Path | None:
     """Return the configuration of the run that a checkpoint lies in, if it has one."""
     config = Path(ckpt_path).absolute().parent.parent / "config.yaml"
     return config if config.is_file() else None
+
+
+def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
+    """Write the numbers of a run, and what they were measured with: versions and hardware.
+
+    Args:
+        run_dir: Folder of the run, which gets ``metrics.json`` and ``environment.json``.
+        metrics: Numbers by name.
+    """
+    for name, content in (("metrics", dict(metrics)), ("environment", _environment())):
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_whole(run_dir / f"{name}.json", text)
+
+
+def record_of_run(run_dir: Path) -> dict[str, Any]:
+    """Return what a published figure must carry: the whole of the run that it comes from.
+
+    Args:
+        run_dir: Folder of a run that was evaluated.
+
+    Returns:
+        ``config``, ``versions``, ``hardware`` and ``metrics``.
+    """
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    environment, metrics = (
+        json.loads((run_dir / f"{name}.json").read_text()) for name in ("environment", "metrics")
+    )
+    return {"config": config, **environment, "metrics": metrics}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name first, so that it never stands there half-written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _environment() -> dict[str, Any]:
+    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    hardware = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+    return {"versions": versions, "hardware": hardware}
+
+
+def _processor() -> str:
+    """Return the model of the processor, which Linux names in a file only."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), platform.processor() or platform.machine())
 
 
 def _first_free(path: Path) -> Path:

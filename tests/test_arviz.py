@@ -114,3 +114,11 @@ def test_only_what_is_given_is_there():
 def test_bad_input(posterior, options, message):
     with pytest.raises(ValueError, match=message):
         to_arviz(**({"posterior": posterior} | options))
+
+
+def test_a_score_may_have_the_name_of_what_is_drawn(posterior):
+    scores = {"embedding": torch.arange(3.0), "lp": torch.ones(3)}
+    data = to_arviz(posterior, scores=scores, draws=2)
+    assert data["posterior"]["embedding"].dims == ("chain", "draw", "item", "dim")
+    assert data["sample_stats"]["lp"].dims == ("chain", "draw", "item")
+    assert data["constant_data"]["embedding"].values.tolist() == [0, 1, 2]

@@ -157,7 +157,7 @@ def test_a_class_of_the_users_own_is_found_by_name(tmp_path, monkeypatch):
             "--model.program.posterior.covariance=low_rank",
         ],
         [
-            "VSimCLR", "--data.views=3", "--model.num_particles=2", "--model.average=inside",
+            "VSimCLR", "--data.views=3", "--model.program.num_samples=2",
             "--model.annealing=probcl.infer.LinearAnnealing", "--model.annealing.steps=10",
         ],
     ],
@@ -190,7 +190,6 @@ def test_annealing_follows_the_step(tmp_path, monkeypatch):
 
 def test_the_console_shows_our_lines_only(tmp_path):
     command = [str(Path(sys.executable).with_name("probcl")), "fit", "--trainer.max_epochs=1"]
-    command.append("--model.num_particles=2")  # of which Pyro would have a line to say
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -228,8 +227,7 @@ BAD_PIXEL = torch.rand(40, 1, 8, 8).index_fill(0, torch.tensor(3), float("nan"))
             "epsilon must lie between",
         ),
         (["fit", "--model.program=CrossEntropy"], "num_classes"),
-        (["fit", "--model.num_particles=0"], "num_particles must be at least 1, got 0"),
-        (["fit", "--model.average=between"], "average"),
+        (["fit", "--model.program.num_samples=0"], "num_samples must be at least 1, got 0"),
         (["fit", "--trainer.devices=0"], "devices"),
         (["fit", "--trainer.max_epochs=-3"], "You passed in -3"),
         (["fit", "--config=none.yaml"], "File does not exist"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 from probcl import training
 from probcl.cli import main
-from probcl.data import ImageArrays, ImageFiles, sources
+from probcl.data import DATASETS, ImageArrays, ImageFiles
 
 FOLDER = Path(__file__).parents[1] / "experiments/recipes"
 README = (FOLDER / "README.md").read_text()
@@ -243,11 +243,12 @@ def stand_ins(tmp_path, monkeypatch):
     monkeypatch.setattr(training.STL10, "read", in_memory(3, 96, 96, parts=3))
     monkeypatch.setattr(training.TinyImageNet, "read", in_files(64, 64))
     monkeypatch.setattr(training.Caltech256, "read", in_files(300, 200))
-    monkeypatch.setattr(sources, "read_imagenet", in_files(500, 375))
-    monkeypatch.setattr(sources, "read_imagenet100", in_files(500, 375))
+    for name in ("ImageNet", "ImageNet100"):
+        source = DATASETS[name]._replace(read=in_files(500, 375))
+        monkeypatch.setitem(DATASETS, name, source)
     # What is measured after a training is the same for all, and tested elsewhere.
     monkeypatch.setattr(training.module, "CORRUPTIONS", {})
-    monkeypatch.setattr(training.module, "UNFAMILIAR", {})
+    monkeypatch.setattr(training.module, "OUT_OF_DISTRIBUTION", {})
 
 
 # What the recipes have for a GPU would make a CPU slow.

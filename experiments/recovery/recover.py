@@ -84,7 +84,7 @@ def train(program: Program, source: ConjugateGenerator, steps: int, batch: int) 
 def measure(program: Program, source: ConjugateGenerator) -> dict[str, float]:
     """Compare the posteriors of new items with the true ones."""
     (views,), (loc,), (concentration,), _ = source.sample(ITEMS, views=1)
-    posterior = program.eval().posterior(views)
+    posterior = program.eval()(views)
     pairs = torch.triu_indices(ITEMS, ITEMS, offset=1).unbind()
     cosines = [(mean @ mean.T)[pairs] for mean in (posterior.loc, loc)]
     bias = posterior.concentration.log().mean() - concentration.log().mean()

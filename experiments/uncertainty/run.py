@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from probcl.cli import main
-from probcl.data import read_fashion_mnist
+from probcl.data import DATASETS
 from probcl.hub import Pretrained
 from probcl.programs import fit_posterior
 from probcl.training import Arrays, ContrastiveModule
@@ -55,7 +55,7 @@ POST_HOC = "simclr-posthoc"
 def make_arrays(fashion: str, mnist: Path, validation: bool) -> tuple[Path, Path]:
     """Write the images as arrays, and return their files."""
     RUNS.mkdir(parents=True, exist_ok=True)
-    train, test = read_fashion_mnist(fashion, download=False)
+    train, test = DATASETS["FashionMNIST"].read(fashion)
     order = np.random.default_rng(0).permutation(len(train))
     pixels, labels = np.asarray(train.images), np.asarray(train.labels)
     evaluated = (np.asarray(test.images), np.asarray(test.labels))

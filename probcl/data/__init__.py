@@ -1,6 +1,6 @@
 """Data sets in memory and in files, augmentation on the device, corruptions, synthetic data."""
 
-from probcl.data.arrays import ImageArrays, read_arrays, read_packed
+from probcl.data.arrays import ImageArrays, check_classes, read_arrays, read_packed
 from probcl.data.augment import (
     Augmentation,
     AutoAugment,
@@ -17,23 +17,18 @@ from probcl.data.augment import (
     RandomResizedCrop,
     SimAugment,
     StackedRandAugment,
+    as_float,
 )
-from probcl.data.digits import load_digits
+from probcl.data.corruptions import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.data.files import ImageFiles, read_folder
-from probcl.data.sources import (
-    read_caltech256,
-    read_cifar10,
-    read_cifar100,
-    read_fashion_mnist,
-    read_imagenet,
-    read_imagenet100,
-    read_mnist,
-    read_stl10,
-    read_tiny_imagenet,
-)
+from probcl.data.named import DATASETS, load_digits
 from probcl.data.synthetic import ConjugateBatch, ConjugateGenerator
 
 __all__ = [
+    "CORRUPTIONS",
+    "DATASETS",
+    "OUT_OF_DISTRIBUTION",
+    "SEVERITIES",
     "Augmentation",
     "AutoAugment",
     "AutoAugmentPolicy",
@@ -53,17 +48,10 @@ __all__ = [
     "RandomResizedCrop",
     "SimAugment",
     "StackedRandAugment",
+    "as_float",
+    "check_classes",
     "load_digits",
     "read_arrays",
-    "read_caltech256",
-    "read_cifar10",
-    "read_cifar100",
-    "read_fashion_mnist",
     "read_folder",
-    "read_imagenet",
-    "read_imagenet100",
-    "read_mnist",
     "read_packed",
-    "read_stl10",
-    "read_tiny_imagenet",
 ]

@@ -3,17 +3,18 @@
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from probcl.data.packed import decode_packed
 
-__all__ = ["ImageArrays", "read_arrays", "read_packed"]
+__all__ = ["ImageArrays", "check_classes", "read_arrays", "read_packed"]
 
 # Evaluation keeps a column for every class number.
 LARGEST_CLASS = 100_000
@@ -93,10 +94,7 @@ def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
     with _open(path) as file:
         if "jpeg" not in file:
             train_images, train_labels, test_images, test_labels = _take(path, file, _PLAIN)
-            return (
-                ImageArrays(train_images, train_labels, "train_"),
-                ImageArrays(test_images, test_labels, "test_"),
-            )
+            return _pair(train_images, train_labels, test_images, test_labels)
     return read_packed(path)
 
 
@@ -130,10 +128,16 @@ def read_packed(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
             f"got the values {np.unique(split).tolist()[:5]}: mark the images so."
         )
     images = decode_packed(jpeg, offset)
-    return (
-        ImageArrays(images[train], label[train], "train_"),
-        ImageArrays(images[test], label[test], "test_"),
-    )
+    return _pair(images[train], label[train], images[test], label[test])
+
+
+def _pair(
+    train_images: Any, train_labels: Any, test_images: Any, test_labels: Any
+) -> tuple[ImageArrays, ImageArrays]:
+    train = ImageArrays(train_images, train_labels, "train_")
+    test = ImageArrays(test_images, test_labels, "test_")
+    check_classes(train, test)
+    return train, test
 
 
 def _open(path: str | Path) -> NpzFile:
@@ -247,3 +251,34 @@ def checked_labels(values: Tensor | np.ndarray | Sequence[int], name: str, count
             "contrastive learning and its evaluation need something to tell apart."
         )
     return labels.long()
+
+
+def check_classes(train: Dataset, test: Dataset) -> None:
+    """Raise ``ValueError`` if a test set has a class that the train set lacks.
+
+    Labels are what a data set keeps as ``labels`` or ``targets``, as those of torchvision do; of
+    one that keeps none, or that changes them on their way, nothing is known before it is read.
+    """
+    known, tested = labels_of(train), labels_of(test)
+    if known is None or tested is None:
+        return
+    missing = np.setdiff1d(tested, known).tolist()
+    if missing:
+        classes = "class" if len(missing) == 1 else "classes"
+        names = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
+        raise ValueError(
+            f"test labels must be among the training labels, which lack {classes} {names}: number "
+            "the classes alike in both, or leave out the images that training has no class for."
+        )
+
+
+def labels_of(data: Dataset) -> np.ndarray | None:
+    """Return the labels that a data set keeps, shape ``(N,)``, or None."""
+    if isinstance(data, Subset):
+        labels = labels_of(data.dataset)
+        return None if labels is None else labels[np.asarray(data.indices)]
+    labels = getattr(data, "labels", getattr(data, "targets", None))
+    changed = getattr(data, "target_transform", None) is not None
+    if labels is None or changed or np.shape(labels) != (len(data),):  # type: ignore[arg-type]
+        return None
+    return np.asarray(labels)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pyro
 import torch
@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from probcl.infer.divergence import KL, divergence
 
-__all__ = ["Average", "ContrastiveELBO", "ContrastiveLoss"]
-
-Average = Literal["outside", "inside"]
+__all__ = ["ContrastiveELBO", "ContrastiveLoss"]
 
 
 class ContrastiveELBO(ELBO):
@@ -29,12 +27,11 @@ class ContrastiveELBO(ELBO):
 
     For observed sites ``x`` (the contrastive factor among them) and latent sites ``z``,
 
-        loss = -sum_x mean_s log p(x | z_s) + sum_z KL(q(z) || p(z)),   z_s ~ q, s = 1..S
+        loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q
 
     each term with the scale and mask of its site. A program states its weights (``beta``, ``1/d``,
-    ``1/B``) as scales, so that stock Pyro objectives give the same loss. With ``average="inside"``
-    the samples are averaged inside the logarithm, anchor by anchor: ``-log mean_s p(x | z_s)``, as
-    in MCInfoNCE.
+    ``1/B``) as scales, so that stock Pyro objectives give the same loss, and takes several samples,
+    if any, in a plate of its own.
 
     A latent with reparametrised samples has a KL by the estimator chosen. One without them, such
     as VarCon's class, has its exact KL; nothing may depend on its sample.
@@ -46,12 +43,6 @@ class ContrastiveELBO(ELBO):
             ``"monte_carlo"``, ``log q(z) - log p(z)`` at the sample; ``"auto"``: exact where a
             divergence is registered, else Monte Carlo. One for all sites, or a mapping from the
             name of a site, ``"auto"`` for those it leaves out.
-        num_particles: Number ``S`` of posterior samples.
-        average: Whether the samples are averaged outside or inside the logarithm.
-        vectorize_particles: Whether the samples are drawn in one run of the program, in a plate on
-            the left of its own, the encoder running once. The programs of this package allow it;
-            one of your own must take samples with a dimension more. Else it runs ``S`` times.
-        max_plate_nesting: Number of the program's own nested plates; found out by default.
 
     Attributes:
         kl_weight: Factor on the KL of all reparametrised latents, on top of the program's own
@@ -60,8 +51,6 @@ class ContrastiveELBO(ELBO):
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
         https://arxiv.org/abs/2506.10159
-        Kirchhof et al. (2023), Probabilistic Contrastive Learning Recovers the Correct Aleatoric
-        Uncertainty of Ambiguous Inputs. https://arxiv.org/abs/2302.02865
 
     Example:
         Fit with plain Pyro, or use as a module in any torch loop::
@@ -71,28 +60,12 @@ class ContrastiveELBO(ELBO):
             loss(views).backward()
     """
 
-    def __init__(
-        self,
-        kl: KL | Mapping[str, KL] = "auto",
-        num_particles: int = 1,
-        average: Average = "outside",
-        vectorize_particles: bool = False,
-        max_plate_nesting: float = math.inf,
-    ) -> None:
+    def __init__(self, kl: KL | Mapping[str, KL] = "auto") -> None:
         for estimator in kl.values() if isinstance(kl, Mapping) else [kl]:
             if estimator not in get_args(KL):
                 raise ValueError(f"kl must be one of {', '.join(get_args(KL))}, got {estimator!r}.")
-        if average not in get_args(Average):
-            raise ValueError(f"average must be 'outside' or 'inside', got {average!r}.")
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be at least 1, got {num_particles}.")
-        super().__init__(
-            num_particles=num_particles,
-            vectorize_particles=vectorize_particles and num_particles > 1,
-            max_plate_nesting=max_plate_nesting,
-        )
+        super().__init__()
         self.kl = kl
-        self.average = average
         self.kl_weight = 1.0
 
     def __call__(self, model: Callable, guide: Callable) -> "ContrastiveLoss":
@@ -107,16 +80,25 @@ class ContrastiveELBO(ELBO):
         The loss is the sum of the terms, and each can be differentiated. A site that is masked out
         as a whole has no term.
         """
-        traces = list(self._get_traces(model, guide, args, kwargs))
-        total: dict[str, Tensor] = {}
-        for model_trace, guide_trace in traces:
-            for name, term in self._particle_terms(model_trace, guide_trace).items():
-                mean = term if self.num_particles == 1 else term / self.num_particles
-                total[name] = total[name] + mean if name in total else mean
-        self._check_names(traces[0][1])
-        if self.average == "inside" and self.num_particles > 1:
-            total |= self._averaged_inside([model_trace for model_trace, _ in traces])
-        return {name: _independent_of_samples(name, term) for name, term in total.items()}
+        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
+        self._check_names(guide_trace)
+        terms: dict[str, Tensor] = {}
+        for name, site in model_trace.nodes.items():
+            if site["type"] != "sample" or site["mask"] is False:
+                continue
+            if site["is_observed"]:
+                _check_shape(site, site["log_prob"])
+                terms[name] = -site["log_prob_sum"]
+            elif name in guide_trace.nodes:
+                terms[f"kl_{name}"] = self._kl_term(name, site, guide_trace.nodes[name])
+            else:
+                raise NotImplementedError(
+                    f"the guide has no site {name!r}, which the model draws: add it to the guide."
+                )
+        for name in guide_trace.stochastic_nodes:
+            if name not in model_trace.nodes:
+                terms[f"kl_{name}"] = self._auxiliary_term(name, guide_trace.nodes[name])
+        return {name: _independent_of_samples(name, term) for name, term in terms.items()}
 
     def differentiable_loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
@@ -152,29 +134,7 @@ class ContrastiveELBO(ELBO):
         model_trace = prune_subsample_sites(model_trace)
         # Latent sites enter through their divergence: only observed densities are needed here.
         model_trace.compute_log_prob(site_filter=lambda name, site: site["is_observed"])
-        if is_validation_enabled():
-            for site in model_trace.nodes.values():
-                if site["type"] == "sample" and site["is_observed"]:
-                    check_site_shape(site, self.max_plate_nesting)
         return model_trace, prune_subsample_sites(guide_trace)
-
-    def _particle_terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or site["mask"] is False:
-                continue
-            if site["is_observed"]:
-                terms[name] = -site["log_prob_sum"]
-            elif name in guide_trace.nodes:
-                terms[f"kl_{name}"] = self._kl_term(name, site, guide_trace.nodes[name])
-            else:
-                raise NotImplementedError(
-                    f"the guide has no site {name!r}, which the model draws: add it to the guide."
-                )
-        for name in guide_trace.stochastic_nodes:
-            if name not in model_trace.nodes:
-                terms[f"kl_{name}"] = self._auxiliary_term(name, guide_trace.nodes[name])
-        return terms
 
     def _auxiliary_term(self, name: str, site: dict) -> Tensor:
         """Return ``log q`` of a site that the guide alone has, for want of a prior."""
@@ -184,6 +144,7 @@ class ContrastiveELBO(ELBO):
                 "posterior with has_rsample=True."
             )
         log_q = site["fn"].log_prob(site["value"])
+        _check_shape(site, log_q)
         return scale_and_mask(log_q, site["scale"], site["mask"]).sum()
 
     def _kl_term(self, name: str, model_site: dict, guide_site: dict) -> Tensor:
@@ -191,6 +152,7 @@ class ContrastiveELBO(ELBO):
         q = guide_site["fn"]
         estimator = self.kl.get(name, "auto") if isinstance(self.kl, Mapping) else self.kl
         value = divergence(name, q, model_site["fn"], guide_site["value"], estimator)
+        _check_shape(guide_site, value)
         total = scale_and_mask(value, guide_site["scale"], guide_site["mask"]).sum()
         return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total
 
@@ -206,20 +168,11 @@ class ContrastiveELBO(ELBO):
                 f"{', '.join(map(repr, sorted(latents))) or 'none'}."
             )
 
-    def _averaged_inside(self, traces: list[Trace]) -> dict[str, Tensor]:
-        """Return ``-log mean_s p(x | z_s)`` of each observed site, in place of the mean of logs."""
-        terms: dict[str, Tensor] = {}
-        for name, site in traces[0].nodes.items():
-            if site["type"] != "sample" or not site["is_observed"] or site["mask"] is False:
-                continue
-            if self.vectorize_particles:
-                log_prob, dim = site["unscaled_log_prob"], -self.max_plate_nesting
-            else:
-                each = [trace.nodes[name]["unscaled_log_prob"] for trace in traces]
-                log_prob, dim = torch.stack(each), 0
-            log_mean = log_prob.logsumexp(dim) - math.log(self.num_particles)
-            terms[name] = -scale_and_mask(log_mean, site["scale"], site["mask"]).sum()
-        return terms
+
+def _check_shape(site: dict, log_prob: Tensor) -> None:
+    """Raise ValueError, in Pyro's words, unless a site's share of the loss fits its plates."""
+    if is_validation_enabled():
+        check_site_shape({**site, "log_prob": log_prob}, math.inf)
 
 
 class _MarkDiscrete(Messenger):

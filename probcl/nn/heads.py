@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from probcl.distributions import PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.distributions.rotationally_symmetric import RotationallySymmetric
+from probcl.precision import at_least_float32
 from probcl.sphere import normalize
 
 __all__ = [
@@ -70,9 +71,15 @@ class PointHead(nn.Module):
             )
         self.dim = dim
 
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        # Batch normalisation takes a single leading dimension.
+        flat = self.projection(features.reshape(-1, features.shape[-1]))
+        return at_least_float32(flat).reshape(*features.shape[:-1], -1)
+
     def forward(self, features: Tensor) -> Delta:
         """Map features ``(*, F)`` to points, distributions of batch shape ``(*,)``."""
-        return Delta(normalize(self.projection(features)), event_dim=1)
+        return Delta(normalize(self.project(features)), event_dim=1)
 
 
 class ProjectedNormalHead(nn.Module):
@@ -116,9 +123,13 @@ class ProjectedNormalHead(nn.Module):
         self.log_scale = MLP(1 if covariance == "isotropic" else dim, hidden)
         self.factor = MLP(dim * rank, hidden) if covariance == "low_rank" else None
 
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        return self.loc(features)
+
     def forward(self, features: Tensor) -> ProjectedNormal:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        loc, scale = self.loc(features), torch.exp(self.log_scale(features))
+        loc, scale = self.project(features), torch.exp(self.log_scale(features))
         if self.factor is None:
             return ProjectedNormal(loc, scale)
         factor = self.factor(features).unflatten(-1, (self.dim, self.rank)) / math.sqrt(self.rank)
@@ -142,10 +153,14 @@ class _RotationallySymmetricHead(nn.Module):
         self.log_concentration = MLP(1, hidden)
         self.start = math.log(start)
 
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        return self.loc(features)
+
     def forward(self, features: Tensor) -> RotationallySymmetric:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
         log_concentration = self.start + self.log_concentration(features).squeeze(-1)
-        return self.family(normalize(self.loc(features)), log_concentration.exp())
+        return self.family(normalize(self.project(features)), log_concentration.exp())
 
 
 class VonMisesFisherHead(_RotationallySymmetricHead):

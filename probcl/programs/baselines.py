@@ -91,6 +91,10 @@ class CrossEntropy(Program):
         """Map features ``(*, F)`` to their direction, as a distribution."""
         return dist.Delta(normalize(features), event_dim=1)
 
+    def project(self, features: Tensor) -> Tensor:
+        """Return the features ``(*, F)``: they are the embedding before normalisation."""
+        return features
+
     def _run_every_layer(self, images: Tensor) -> None:
         self.classifier(self.encoder(images))
 

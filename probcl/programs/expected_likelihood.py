@@ -13,6 +13,7 @@ from probcl.programs.program import (
     Anchors,
     Program,
     mean_direction,
+    project_by,
     require_labels,
     stack_views,
 )
@@ -60,6 +61,10 @@ class ExpectedLikelihood(Program):
     def posterior_from_features(self, features: Tensor) -> dist.Distribution:
         """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
         return self.posterior_head(features)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        return project_by(self.posterior_head, features)
 
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Weigh the posteriors of all views by the contrastive factor of each anchor."""

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from probcl.checks import check_vectors
 from probcl.nn import PointHead
-from probcl.precision import at_least_float32
 from probcl.programs.program import Program
-from probcl.sphere import normalize
 
 __all__ = ["BatchNormMLP", "PointProgram", "lightly_loss", "mean_over_other_views"]
 
@@ -60,13 +58,11 @@ class PointProgram(Program):
 
     def project(self, features: Tensor) -> Tensor:
         """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
-        # Batch normalisation takes a single leading dimension.
-        flat = self.posterior_head.projection(features.reshape(-1, features.shape[-1]))
-        return at_least_float32(flat).reshape(*features.shape[:-1], -1)
+        return self.posterior_head.project(features)
 
     def posterior_from_features(self, features: Tensor) -> dist.Delta:
         """Map features ``(*, F)`` to points, distributions of batch shape ``(*,)``."""
-        return dist.Delta(normalize(self.project(features)), event_dim=1)
+        return self.posterior_head(features)
 
     def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Do nothing: there is no latent variable."""

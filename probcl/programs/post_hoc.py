@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from probcl.data.augment.draws import as_float
+from probcl.data import as_float
 from probcl.distributions import VonMisesFisher
 from probcl.evaluation.nearest import nearest
 from probcl.nn import MLP
@@ -45,20 +45,16 @@ class PostHoc(Program):
         super().__init__(encoder)
         self.projection = nn.Identity() if projection is None else projection
         self.head = head
-        for part in (self.encoder, self.projection):
-            part.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "PostHoc":
-        """Set the mode of the head; what is frozen stays as in evaluation."""
-        super().train(mode)
-        self.encoder.eval()
-        self.projection.eval()
-        return self
+        self._freeze(self.encoder, self.projection)
 
     def posterior_from_features(self, features: Tensor) -> VonMisesFisher:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
         concentration = self.head(features).squeeze(-1).exp()
-        return VonMisesFisher(normalize(self.projection(features)), concentration)
+        return VonMisesFisher(normalize(self.project(features)), concentration)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        return self.projection(features)
 
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Observe each view's embedding under the posterior of the one before it."""
@@ -111,7 +107,7 @@ def fit_posterior(
         seed: Seed of the head and of the batches; the global random state is left alone.
 
     Returns:
-        A program with ``posterior(images)``, in evaluation mode, on the device of the encoder.
+        The program, in eval mode, on the device of the encoder.
 
     Raises:
         ValueError: If the features are no finite matrix, there are too few images, or an argument
@@ -126,7 +122,7 @@ def fit_posterior(
         >>> network = resnet18()  # with weights="DEFAULT", pretrained
         >>> network.fc = nn.Identity()
         >>> program = fit_posterior(network, torch.rand(32, 3, 32, 32), steps=2)
-        >>> program.posterior(torch.rand(4, 3, 32, 32)).concentration.shape
+        >>> program(torch.rand(4, 3, 32, 32)).concentration.shape
         torch.Size([4])
     """
     if likelihood not in get_args(Likelihood):

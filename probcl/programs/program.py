@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
+from typing import Self
 
 import pyro
 import pyro.distributions as dist
@@ -22,6 +23,7 @@ __all__ = [
     "Program",
     "VariationalProgram",
     "mean_direction",
+    "project_by",
     "require_labels",
     "stack_views",
 ]
@@ -52,8 +54,9 @@ class Program(nn.Module, ABC):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        #: Numbers of the last run that are worth watching, by name.
-        self.watched: dict[str, Tensor] = {}
+        #: Numbers of the last run that are worth monitoring, by name.
+        self.monitored: dict[str, Tensor] = {}
+        self._frozen: list[nn.Module] = []
         self._name = _Name(type(self).__name__)
 
     @abstractmethod
@@ -74,13 +77,35 @@ class Program(nn.Module, ABC):
     def posterior_from_features(self, features: Tensor) -> Distribution:
         """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
 
-    def posterior(self, images: Tensor) -> Distribution:
+    @abstractmethod
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+
+    def forward(self, images: Tensor) -> Distribution:
         """Map images ``(N, channels, height, width)`` to posteriors of batch shape ``(N,)``."""
         return self.posterior_from_features(self.encoder(images))
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Map images to embeddings: their posteriors' mean directions, shape ``(N, d)``."""
-        return mean_direction(self.posterior(images))
+    def freeze_encoder(self) -> Self:
+        """Keep the encoder as it is: without gradients, and in eval mode also after ``train()``.
+
+        Its batch normalisations then use their statistics, and no longer move them.
+        """
+        self._freeze(self.encoder)
+        return self
+
+    def _freeze(self, *parts: nn.Module) -> None:
+        for part in parts:
+            for parameter in part.parameters():  # lazy ones have no requires_grad_
+                parameter.requires_grad = False
+            part.eval()
+        self._frozen += parts
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts but the frozen ones."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def _view_features(self, views: Tensor) -> Tensor:
         """Encode all views in one batch: ``(V, B, ...)`` to features ``(V, B, F)``."""
@@ -100,7 +125,7 @@ class Program(nn.Module, ABC):
                 module.training = training
 
     def _run_every_layer(self, images: Tensor) -> None:
-        self.posterior(images)
+        self(images)
 
     def _register(self, views: Tensor) -> None:
         """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
@@ -159,9 +184,8 @@ class VariationalProgram(Program):
         beta: Weight of the normalised KL, at least 0.
     """
 
-    #: Samples of each direction that the likelihood sees at once, in a plate of theirs; None for
-    #: one, without a plate.
-    num_samples: int | None = None
+    #: Samples of each direction that the likelihood sees at once; several have a plate of theirs.
+    num_samples: int = 1
 
     def __init__(
         self, encoder: nn.Module, posterior: nn.Module, prior: nn.Module | None, beta: float
@@ -180,6 +204,10 @@ class VariationalProgram(Program):
     def posterior_from_features(self, features: Tensor) -> Distribution:
         """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
         return self.posterior_head(features)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        return project_by(self.posterior_head, features)
 
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Draw directions from the prior and weigh them by the likelihood."""
@@ -207,7 +235,7 @@ class VariationalProgram(Program):
 
     def _directions(self, distribution: dist.Distribution, anchors: Anchors) -> Tensor:
         weight = self.beta / (anchors.count * distribution.event_shape[0])
-        if self.num_samples is None:
+        if self.num_samples == 1:
             with anchors.weighted(weight):
                 return pyro.sample("z", distribution)
         samples = pyro.plate("samples", self.num_samples, dim=-3)
@@ -249,6 +277,12 @@ def require_labels(program: Program, labels: Tensor | None, batch: int) -> Tenso
 def mean_direction(posterior: Distribution) -> Tensor:
     """Return the direction of the location, the embedding where one point is asked for."""
     return normalize(posterior.loc if hasattr(posterior, "loc") else posterior.mean)
+
+
+def project_by(head: nn.Module, features: Tensor) -> Tensor:
+    """Return a head's embeddings before normalisation; unit vectors where it does not tell."""
+    project = getattr(head, "project", None)
+    return mean_direction(head(features)) if project is None else project(features)
 
 
 def _dim_of(head: nn.Module) -> int:

@@ -31,7 +31,7 @@ class ProbabilisticVarCon(VariationalProgram):
         loss = mean E_q(z) [KL(q(r|z) || p(r|z)) - log p(y|z)] + beta mean KL(q(z) || p(z)) / d
 
     The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
-    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``watched`` has the mean
+    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the mean
     temperature of the target, ``tau2``.
 
     Args:
@@ -77,7 +77,7 @@ class ProbabilisticVarCon(VariationalProgram):
         log_p, classes = self._class_distribution(z, labels)
         self._found.keep((z, labels), (log_p, classes))
         tau2 = target_temperature(log_p, classes, self.temperature, self.epsilon)
-        self.watched = {"tau2": tau2.detach().mean()}
+        self.monitored = {"tau2": tau2.detach().mean()}
         log_q = target_log_probabilities(log_p, classes, tau2)
         with anchors.averaged():
             pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})

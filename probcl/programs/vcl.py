@@ -32,7 +32,7 @@ class VariationalContrastive(VariationalProgram):
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
         self.temperature = check_temperature(temperature)
-        self.num_samples = None if num_samples == 1 else num_samples
+        self.num_samples = num_samples
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -44,8 +44,8 @@ class VariationalContrastive(VariationalProgram):
         With several samples that is ``-log mean_s exp(-loss_s)``.
         """
         losses = self.contrastive(z, labels)
-        if self.num_samples is not None:
-            # Their plate keeps its place where a plate of particles stands on its left.
+        if self.num_samples > 1:
+            # Their plate keeps its place where stock Pyro has one of particles on its left.
             several = losses.dim() > 3
             total = (-losses).logsumexp(-3, keepdim=several)
             losses = math.log(self.num_samples) - total

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from probcl.evaluation import LIBRARY_SCORE, QUESTIONS, SCORES
 from probcl.report import plots
-from probcl.report.page import Section, picture, render, write_whole
+from probcl.report.page import Section, picture, render
+from probcl.runs import write_whole
 
 __all__ = ["compare_runs"]
 

@@ -2,17 +2,15 @@
 
 import base64
 import io
-import os
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["Section", "picture", "render", "write_whole"]
+__all__ = ["Section", "picture", "render"]
 
 
 @dataclass
@@ -40,10 +38,3 @@ def render(template: str, **values: Any) -> str:
         loader=jinja2.FunctionLoader(lambda name: files(__package__).joinpath(name).read_text()),
     )
     return environment.get_template(template).render(**values)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it never stands there half-written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

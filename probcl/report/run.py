@@ -1,6 +1,5 @@
 """The report of a run: ``report.html``, ``metrics.json``, and a summary on the console."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from probcl.evaluation import LIBRARY_SCORE, QUESTIONS, SCORES, Evaluation
-from probcl.report.page import render, write_whole
+from probcl.report.page import render
 from probcl.report.sections import sections_of
+from probcl.runs import write_whole
 
 __all__ = ["print_summary", "write_report"]
 
@@ -43,9 +43,7 @@ GROUPS = {
 def write_report(
     run_dir: Path, evaluation: Evaluation, config: str, seconds: dict[str, float]
 ) -> Path:
-    """Write ``metrics.json`` and ``report.html`` into the folder of a run.
-
-    Each file appears whole or not at all, ``report.html`` last.
+    """Write ``report.html`` into the folder of a run, whole or not at all.
 
     Args:
         run_dir: Folder of the run; the history of its training is read from ``metrics.csv``.
@@ -70,10 +68,6 @@ def write_report(
         left_out=_left_out(evaluation),
         sections=sections_of(run_dir, evaluation),
         config=config,
-    )
-    write_whole(
-        run_dir / "metrics.json",
-        json.dumps(evaluation.metrics | seconds, indent=2, allow_nan=False) + "\n",
     )
     write_whole(run_dir / "report.html", page)
     return run_dir / "report.html"
@@ -136,7 +130,7 @@ def _grouped(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
     groups: dict[str, dict[str, float]] = {group: {} for group in GROUPS}
     for name, value in numbers.items():
         group, _, rest = name.partition("/")
-        groups[group][rest.replace("_", " ")] = value
+        groups.setdefault(group, {})[rest.replace("_", " ")] = value
     return {group: values for group, values in groups.items() if values}
 
 

@@ -1,4 +1,4 @@
-"""What a step takes: views of images, their labels and rows, from our data modules or any loader."""
+"""What a step takes, from a data module of ours or from any loader."""
 
 from typing import Any, Literal, NamedTuple
 

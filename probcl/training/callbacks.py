@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from probcl.evaluation import monitor
+from probcl.training._interim import monitor
 from probcl.training.batch import TEST, TRAIN, as_batch
 
 __all__ = [

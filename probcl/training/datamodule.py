@@ -21,8 +21,9 @@ from probcl.data import (
     ImageArrays,
     RandomResizedCrop,
     SimAugment,
+    as_float,
+    check_classes,
 )
-from probcl.data.augment.draws import as_float
 from probcl.data.views import CroppedBatch, CroppedViews, collate_views, read_into_memory
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 from probcl.training.evaluation import EVALUATION_BATCH
@@ -145,7 +146,9 @@ class ImageData(LightningDataModule, ABC):
     def sets(self) -> tuple[Dataset, ...]:
         """What ``load`` returns, loaded on first use."""
         if self._sets is None:
-            self._sets = tuple(self._resident(part) for part in self.load())
+            sets = tuple(self._resident(part) for part in self.load())
+            check_classes(*sets[:2])
+            self._sets = sets
         return self._sets
 
     def _resident(self, part: Dataset) -> Dataset:
@@ -174,7 +177,7 @@ class ImageData(LightningDataModule, ABC):
         if stage == "fit":
             self.seed = torch.initial_seed()
         train, test, *unlabelled = self.sets
-        check_alike(train, test, self.channels)
+        self._check_channels(train, test)
         count = len(train)  # type: ignore[arg-type]
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
         held_out = round(self.validation * count)
@@ -197,6 +200,15 @@ class ImageData(LightningDataModule, ABC):
             for part in (*self.sets, *(() if other is None else other.sets[1:2])):
                 if isinstance(part, ImageArrays):
                     part.reside(self.trainer.strategy.root_device)
+
+    def _check_channels(self, train: Dataset, test: Dataset) -> None:
+        if isinstance(train, ImageArrays) and isinstance(test, ImageArrays):
+            channels = train.images.shape[1], test.images.shape[1]
+            if channels[0] != channels[1] and self.channels is None:
+                raise ValueError(
+                    f"the training images have {channels[0]} channels and the test images "
+                    f"{channels[1]}: give both the same, or set channels."
+                )
 
     def train_dataloader(self) -> Batches:
         """Return shuffled batches of full size: a contrastive loss depends on the batch's."""

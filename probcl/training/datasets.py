@@ -1,6 +1,5 @@
 """Data modules: sets known by name, arrays, folders, data sets of your own, and synthetic data."""
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,6 @@ from probcl.data import (
     RandomAffine,
     RandomContrast,
     RandomNoise,
-    SimAugment,
     read_arrays,
     read_folder,
 )
@@ -24,8 +22,6 @@ from probcl.randomness import seeded
 from probcl.training.datamodule import ImageData
 
 __all__ = ["Arrays", "Datasets", "Folder", "Named", "Synthetic"]
-
-_for_photographs = partial(SimAugment, 224, scale=(0.08, 1.0), strength=1.0, blur=0.5)
 
 
 class Named(ImageData):
@@ -42,7 +38,7 @@ class Named(ImageData):
         ValueError: If there is no data set of that name.
 
     Example:
-        >>> data = Named("digits", batch_size=64)
+        >>> data = Named("Digits", batch_size=64)
         >>> [len(part) for part in data.sets]
         [1437, 360]
     """
@@ -129,7 +125,7 @@ class Folder(ImageData):
 
     def default_augmentation(self) -> nn.Module:
         """Return SimCLR's augmentation of photographs."""
-        return _for_photographs()
+        return DATASETS["ImageNet"].augmentation()
 
 
 class Datasets(ImageData):
@@ -152,7 +148,7 @@ class Datasets(ImageData):
 
     def default_augmentation(self) -> nn.Module:
         """Return SimCLR's augmentation of photographs."""
-        return _for_photographs()
+        return DATASETS["ImageNet"].augmentation()
 
 
 class _Items(ImageArrays):

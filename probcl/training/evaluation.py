@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation import Evaluation
 from probcl.programs import Program
+from probcl.training._interim import Embeddings, evaluate
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 
 __all__ = ["EVALUATION_BATCH", "embed", "encode", "evaluate_parts", "gather"]

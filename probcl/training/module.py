@@ -13,11 +13,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from probcl.evaluation import Embeddings, Evaluation, rank_correlation
+from probcl.evaluation import Evaluation
+from probcl.evaluation.detection import rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.randomness import seeded
+from probcl.training._interim import Embeddings
 from probcl.training.batch import Batch, Part, as_batch
 from probcl.training.callbacks import Monitor, RequireFinite, Throughput
 from probcl.training.datamodule import ImageData
@@ -210,7 +212,7 @@ class ContrastiveModule(LightningModule):
             return embed(self.program, batches, self.device)
 
     def embedded(self) -> dict[Part, Embeddings]:
-        """Return the embeddings of what was kept, by part, on all devices; and keep it no longer."""
+        """Return the embeddings of what was kept, by part, and forget it."""
         collected = gather(self._collected, self.trainer.world_size)
         self._collected.clear()
         return {part: self._embed(batches) for part, batches in collected.items()}
@@ -229,7 +231,7 @@ class ContrastiveModule(LightningModule):
         bar = self.trainer.progress_bar_callback
         self.evaluation = evaluate_parts(embedded, truth, bar is not None and bar.is_enabled)
         if self._untrained is not None:
-            self.evaluation.metrics["truth/rank_correlation_untrained"] = self._untrained
+            self.evaluation.quality["truth/rank_correlation_untrained"] = self._untrained
 
     def _rank_correlation(self, data: ImageData, truth: Tensor) -> float:
         """Return how well the entropies rank the test images of known true concentration."""

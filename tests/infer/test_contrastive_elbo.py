@@ -16,6 +16,7 @@ from probcl.infer.divergence import divergence
 from probcl.nn import MLP, ConvNet, ProjectedNormalHead
 from probcl.objectives import info_nce
 from probcl.programs import ProbabilisticVarCon, VarCon, VSimCLR
+from probcl.programs.program import mean_direction
 
 VIEWS = torch.rand(2, 6, 1, 8, 8)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -24,7 +25,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 @pytest.fixture
 def program():
     program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), temperature=0.2, beta=0.5)
-    program.posterior(VIEWS[0])
+    program(VIEWS[0])
     return program.eval()
 
 
@@ -167,64 +168,6 @@ def test_svi_and_the_module_have_the_same_loss(program):
     assert by_svi == by_module
 
 
-@pytest.mark.parametrize("average", ["outside", "inside"])
-def test_particles_are_averaged(program, average):
-    pyro.set_rng_seed(3)
-    one = ContrastiveELBO("gaussian_bound")
-    each = [one.terms(program.model, program.guide, VIEWS) for _ in range(4)]
-    pyro.set_rng_seed(3)
-    four = ContrastiveELBO(
-        "gaussian_bound", num_particles=4, average=average, vectorize_particles=False
-    )
-    terms = four.terms(program.model, program.guide, VIEWS)
-    torch.testing.assert_close(terms["kl_z"], sum(t["kl_z"] for t in each) / 4)
-    mean = sum(t["contrastive"] for t in each) / 4
-    if average == "outside":
-        torch.testing.assert_close(terms["contrastive"], mean)
-    else:
-        assert terms["contrastive"] < mean  # Jensen's inequality
-
-
-@pytest.mark.parametrize("average", ["outside", "inside"])
-@pytest.mark.parametrize("vectorize", [True, False])
-def test_particles_of_a_known_likelihood(average, vectorize):
-    """Each data point has log mean_s p(x | z_s) of its own, or the mean of the logs."""
-    pair, data = NormalPair(), torch.randn(2, 3)
-    elbo = ContrastiveELBO("exact", num_particles=5, average=average, vectorize_particles=vectorize)
-    seen = []
-
-    def model(data):
-        with (
-            pyro.plate("rows", 2, dim=-2),
-            pyro.plate("columns", 3, dim=-1),
-            pyro.poutine.scale(scale=0.25),
-        ):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            seen.append(z.detach())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=data)
-
-    terms = elbo.terms(model, pair.guide, data)
-    z = seen[-1] if vectorize else torch.stack(seen)
-    assert z.shape == (5, 2, 3)
-    log_p = dist.Normal(z, 1.0).log_prob(data)
-    if average == "inside":
-        expected = log_p.logsumexp(0) - torch.tensor(5.0).log()
-    else:
-        expected = log_p.mean(0)
-    torch.testing.assert_close(terms["x"], -0.25 * expected.sum())
-    torch.testing.assert_close(
-        terms["kl_z"], ContrastiveELBO("exact").terms(model, pair.guide, data)["kl_z"]
-    )
-
-
-def test_the_encoder_runs_once_for_all_particles(program):
-    runs = []
-    program.encoder.register_forward_hook(lambda *_: runs.append(1))
-    elbo = ContrastiveELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=2)
-    assert elbo(program.model, program.guide)(VIEWS).isfinite()
-    assert len(runs) == 1
-
-
 def test_each_latent_may_have_an_estimator_of_its_own():
     def model():
         for name in ("a", "b"):
@@ -279,7 +222,7 @@ def test_varcon_is_equation_7_and_the_enumerated_elbo(epsilon):
     views = VIEWS.double()
     program.eval().materialize(views[0])
     parameters = list(program.parameters())
-    z = torch.stack([program.embed(view) for view in views]).flatten(0, 1)
+    z = torch.stack([mean_direction(program(view)) for view in views]).flatten(0, 1)
     enumerated = TraceEnum_ELBO(max_plate_nesting=2)
     losses = [
         elbo.differentiable_loss(program.model, program.guide, views, LABELS)
@@ -396,16 +339,12 @@ def test_what_depends_on_a_discrete_sample_is_named():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"kl must be one of auto, exact.*got 'precise'"):
         ContrastiveELBO("precise")
-    with pytest.raises(ValueError, match="num_particles must be at least 1, got 0"):
-        ContrastiveELBO(num_particles=0)
 
     program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), VonMisesFisherPrior())
     with pytest.raises(ValueError, match="got ProjectedNormal against VonMisesFisher"):
         ContrastiveELBO("gaussian_bound")(program.model, program.guide)(VIEWS)
     assert ContrastiveELBO()(program.model, program.guide)(VIEWS).isfinite()
 
-    with pytest.raises(ValueError, match="average must be 'outside' or 'inside', got 'between'"):
-        ContrastiveELBO(average="between")
     with pytest.raises(ValueError, match="kl must be one of"):
         ContrastiveELBO({"z": "precise"})
 

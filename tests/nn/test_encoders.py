@@ -116,7 +116,7 @@ def test_copies_agree(encoder, features):
 def test_a_program_takes_its_sizes_from_an_image(encoder, features):
     program = VSimCLR(encoder, ProjectedNormalHead(5, hidden=None))
     program.materialize(IMAGES)
-    assert program.posterior(IMAGES).batch_shape == (4,)
+    assert program(IMAGES).batch_shape == (4,)
     assert program.posterior_head.loc[0].in_features == features.shape[1]
 
 

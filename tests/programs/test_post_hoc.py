@@ -51,7 +51,7 @@ def test_the_concentration_ranks_images_by_their_noise(likelihood, least):
         nn.Flatten(), images, Drop(), likelihood, neighbours=30, views=views, steps=400
     )
     new, noise = noisy_directions(300, seed=1)
-    concentration = program.posterior(new).concentration
+    concentration = program(new).concentration
     assert spearmanr(concentration.detach(), -noise).statistic > least
 
 
@@ -66,7 +66,7 @@ def test_a_constant_concentration_is_the_moment_estimate():
             return images.flatten(1)
 
     program = fit_posterior(Both(), z.view(400, 1, 2, 4), neighbours=399, steps=300)
-    concentration = program.posterior(z.view(400, 1, 2, 4)).concentration
+    concentration = program(z.view(400, 1, 2, 4)).concentration
     cosine = ((z @ z.T).sum() - 400) / (400 * 399)
     expected = inverse_bessel_ratio(cosine.clamp_min(1e-3), DIM)
     assert concentration.mean().item() == pytest.approx(expected.item(), abs=0.35)
@@ -84,7 +84,7 @@ def test_the_network_and_its_embedding_stay_as_they_are():
     program = fit_posterior(encoder, images, point.posterior_head.projection, steps=3)
     assert torch.equal(state, torch.get_rng_state())
     program.train()
-    posterior = program.posterior(images)
+    posterior = program(images)
     point.eval()
     expected = normalize(point.posterior_head.projection(encoder(images)))
     assert torch.equal(posterior.loc, expected)
@@ -98,7 +98,7 @@ def test_the_network_and_its_embedding_stay_as_they_are():
 def test_the_same_seed_gives_the_same_head():
     images, _ = noisy_directions(80)
     one, same, other = (
-        fit_posterior(nn.Flatten(), images, steps=5, seed=seed).posterior(images).concentration
+        fit_posterior(nn.Flatten(), images, steps=5, seed=seed)(images).concentration
         for seed in (0, 0, 1)
     )
     assert torch.equal(one, same)
@@ -111,9 +111,7 @@ def test_batches_and_bytes_are_taken_too():
     from_batches = fit_posterior(nn.Flatten(), batches, neighbours=5, steps=3)
     whole = fit_posterior(nn.Flatten(), images.float() / 255, neighbours=5, steps=3)
     pixels = images.float() / 255
-    torch.testing.assert_close(
-        from_batches.posterior(pixels).concentration, whole.posterior(pixels).concentration
-    )
+    torch.testing.assert_close(from_batches(pixels).concentration, whole(pixels).concentration)
 
 
 def test_as_a_program_it_has_the_likelihood_of_the_next_view():
@@ -121,7 +119,7 @@ def test_as_a_program_it_has_the_likelihood_of_the_next_view():
     program = fit_posterior(nn.Flatten(), images, neighbours=5, steps=3)
     views = torch.stack([images[:20], images[20:40]])
     loss = ContrastiveELBO()(program.model, program.guide)(views)
-    posteriors = [program.posterior(view) for view in views]
+    posteriors = [program(view) for view in views]
     expected = (
         -(
             posteriors[0].log_prob(posteriors[1].loc).mean()

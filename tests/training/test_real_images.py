@@ -203,7 +203,7 @@ def unequal_sizes(folder):
                             "--model.program.encoder.name=resnet19"],
             "resnet18",
         ),
-        (lambda folder: ["fit", *QUICK, "--data=CIFAR10"], "--data.download true"),
+        (lambda folder: ["fit", *QUICK, "--data=CIFAR10"], "set download to True"),
         (
             lambda folder: ["fit", *QUICK, "--data=ImageNet", "--data.download=true"],
             "the licence of ImageNet asks each user for consent",

@@ -3,6 +3,7 @@
 from probcl.data.augment.colour import ColorJitter, GaussianBlur, RandomGrayscale
 from probcl.data.augment.crop import RandomResizedCrop
 from probcl.data.augment.degrade import Degrade
+from probcl.data.augment.draws import as_float
 from probcl.data.augment.policies import AutoAugmentPolicy, RandAugmentPolicy
 from probcl.data.augment.recipes import (
     Augmentation,
@@ -29,4 +30,5 @@ __all__ = [
     "RandomResizedCrop",
     "SimAugment",
     "StackedRandAugment",
+    "as_float",
 ]

@@ -15,7 +15,14 @@ from probcl.data.augment.draws import (
     sent,
 )
 
-__all__ = ["ColorJitter", "GaussianBlur", "RandomGrayscale", "gaussian_blur", "jitter"]
+__all__ = [
+    "ColorJitter",
+    "GaussianBlur",
+    "RandomGrayscale",
+    "blur_weights",
+    "gaussian_blur",
+    "jitter",
+]
 
 # Shares of red, green and blue in the brightness, those of torchvision (ITU-R BT.601).
 _RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114
@@ -175,12 +182,12 @@ def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
         largest: Largest standard deviation there is; the kernel reaches three of them.
     """
     sigma = sent(sigma.to(images.dtype), images)
-    columns = _blurring(sigma, largest, images.shape[-1])
-    rows = _blurring(sigma, largest, images.shape[-2])
+    columns = blur_weights(sigma, largest, images.shape[-1])
+    rows = blur_weights(sigma, largest, images.shape[-2])
     return rows[:, None] @ images @ columns[:, None].mT
 
 
-def _blurring(sigma: Tensor, largest: float, extent: int) -> Tensor:
+def blur_weights(sigma: Tensor, largest: float, extent: int) -> Tensor:
     """Return the weights ``(N, extent, extent)`` of the pixels of a blurred line."""
     reach = min(math.ceil(3 * largest), extent - 1)
     offsets = torch.arange(-reach, reach + 1, device=sigma.device)

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from probcl.data import Degrade
+from probcl.data import CORRUPTIONS, Degrade
 from probcl.data.augment import degrade as module
-from probcl.data.corruptions.blur import gaussian_blur
 
 IMAGES = torch.rand(400, 1, 12, 12)
 
@@ -51,7 +50,7 @@ def test_strength_is_the_largest():
 def test_the_blur_is_that_of_the_corruption():
     amount = torch.full((4, 1, 1, 1), 0.4)
     ours = module._blurred(IMAGES[:4], amount, torch.zeros(2, 4, 1, 1, 1))
-    theirs = gaussian_blur(IMAGES[:4], 2)  # 0.06 of the height each
+    theirs = CORRUPTIONS["gaussian_blur"].apply(IMAGES[:4], 2)  # 0.06 of the height each
     inner = slice(5, -5)
     torch.testing.assert_close(
         ours[..., inner, inner], theirs[..., inner, inner], atol=2e-3, rtol=0

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import re
@@ -22,22 +23,15 @@ from scipy.io import savemat
 from torchvision import datasets
 from torchvision.datasets import imagenet
 
-from probcl.data import sources
-from probcl.data.sources import (
-    read_caltech256,
-    read_cifar10,
-    read_cifar100,
-    read_fashion_mnist,
-    read_imagenet,
-    read_imagenet100,
-    read_mnist,
-    read_stl10,
-    read_tiny_imagenet,
-)
+from probcl.data import DATASETS, named
 
 DATA = Path(os.environ.get("PROBCL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FASHION = DATA / "FashionMNIST"
 WNIDS = [f"n{number:08d}" for number in range(1000)]
+
+
+def read(name, root, download=False, **options):
+    return DATASETS[name].read(root, download, **options)
 
 
 def md5(content):
@@ -64,19 +58,15 @@ JPEG = jpeg()
 
 
 @pytest.mark.parametrize(
-    ("read", "kind", "key"),
-    [
-        (read_cifar10, datasets.CIFAR10, "labels"),
-        (read_cifar100, datasets.CIFAR100, "fine_labels"),
-    ],
+    ("kind", "key"), [(datasets.CIFAR10, "labels"), (datasets.CIFAR100, "fine_labels")]
 )
-def test_cifar(tmp_path, monkeypatch, read, kind, key):
+def test_cifar(tmp_path, monkeypatch, kind, key):
     expected = {}
     for field in ("train_list", "test_list"):
         checked = []
         for name, _ in getattr(kind, field):
             images = pixels(len(expected), 4, 3072)
-            labels = [len(expected), 1, 2, 3]
+            labels = [len(expected) % 5, 1, 2, 3]
             content = pickle.dumps({"data": images, key: labels}, protocol=2)
             put(tmp_path / kind.base_folder / name, content)
             checked.append([name, md5(content)])
@@ -87,7 +77,7 @@ def test_cifar(tmp_path, monkeypatch, read, kind, key):
     )
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(meta)})
 
-    train, test = read(tmp_path)
+    train, test = read(kind.__name__, tmp_path)
     *parts, last = expected.values()
     assert np.array_equal(train.images, np.concatenate([images for images, _ in parts]))
     assert train.labels.tolist() == [label for _, labels in parts for label in labels]
@@ -96,8 +86,8 @@ def test_cifar(tmp_path, monkeypatch, read, kind, key):
 
     with (tmp_path / kind.base_folder / name).open("ab") as file:
         file.write(b"one byte too many")
-    with pytest.raises(ValueError, match=r"whole and undamaged: .* or --data\.download true"):
-        read(tmp_path)
+    with pytest.raises(ValueError, match=r"whole and undamaged: .* or set download to True"):
+        read(kind.__name__, tmp_path)
 
 
 def idx(array):
@@ -123,10 +113,10 @@ def mnist(tmp_path, monkeypatch):
 
 def test_mnist(mnist):
     root, contents = mnist
-    with pytest.raises(ValueError, match=r"does not hold MNIST, .* --data\.download true"):
-        read_mnist(root)  # compressed files only
-    read_mnist(root, download=True)
-    train, test = read_mnist(str(root))
+    with pytest.raises(ValueError, match=r"does not hold MNIST, .* set download to True"):
+        read("MNIST", root)  # compressed files only
+    read("MNIST", root, download=True)
+    train, test = read("MNIST", str(root))
     assert np.array_equal(train.images[:, 0], contents["train-images-idx3-ubyte"])
     assert np.array_equal(test.images[:, 0], contents["t10k-images-idx3-ubyte"])
     assert train.labels.tolist() == [0, 1, 2, 3, 4, 5]
@@ -136,18 +126,18 @@ def test_mnist(mnist):
 @pytest.mark.parametrize("damage", [b"", b"text, not numbers", idx(pixels(0, 6, 28, 28))[:-9]])
 def test_a_damaged_idx_file_is_refused(mnist, damage):
     root, _ = mnist
-    read_mnist(root, download=True)
+    read("MNIST", root, download=True)
     put(root / "MNIST" / "raw" / "train-images-idx3-ubyte", damage)
     with pytest.raises(ValueError, match="does not hold MNIST, whole and undamaged"):
-        read_mnist(root)
+        read("MNIST", root)
     with pytest.raises(ValueError, match="delete what is damaged there"):
-        read_mnist(root, download=True)
+        read("MNIST", root, download=True)
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="PROBCL_DATA has no FashionMNIST")
 def test_fashion_mnist_is_the_original(tmp_path):
     shutil.copytree(FASHION / "raw", tmp_path / "FashionMNIST" / "raw")
-    for part, name in zip(read_fashion_mnist(tmp_path, True), ("train", "t10k"), strict=True):
+    for part, name in zip(read("FashionMNIST", tmp_path, True), ("train", "t10k"), strict=True):
         raw = (FASHION / "raw" / f"{name}-images-idx3-ubyte.gz").read_bytes()
         original = np.frombuffer(gzip.decompress(raw), np.uint8)[16:].reshape(-1, 1, 28, 28)
         assert np.array_equal(part.images, original)
@@ -160,7 +150,7 @@ def test_stl10(tmp_path, monkeypatch):
         "train_y.bin": np.array([1, 10, 2, 3, 4], np.uint8),
         "unlabeled_X.bin": pixels(1, 7, 3, 96, 96),
         "test_X.bin": pixels(2, 3, 3, 96, 96),
-        "test_y.bin": np.array([2, 1, 9], np.uint8),
+        "test_y.bin": np.array([2, 1, 10], np.uint8),
     }
     for name, array in arrays.items():
         put(tmp_path / "stl10_binary" / name, array.tobytes())
@@ -168,12 +158,12 @@ def test_stl10(tmp_path, monkeypatch):
         names = [name for name, _ in getattr(datasets.STL10, field)]
         checked = [[name, md5(arrays[name].tobytes())] for name in names]
         monkeypatch.setattr(datasets.STL10, field, checked)
-    parts = read_stl10(tmp_path)
+    parts = read("STL10", tmp_path, unlabelled=True)
     for part, name in zip(parts, ("train", "test", "unlabeled"), strict=True):
         # The files hold columns before rows.
         assert np.array_equal(part.images, arrays[f"{name}_X.bin"].swapaxes(2, 3))
     assert parts[0].labels.tolist() == [0, 9, 1, 2, 3]
-    assert parts[1].labels.tolist() == [1, 0, 8]
+    assert parts[1].labels.tolist() == [1, 0, 9]
     assert parts[2].labels is None
 
 
@@ -191,7 +181,7 @@ def tiny(tmp_path):
 
 
 def test_tiny_imagenet(tiny):
-    train, test = read_tiny_imagenet(tiny, unreadable="skip")
+    train, test = read("TinyImageNet", tiny, unreadable="skip")
     assert train.labels.tolist() == list(range(200))
     assert test.labels.tolist() == list(range(199, -1, -1))
     assert all(
@@ -209,8 +199,8 @@ def test_tiny_imagenet_is_unpacked_from_the_archive_of_its_checksum(tiny, tmp_pa
         for path in sorted((tiny / "tiny-imagenet-200").rglob("*")):
             archive.write(path, path.relative_to(tiny))
     content = (other / "tiny-imagenet-200.zip").read_bytes()
-    monkeypatch.setitem(sources._TINY_IMAGENET, "md5", md5(content))
-    train, test = read_tiny_imagenet(other, download=True)
+    monkeypatch.setitem(named._TINY_IMAGENET, "md5", md5(content))
+    train, test = read("TinyImageNet", other, download=True)
     assert (len(train), len(test)) == (200, 200)
 
 
@@ -219,10 +209,10 @@ def test_a_tiny_imagenet_that_is_not_whole_is_refused(tiny):
     with (folder / "val" / "val_annotations.txt").open("a") as file:
         file.write("val_0.JPEG\tn99999999\t0\t0\t62\t62\n")
     with pytest.raises(ValueError, match=r"n99999999.* names no image or no class"):
-        read_tiny_imagenet(tiny)
+        read("TinyImageNet", tiny)
     shutil.rmtree(folder / "train" / WNIDS[3])
     with pytest.raises(ValueError, match="train has 199 class folders in place of 200"):
-        read_tiny_imagenet(tiny)
+        read("TinyImageNet", tiny)
 
 
 def test_caltech256_is_split_within_each_class(tmp_path):
@@ -235,7 +225,7 @@ def test_caltech256_is_split_within_each_class(tmp_path):
             put(folder / name / f"{number:03d}_{row:04d}.jpg", JPEG)
     put(folder / "056.thing" / "greg" / "vision.jpg", JPEG)  # no part of its class
     put(folder / "198.thing" / "RENAME2", b"")
-    train, test = read_caltech256(tmp_path)
+    train, test = read("Caltech256", tmp_path)
     assert torch.equal(train.labels.bincount(), torch.full((256,), 60))
     assert test.labels.bincount().tolist() == [count - 60 for count in list(counts.values())[:-1]]
     every = np.concatenate([train.paths, test.paths])
@@ -248,7 +238,7 @@ def test_caltech256_is_split_within_each_class(tmp_path):
     assert rows == [1, 2, 5, 6, 12, 13, 15, 18, 32, 36, 39, 42, 43, 47, 54, 58, 59, 66, 69, 70]
     shutil.rmtree(folder / "257.clutter")
     with pytest.raises(ValueError, match="has 256 class folders in place of 257"):
-        read_caltech256(tmp_path)
+        read("Caltech256", tmp_path)
 
 
 def tar(contents, mode="w"):
@@ -297,7 +287,7 @@ def archives(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*filter extracted tar:DeprecationWarning")  # torchvision's own
 def test_imagenet_is_unpacked_and_numbered_by_id(archives):
     root, truth = archives
-    train, test = read_imagenet(root)
+    train, test = read("ImageNet", root)
     assert train.labels.tolist() == list(range(1000))
     for path, label in zip(train.paths, train.labels, strict=True):
         assert path.endswith(f"train/{WNIDS[label]}/{WNIDS[label]}_1.JPEG".encode())
@@ -305,10 +295,10 @@ def test_imagenet_is_unpacked_and_numbered_by_id(archives):
         assert truth[int(path[-13:-5]) - 1] == label
     shutil.rmtree(root / "val" / WNIDS[5])
     with pytest.raises(ValueError, match=f"val/{WNIDS[5]} holds no image files .* or is not there"):
-        read_imagenet(root)
+        read("ImageNet", root)
     shutil.rmtree(root / "train" / WNIDS[5])
     with pytest.raises(ValueError, match="train has 999 class folders in place of 1000"):
-        read_imagenet(root)
+        read("ImageNet", root)
 
 
 @pytest.mark.parametrize("part", ["devkit", "train"])
@@ -319,14 +309,14 @@ def test_an_archive_of_imagenet_that_is_damaged_is_refused(archives, part):
     with pytest.raises(
         ValueError, match="no folder train, and archives of ImageNet are missing or"
     ):
-        read_imagenet(root)
+        read("ImageNet", root)
 
 
 def test_the_licence_and_the_archives_of_imagenet_are_named(tmp_path):
-    for read in (read_imagenet, read_imagenet100):
+    for name, download in itertools.product(("ImageNet", "ImageNet100"), (False, True)):
         with pytest.raises(ValueError, match="licence") as caught:
-            read(tmp_path)
-        for word in (*(name for name, _ in imagenet.ARCHIVE_META.values()), str(tmp_path)):
+            read(name, tmp_path, download)
+        for word in (*(file for file, _ in imagenet.ARCHIVE_META.values()), str(tmp_path)):
             assert word in str(caught.value)
 
 
@@ -335,23 +325,23 @@ def test_imagenet100_has_the_classes_of_its_list(tmp_path):
     for wnid in [*wnids, "n00000001"]:
         put(tmp_path / "train" / wnid / "1.JPEG", JPEG)
         put(tmp_path / "val" / wnid / "2.JPEG", JPEG)
-    for part in read_imagenet100(tmp_path):
+    for part in read("ImageNet100", tmp_path):
         assert part.labels.tolist() == list(range(100))
         found = [Path(os.fsdecode(path)).parent.name for path in part.paths]
         assert found == sorted(wnids)
     own = tmp_path / "own.txt"
     own.write_text(f"{wnids[9]}\nn00000001\n")
-    assert [len(part) for part in read_imagenet100(tmp_path, own)] == [2, 2]
+    assert [len(part) for part in read("ImageNet100", tmp_path, classes=own)] == [2, 2]
     own.write_text("n00000001\nn00000002\n")
     with pytest.raises(
         ValueError, match=r"train/n00000002 holds no image files .* or is not there"
     ):
-        read_imagenet100(tmp_path, own)
+        read("ImageNet100", tmp_path, classes=own)
     own.write_text("n00000001\n")
     with pytest.raises(ValueError, match=r"classes: .* names less than two classes"):
-        read_imagenet100(tmp_path, own)
+        read("ImageNet100", tmp_path, classes=own)
     with pytest.raises(ValueError, match=r"classes: cannot read .*none"):
-        read_imagenet100(tmp_path, tmp_path / "none.txt")
+        read("ImageNet100", tmp_path, classes=tmp_path / "none.txt")
 
 
 def test_the_list_of_imagenet100_is_that_of_its_authors():
@@ -363,30 +353,22 @@ def test_the_list_of_imagenet100_is_that_of_its_authors():
     assert hashlib.sha256(content).hexdigest() == expected
 
 
-READERS = [
-    read_caltech256,
-    read_cifar10,
-    read_cifar100,
-    read_fashion_mnist,
-    read_mnist,
-    read_stl10,
-    read_tiny_imagenet,
-]
+DOWNLOADED = ["CIFAR10", "CIFAR100", "Caltech256", "FashionMNIST", "MNIST", "STL10", "TinyImageNet"]
 
 
-@pytest.mark.parametrize("read", READERS)
-def test_what_is_not_there_is_refused_with_the_option_that_downloads_it(tmp_path, read):
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_what_is_not_there_is_refused_with_the_option_that_downloads_it(tmp_path, name):
     root = tmp_path / "data"
     with pytest.raises(
         ValueError, match=f"root: {re.escape(str(root))} does not hold .*"
     ) as caught:
-        read(root)
-    assert str(caught.value).endswith("--data.download true.")
+        read(name, root)
+    assert str(caught.value).endswith("set download to True.")
     assert not root.exists()
 
 
-@pytest.mark.parametrize("read", READERS)
-def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch, read):
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch, name):
     def offline(*_, **__):
         raise URLError("no route to host")
 
@@ -394,5 +376,5 @@ def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch, read):
     with pytest.raises(
         ValueError, match=r"could not be downloaded to .*no route to host"
     ) as caught:
-        read(tmp_path, download=True)
+        read(name, tmp_path, download=True)
     assert "\n" not in str(caught.value)
