@@ -18,14 +18,6 @@ def _seeded_and_validated():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _few_images_are_corrupted():
-    """85 changes of each image would make every run of the command ten seconds longer."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probcl.training.module.CORRUPTED_IMAGES", 30)
-        yield
-
-
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -201,7 +201,7 @@ class ContrastiveModule(LightningModule):
     ) -> Embeddings | None:
         """Return the embeddings of a batch."""
         batch = as_batch(batch, dataloader_idx)
-        return self._embed([encode(self.program, batch)]) if batch.size else None
+        return self._embed([encode(self.program, batch)]).old()[0] if batch.size else None
 
     def _collect(self, batch: Batch) -> None:
         if batch.size and batch.part is not None:
