@@ -351,15 +351,22 @@ def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
         split: Embeddings.concatenate([part for part in parts if part is not None])
         for split, parts in batches.items()
     }
-    whole = Embeddings.concatenate(list(sets.values()))
-    return {
-        "embedding": whole.embedding.numpy(),
-        **{f"posterior_{name}": value.numpy() for name, value in whole.parameters.items()},
-        **{f"uncertainty_{name}": value.numpy() for name, value in whole.scores.items()},
-        "label": whole.labels.numpy(),
-        "index": whole.index.numpy(),
-        "split": np.repeat(list(sets), [len(part) for part in sets.values()]),
-    }
+    arrays = [_set_arrays(part) for part in sets.values()]
+    joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+    return joined | {"split": np.repeat(list(sets), [len(part) for part in sets.values()])}
+
+
+def _set_arrays(part: Embeddings) -> dict[str, Any]:
+    assert part.labels is not None
+    arrays = {"embedding": part.embedding, "label": part.labels, "index": part.rows}
+    if part.posterior:
+        with torch.no_grad():
+            for name in part.posterior[0].arg_constraints:
+                if hasattr(part.posterior[0], name):
+                    values = [getattr(q, name) for q in part.posterior]
+                    arrays[f"posterior_{name}"] = torch.cat(values)
+            arrays["uncertainty_entropy"] = torch.cat([q.entropy() for q in part.posterior])
+    return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 
 def _loggers(run_dir: Path) -> list[Logger]:

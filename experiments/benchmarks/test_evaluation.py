@@ -12,8 +12,7 @@ import time
 import torch
 
 from probcl.distributions import ProjectedNormal
-from probcl.evaluation import Embeddings, Evaluator
-from probcl.evaluation.posterior_scores import draw, mean_resultant_length, posterior_scores
+from probcl.evaluation import Embeddings, evaluate
 
 COUNT, DIM, CLASSES, BATCH = 50_000, 128, 10, 500
 
@@ -26,33 +25,21 @@ def posteriors(seed: int) -> tuple[ProjectedNormal, torch.Tensor]:
     return ProjectedNormal(loc, 1 + torch.rand(COUNT, DIM, generator=generator)), labels
 
 
-def described(posterior: ProjectedNormal, labels: torch.Tensor, rows: torch.Tensor) -> tuple:
-    part = ProjectedNormal(posterior.loc[rows], posterior.scale[rows])
-    samples = draw(part)
-    return Embeddings(
-        torch.nn.functional.normalize(part.loc, dim=-1), part.loc, labels[rows], rows,
-        scores=posterior_scores(part, samples), length=mean_resultant_length(part, samples),
-        norm=part.loc.norm(dim=-1),
-    ), samples  # fmt: skip
-
-
 def test_evaluation() -> None:
-    sets = [posteriors(seed) for seed in (1, 2)]
+    sets = [described(*posteriors(seed)) for seed in (1, 2)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    marks = {"start": time.perf_counter()}
-    batches = torch.arange(COUNT).split(BATCH)
-    train = Embeddings.concatenate([described(*sets[0], rows)[0] for rows in batches])
-    marks["posteriors of the training set"] = time.perf_counter()
-    evaluator = Evaluator(train)
-    marks["probes and Gaussians"] = time.perf_counter()
-    for rows in batches:
-        evaluator.add_test(*described(*sets[1], rows))
-    marks["posteriors and scores of the test set"] = time.perf_counter()
-    evaluation = evaluator.result()
-    marks["result"] = time.perf_counter()
-    names, times = list(marks), list(marks.values())
-    for name, first, second in zip(names[1:], times, times[1:], strict=False):
-        print(f"\n{name}: {second - first:.1f} s", end="")
+    start = time.perf_counter()
+    evaluation = evaluate(sets[0], None, sets[1], None, progress=True)
+    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nall: {times[-1] - times[0]:.1f} s; {before:.2f} GiB before, at most {peak:.2f} GiB")
+    print(f"\nall: {seconds:.1f} s; {before:.2f} GiB before, at most {peak:.2f} GiB")
     assert len(evaluation.test) == COUNT
+
+
+def described(posterior: ProjectedNormal, labels: torch.Tensor) -> Embeddings:
+    """Return embeddings with their posteriors in batches, as they come from a network."""
+    blocks = [
+        ProjectedNormal(loc, scale)
+        for loc, scale in zip(posterior.loc.split(BATCH), posterior.scale.split(BATCH), strict=True)
+    ]
+    return Embeddings(posterior.loc, labels, posterior.loc.clone(), blocks)

@@ -41,7 +41,7 @@ def uncertainty_table(program: str = "VSimCLR") -> str:
     lines = [f"| {program}, 3 seeds | {' | '.join(SCORES)} |", "|---" * (1 + len(SCORES)) + "|"]
     runs = runs_of(program)
     for question, metric in QUESTIONS.items():
-        names = [f"unc/{metric}" + ("" if score == "entropy" else f"/{score}") for score in SCORES]
+        names = [f"unc/{metric}/{score}" for score in SCORES]
         columns = [[run[name] for run in runs] for name in names]
         best = max(round(mean(values), 2) for values in columns)
         cells = [question]

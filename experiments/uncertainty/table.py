@@ -59,7 +59,7 @@ def cell(values: list[float], digits: int = 2) -> str:
 def key(question: str, score: str | None) -> str:
     if score is None:
         return question
-    return f"unc/{question}" + ("" if score == "entropy" else f"/{score}")
+    return f"unc/{question}/{score}"
 
 
 def rows(labels: dict[str, tuple[str, str | None]]) -> str:

@@ -1,16 +1,19 @@
 """Numbers from arrays: embedding quality, calibration and uncertainty."""
 
 from probcl.evaluation.embeddings import Embeddings
-from probcl.evaluation.evaluate import Evaluation, Evaluator
-from probcl.evaluation.scorer import Scorer
-from probcl.evaluation.scores import LIBRARY_SCORE, QUESTIONS, SCORES
+from probcl.evaluation.evaluate import Evaluation, evaluate, monitor
+from probcl.evaluation.metrics import GROUPS, METRICS, Metric
+from probcl.evaluation.scores import QUESTIONS, SCORES, Score
 
 __all__ = [
-    "LIBRARY_SCORE",
+    "GROUPS",
+    "METRICS",
     "QUESTIONS",
     "SCORES",
     "Embeddings",
     "Evaluation",
-    "Evaluator",
-    "Scorer",
+    "Metric",
+    "Score",
+    "evaluate",
+    "monitor",
 ]

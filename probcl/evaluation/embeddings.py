@@ -1,62 +1,125 @@
-"""What an encoder says of a set of images: the arrays that evaluation works on."""
+"""What an encoder says of a set of items: the arrays that evaluation works on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+
+from probcl.checks import as_labels, as_matrix
+from probcl.randomness import seeded
 
 __all__ = ["Embeddings"]
 
 
-@dataclass
 class Embeddings:
-    """Embeddings of ``N`` images, with what their posteriors say, in float32 on the CPU.
+    """Embeddings of ``N`` items and what else is known of them, NumPy or PyTorch, on the CPU.
 
     Args:
-        embedding: Mean directions, shape ``(N, d)``.
-        features: Output of the backbone, shape ``(N, F)``.
-        labels: Classes, shape ``(N,)``.
-        index: Row of each image in its data set, shape ``(N,)``.
-        parameters: Parameters of the posteriors by name, each of shape ``(N, *)``.
-        scores: Uncertainty of each image by the name of the score, each of shape ``(N,)``.
-        length: Mean resultant lengths of the posteriors, shape ``(N,)``; None for points.
-        norm: Lengths of the embeddings before they are normalised, shape ``(N,)``; None if unknown.
+        embedding: Shape ``(N, d)``, before it is normalised where its length tells something; unit
+            vectors do too.
+        labels: Classes, integers of at least 0, shape ``(N,)``.
+        features: Output of the backbone, shape ``(N, F)``; by default the embedding.
+        posterior: Distribution over the sphere of batch shape ``(N,)``, or several whose batches
+            add up to ``N``, as they came.
+        rows: Row of each item in its data set, all different, shape ``(N,)``; by default 0, 1, ...
+            By it evaluation sorts the items, so that batches and their order change nothing.
+
+    Raises:
+        ValueError: If an argument is not finite, or does not have a row for each item.
+
+    Example:
+        >>> import numpy as np
+        >>> len(Embeddings(np.ones((3, 2)), labels=[0, 1, 1]))
+        3
     """
 
-    embedding: Tensor
-    features: Tensor
-    labels: Tensor
-    index: Tensor
-    parameters: dict[str, Tensor] = field(default_factory=dict)
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    length: Tensor | None = None
-    norm: Tensor | None = None
+    def __init__(
+        self,
+        embedding: Any,
+        labels: Any = None,
+        features: Any = None,
+        posterior: Distribution | Sequence[Distribution] | None = None,
+        rows: Any = None,
+    ) -> None:
+        self.embedding = as_matrix("embedding", embedding)
+        count = len(self.embedding)
+        self.labels = None if labels is None else as_labels("labels", labels, count)
+        given = features is not None
+        self.features = as_matrix("features", features, count) if given else self.embedding
+        self._rows = None if rows is None else as_labels("rows", rows, count)
+        if self._rows is not None and len(self._rows.unique()) < count:
+            raise ValueError("rows must all be different, got one twice: give each item its own.")
+        blocks = [posterior] if isinstance(posterior, Distribution) else list(posterior or ())
+        self.posterior: tuple[Any, ...] = tuple(_AsPosterior(block) for block in blocks)
+        for block in blocks:
+            if len(block.batch_shape) != 1 or block.event_shape != self.embedding.shape[1:]:
+                raise ValueError(
+                    f"posterior must have batch shape (N,) and event shape "
+                    f"({self.embedding.shape[1]},), got {tuple(block.batch_shape)} and "
+                    f"{tuple(block.event_shape)}."
+                )
+        described = sum(block.batch_shape[0] for block in blocks)
+        if blocks and described != count:
+            raise ValueError(f"posterior must be of the {count} items, got {described}.")
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            setattr(self, f.name, _moved(getattr(self, f.name)))
+    @property
+    def rows(self) -> Tensor:
+        """Row of each item in its data set, shape ``(N,)``."""
+        return torch.arange(len(self)) if self._rows is None else self._rows
+
+    def with_labels(self, labels: Any) -> "Embeddings":
+        """Return the same items with these labels, shape ``(N,)``."""
+        other = copy(self)
+        other.labels = as_labels("labels", labels, len(self))
+        return other
 
     def __len__(self) -> int:
         return len(self.embedding)
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
-        """Join the embeddings of batches into one set."""
-        return cls(**{f.name: _joined([getattr(p, f.name) for p in parts]) for f in fields(cls)})
+        """Join the embeddings of batches into one set; what one of them lacks is left out."""
+
+        def joined(values: list[Tensor | None]) -> Tensor | None:
+            present = [value for value in values if value is not None]
+            return torch.cat(present) if len(present) == len(values) else None
+
+        own = [part.features is not part.embedding for part in parts]
+        return cls(
+            joined([part.embedding for part in parts]),
+            joined([part.labels for part in parts]),
+            joined([part.features for part in parts]) if all(own) else None,
+            [block for part in parts for block in part.posterior]
+            if all(part.posterior for part in parts)
+            else None,
+            joined([part._rows for part in parts]),
+        )
 
 
-def _moved(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _moved(entry) for name, entry in value.items()}
-    if value is None:
-        return None
-    value = value.detach().cpu()
-    return value.float() if value.is_floating_point() else value
+class _AsPosterior:  # until the distributions have the interface themselves
+    def __init__(self, posterior: Any) -> None:
+        self.posterior: Any = getattr(posterior, "posterior", posterior)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["posterior"], name)
 
-def _joined(values: list[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {name: _joined([value[name] for value in values]) for name in values[0]}
-    return None if values[0] is None else torch.cat(values)
+    def draw(self, count: int, seed: int = 0) -> Tensor:
+        with seeded(seed), torch.no_grad():
+            return self.posterior.sample(torch.Size([count]))
+
+    @property
+    def mean_resultant_length(self) -> Tensor:
+        with suppress(AttributeError, NotImplementedError):
+            return self.posterior.mean_resultant_length
+        z = self.draw(64)
+        total = z.sum(0).square().sum(-1)
+        return ((total - len(z)) / (len(z) * (len(z) - 1))).clamp_min(0).sqrt()
+
+    @property
+    def log_det_covariance(self) -> Tensor:
+        half = self.posterior.covariance.half_log_det(self.posterior.event_shape[0])
+        return (2 * half).expand(self.posterior.batch_shape)

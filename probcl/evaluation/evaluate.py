@@ -1,12 +1,15 @@
-"""The whole evaluation of an encoder, from the arrays it gives batch by batch."""
+"""The whole evaluation of an embedding: arrays in, numbers out."""
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from probcl.checks import as_values, require_two
 from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
@@ -23,250 +26,355 @@ from probcl.evaluation.detection import (
     severity_correlation,
 )
 from probcl.evaluation.embeddings import Embeddings
-from probcl.evaluation.geometry import effective_rank, singular_spectrum
-from probcl.evaluation.nearest import nearest
-from probcl.evaluation.neighbour_vote import neighbour_vote
-from probcl.evaluation.probe import accuracy, fit_linear_probe
-from probcl.evaluation.quality import quality_of
-from probcl.evaluation.retrieval import nearest_is_wrong
-from probcl.evaluation.scorer import Scorer
-from probcl.evaluation.scores import LIBRARY_SCORE, SCORES
+from probcl.evaluation.geometry import effective_rank
+from probcl.evaluation.items import Query, Reference
+from probcl.evaluation.metrics import METRICS, Metric, compute_metric
+from probcl.evaluation.probe import accuracy
+from probcl.evaluation.progress import progress_bar, track
+from probcl.evaluation.scores import SCORES, Score, compute_score
 from probcl.evaluation.selective import risk_coverage
 
-__all__ = ["Evaluation", "Evaluator", "watch"]
-
-# Numbers of neighbours that classify.
-NEIGHBOURS = (1, 5, 20)
+__all__ = ["Evaluation", "evaluate", "monitor"]
 
 
 @dataclass
 class Evaluation:
-    """What was measured of an encoder, and the arrays behind the report's pictures.
+    """What was measured, and the arrays behind the report's pictures, sorted by ``test.rows``.
 
     Args:
-        quality: Accuracy, calibration, retrieval, clustering, geometry and information, by name.
-        answers: For each score, how well it answers each question of ``QUESTIONS``, with its
-            bootstrap interval; a question is left out where it could not be asked.
-        uncertainty: For each score, the numbers behind the answers: ``auroc_NAME`` of each set of
-            unfamiliar inputs, ``spearman_NAME`` of each corruption, and areas under curves.
-        test: Embeddings of the test set, with every score.
-        probabilities: Class probabilities of the linear probe on the test set, ``(N, C)``.
-        wrong: Whether the probe is wrong (``probe``), and whether the nearest other test image is
-            of another class (``retrieval``), each of shape ``(N,)``.
-        unfamiliar: Scores of unfamiliar inputs, by set and score, each of shape ``(N,)``.
+        metrics: Every number by name: those of ``METRICS``, and ``unc/QUESTION/SCORE`` for every
+            score: the answers to ``QUESTIONS``; ``auroc_SET``, ``aupr_SET`` and ``fpr95_SET`` of
+            each set out of distribution; ``spearman_CORRUPTION``; ``aurc``, ``excess_aurc``,
+            ``augrc`` and ``coverage_at_1_percent_risk``.
+        answers: How well each score answers each question that could be asked, with its bootstrap
+            interval, by score and question.
+        test: The test items.
+        scores: Scores of the test items by name, each of shape ``(N,)``.
+        probabilities: Class probabilities of the linear probe, ``(N, C)``; ``(N, 0)`` if there is
+            none.
+        wrong: Whether the probe is wrong (``probe``), and whether the nearest other test item is
+            of another class (``retrieval``), each of shape ``(N,)``; empty without labels.
+        out_of_distribution: Scores by set and score, each of shape ``(M,)``.
         by_severity: Scores by corruption, score and severity (0: clean), each of shape ``(M,)``.
         shift: Accuracy (``top1``), ``nll`` and ``ece`` of the probe by corruption and severity.
         spectrum: Singular values of the test embeddings.
+        left_out: Why a score or a metric is not there, by its name.
     """
 
-    quality: dict[str, float]
+    metrics: dict[str, float]
     answers: dict[str, dict[str, Interval]]
-    uncertainty: dict[str, dict[str, float]]
     test: Embeddings
+    scores: dict[str, Tensor]
     probabilities: Tensor
     wrong: dict[str, Tensor]
-    unfamiliar: dict[str, dict[str, Tensor]]
+    out_of_distribution: dict[str, dict[str, Tensor]]
     by_severity: dict[str, dict[str, dict[int, Tensor]]]
     shift: dict[str, dict[int, dict[str, float]]]
     spectrum: Tensor
+    left_out: dict[str, str]
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """All numbers by name.
-
-        The library's own score gives ``unc/auroc_inverted``, any other one its name as well:
-        ``unc/auroc_inverted/log_det_k``.
-        """
-        flat = dict(self.quality)
-        for score, numbers in self.uncertainty.items():
-            suffix = "" if score == LIBRARY_SCORE else f"/{score}"
-            answers = {name: answer.value for name, answer in self.answers[score].items()}
-            flat |= {f"unc/{name}{suffix}": value for name, value in (answers | numbers).items()}
-        return flat
+    def report(self, path: str | Path) -> Path:
+        """Write a page with all numbers and pictures, and return its path."""
+        # By name: the room of reports is above this one.
+        return importlib.import_module("probcl.report").write_report(self, path)
 
 
-class Evaluator:
-    """Evaluate an encoder from what it says of the test images and changed ones, part by part.
+def evaluate(
+    train: Any,
+    train_labels: Any,
+    test: Any,
+    test_labels: Any,
+    *,
+    out_of_distribution: Mapping[str, Any] | None = None,
+    corrupted: Mapping[str, Mapping[int, Embeddings]] | None = None,
+    true_concentration: Any = None,
+    scores: Iterable[str] | None = None,
+    metrics: Iterable[str] | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure everything that can be measured of an embedding.
+
+    What is optional adds what it can answer. Without labels, or with those of one class, what needs
+    them is left out, and ``Evaluation.left_out`` says so.
 
     Args:
-        train: Embeddings of the training set, without augmentation.
+        train: Training items, from which probes, neighbours and Gaussians come; NumPy or PyTorch,
+            shape ``(M, d)``, or ``Embeddings`` with features, posteriors and rows too.
+        train_labels: Classes, integers of at least 0, shape ``(M,)``; None for those of ``train``.
+        test: Test items, shape ``(N, d)``, or ``Embeddings``.
+        test_labels: Classes, shape ``(N,)``; None for those of ``test``.
+        out_of_distribution: Sets of items unlike the training set, by name, each ``(K, d)`` or
+            ``Embeddings``.
+        corrupted: Test items, corrupted, by the name of the corruption and the severity; their
+            ``rows`` are those of the test items.
+        true_concentration: How concentrated the true posterior of each test item is, up to a
+            monotone map, where it is known; shape ``(N,)``.
+        scores: Names, of ``SCORES``, to compute; by default all that can be.
+        metrics: Names, of ``METRICS``, to compute; by default all that can be.
+        progress: Whether to show a bar with the step that is at work.
+
+    Raises:
+        ValueError: Before any work, if an argument does not fit: lengths differ, a row is not
+            finite, a test class is not among the training items, a name is unknown or needs what
+            is not given.
 
     Example:
-        >>> z = torch.nn.functional.normalize(torch.randn(80, 8, generator=torch.manual_seed(0)))
-        >>> part = Embeddings(z, z, torch.arange(80) % 2, torch.arange(80))
-        >>> evaluator = Evaluator(part)
-        >>> evaluator.add_test(part, z[None].expand(8, -1, -1))
-        >>> evaluator.result().quality["probe/top1"] > 0.5
+        >>> import numpy as np
+        >>> random = np.random.default_rng(0)
+        >>> y = np.arange(200) % 4
+        >>> z = np.eye(8)[y] + 0.3 * random.normal(size=(200, 8))
+        >>> evaluation = evaluate(z[:100], y[:100], z[100:], y[100:], metrics=["knn/top1"])
+        >>> evaluation.metrics["knn/top1"] > 0.9
+        True
+        >>> evaluation.metrics["unc/retrieval_error/agreement"] > 0.7
         True
     """
-
-    def __init__(self, train: Embeddings) -> None:
-        self.train = train
-        self.scorer = Scorer.fit(train)
-        self._test: list[Embeddings] = []
-        self._votes: dict[int, list[Tensor]] = defaultdict(list)
-        self._unfamiliar: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
-        self._corrupted: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
-
-    def add_test(self, part: Embeddings, samples: Tensor) -> None:
-        """Take test images: their embeddings, and samples ``(S, N, d)`` of their posteriors."""
-        found = self.scorer.neighbours(part)
-        self._test.append(replace(part, scores=self.scorer(part, samples, found)))
-        for k in NEIGHBOURS:
-            shares = neighbour_vote(found, self.train.labels, k=min(k, found.row.shape[1]))
-            self._votes[k].append(shares.argmax(-1))
-
-    def add_unfamiliar(self, name: str, part: Embeddings, samples: Tensor) -> None:
-        """Take inputs unlike those of the training set; arguments as for ``add_test``."""
-        self._unfamiliar[name].append(self.scorer(part, samples))
-
-    def add_corrupted(self, name: str, severity: int, part: Embeddings, samples: Tensor) -> None:
-        """Take test images, corrupted; ``part.index`` tells which. As for ``add_test``."""
-        scored = replace(part, scores=self.scorer(part, samples))
-        self._corrupted[name, severity].append(scored)
-
-    def result(self, spread: Tensor | None = None) -> Evaluation:
-        """Return what was measured.
-
-        Args:
-            spread: How wide the true posterior of each test image is, up to a monotone map, where
-                it is known; by ``index``, shape ``(N,)``.
-        """
-        test = Embeddings.concatenate(self._test)
-        scores = {name: test.scores[name] for name in SCORES if name in test.scores}
-        test = replace(test, scores=scores)
-        probabilities = self._probabilities(test)
-        wrong = {}
-        if len(test.labels.unique()) > 1:
-            wrong["retrieval"] = nearest_is_wrong(test.embedding, test.labels)
-        if self.scorer.feature_probe is not None:
-            wrong["probe"] = probabilities.argmax(-1) != test.labels
-        unfamiliar = {
-            name: {score: torch.cat([p[score] for p in parts]) for score in scores}
-            for name, parts in self._unfamiliar.items()
-        }
-        corrupted = {key: Embeddings.concatenate(parts) for key, parts in self._corrupted.items()}
-        by_severity = _by_severity(test, corrupted)
-        spectrum = singular_spectrum(test.embedding)
-        answers, numbers = {}, {}
-        for score, values in scores.items():
-            strange = {name: parts[score] for name, parts in unfamiliar.items()}
-            severe = {name: levels[score] for name, levels in by_severity.items()}
-            answers[score] = _answers(values, wrong, strange, severe)
-            if spread is not None:
-                known = spread[test.index]
-                answers[score]["truth"] = bootstrap_interval(rank_correlation, values, known)
-            numbers[score] = _numbers(values, wrong, strange, severe)
-        shift: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
-        for (name, severity), part in corrupted.items():
-            shift[name][severity] = self._shift(part)
-        votes = {k: torch.cat(parts) for k, parts in self._votes.items()}
-        quality = quality_of(
-            self.train, test, self.scorer.feature_probe, wrong.get("retrieval"), votes
-        )
-        if shift:
-            every = [level for levels in shift.values() for level in levels.values()]
-            quality |= {
-                f"shift/{n}": sum(level[n] for level in every) / len(every) for n in every[0]
-            }
-        return Evaluation(
-            quality=quality,
-            answers=answers,
-            uncertainty=numbers,
-            test=test,
-            probabilities=probabilities,
-            wrong=wrong,
-            unfamiliar=unfamiliar,
-            by_severity=by_severity,
-            shift=dict(shift),
-            spectrum=spectrum,
-        )
-
-    def _probabilities(self, part: Embeddings) -> Tensor:
-        """Return the probe's probabilities, with a column for every class of the images too."""
-        probe = self.scorer.feature_probe
-        count = int(torch.cat([self.train.labels, part.labels]).max()) + 1
-        whole = torch.zeros(len(part), count, dtype=torch.double)
-        if probe is not None:
-            values = probe.logits(part.features).double().softmax(-1)
-            whole[:, : values.shape[1]] = values
-        return whole
-
-    def _shift(self, part: Embeddings) -> dict[str, float]:
-        if self.scorer.feature_probe is None:
-            return {}
-        p = self._probabilities(part)
-        return {
-            "top1": accuracy(p.argmax(-1), part.labels),
-            "nll": negative_log_likelihood(p, part.labels),
-            "ece": calibration_error(p, part.labels),
-        }
+    sets = _Sets(
+        _embeddings("train", train, train_labels),
+        _embeddings("test", test, test_labels),
+        {
+            name: _embeddings(f"out_of_distribution[{name!r}]", part)
+            for name, part in (out_of_distribution or {}).items()
+        },
+        {
+            name: {s: _embeddings(f"corrupted[{name!r}][{s}]", part) for s, part in levels.items()}
+            for name, levels in (corrupted or {}).items()
+        },
+    )
+    sets.check()
+    truth = true_concentration
+    if truth is not None:
+        truth = as_values("true_concentration", truth, len(sets.test))
+    left_out: dict[str, str] = {}
+    wanted_scores = _wanted("scores", scores, SCORES, sets.for_scores(), left_out)
+    wanted_metrics = _wanted("metrics", metrics, METRICS, sets.for_metrics(), left_out)
+    with progress_bar(progress), torch.no_grad():
+        return _measure(sets, truth, wanted_scores, wanted_metrics, left_out)
 
 
-def watch(train: Embeddings, test: Embeddings) -> dict[str, float]:
-    """Measure embeddings while they are being trained: quickly, on some images.
+def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
+    """Measure embeddings while they are being trained: quickly, on some items.
 
     Args:
         train: Embeddings that a probe learns from and neighbours are looked for among.
         test: Embeddings that are classified.
 
     Returns:
-        Accuracy of the neighbours' vote, the effective rank, and the accuracy of the probe where
-        there is more than one class to learn.
+        The effective rank, the mean of the posteriors' mean resultant lengths, and with labels of
+        two classes at least the accuracy of the vote of five neighbours and of the probe.
     """
-    found = nearest(test.embedding, train.embedding, min(5, len(train)))
-    votes = neighbour_vote(found, train.labels).argmax(-1)
-    watched = {
-        "knn_top1": accuracy(votes, test.labels),
-        "effective_rank": effective_rank(singular_spectrum(test.embedding)),
+    query = Query(test, "test", Reference(train, "train"))
+    monitored = {"effective_rank": effective_rank(query.spectrum)}
+    if query.posterior:
+        monitored["mean_resultant_length"] = query.mean_resultant_length.mean().item()
+    if query.reference.labelled and len(query.labels):
+        monitored["knn_top1"] = accuracy(query.predicted_by(5), query.labels)
+        monitored["probe_top1"] = accuracy(query.logits.argmax(-1), query.labels)
+    return monitored
+
+
+class _Sets(NamedTuple):
+    """What an evaluation is of."""
+
+    train: Embeddings
+    test: Embeddings
+    out_of_distribution: dict[str, Embeddings]
+    corrupted: dict[str, dict[int, Embeddings]]
+
+    def by_name(self) -> dict[str, Embeddings]:
+        """Return all sets by the name of their argument."""
+        sets = {"train": self.train, "test": self.test}
+        for name, part in self.out_of_distribution.items():
+            sets[f"out_of_distribution[{name!r}]"] = part
+        for name, severity, part in self.of_corruptions():
+            sets[f"corrupted[{name!r}][{severity}]"] = part
+        return sets
+
+    def of_corruptions(self) -> list[tuple[str, int, Embeddings]]:
+        """Return the corrupted sets, with corruption and severity."""
+        return [(n, s, part) for n, levels in self.corrupted.items() for s, part in levels.items()]
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless the sets are of one kind, and the classes known."""
+        require_two("train", self.train.embedding)
+        for name, part in self.by_name().items():
+            for what in ("embedding", "features"):
+                own, other = getattr(part, what).shape[1], getattr(self.train, what).shape[1]
+                if own != other:
+                    raise ValueError(
+                        f"{name} must have an {what} of {other} numbers, as train, got {own}."
+                    )
+            if bool(part.posterior) != bool(self.train.posterior):
+                has, lacks = (name, "train") if part.posterior else ("train", name)
+                raise ValueError(
+                    f"posterior must be given for all sets or none, {has} has one and {lacks} none."
+                )
+        if self.train.labels is not None and self.test.labels is not None:
+            unknown = self.test.labels[~torch.isin(self.test.labels, self.train.labels)]
+            if len(unknown):
+                raise ValueError(
+                    f"test_labels must be among those of the training items, which lack class "
+                    f"{int(unknown[0])}: leave out the items of classes that training lacks."
+                )
+        for name, severity, part in self.of_corruptions():
+            if not torch.isin(part.rows, self.test.rows).all():
+                raise ValueError(
+                    f"corrupted[{name!r}][{severity}] must have rows of the test items: give "
+                    "Embeddings with rows."
+                )
+
+    def for_scores(self) -> set[str]:
+        """Return what there is of what scores need."""
+        there = {"labels": _labelled(self.train), "posterior": bool(self.train.posterior)}
+        return {need for need, is_there in there.items() if is_there}
+
+    def for_metrics(self) -> set[str]:
+        """Return what there is of what metrics need."""
+        labelled = _labelled(self.train) and _labelled(self.test)
+        there = {"labels": labelled, "corrupted": bool(self.corrupted)}
+        return {need for need, is_there in there.items() if is_there}
+
+
+#: What is missing where a need is not met.
+_MISSING = {
+    "labels": "labels of two classes at least",
+    "posterior": "posteriors",
+    "corrupted": "corrupted test items",
+}
+
+
+def _labelled(part: Embeddings) -> bool:
+    return part.labels is not None and len(part.labels.unique()) > 1
+
+
+def _embeddings(name: str, value: Any, labels: Any = None) -> Embeddings:
+    """Return a set as ``Embeddings``, or raise ``ValueError`` that begins with its name."""
+    try:
+        if not isinstance(value, Embeddings):
+            return Embeddings(value, labels)
+        return value if labels is None else value.with_labels(labels)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _wanted(
+    argument: str,
+    names: Iterable[str] | None,
+    table: Mapping[str, Score] | Mapping[str, Metric],
+    available: set[str],
+    left_out: dict[str, str],
+) -> list[str]:
+    """Return the names to compute; note why others are left out, or raise ``ValueError``."""
+    wanted = list(table) if names is None else list(names)
+    for name in wanted:
+        if name not in table:
+            raise ValueError(
+                f"{argument} has no {name!r}: choose among {', '.join(table)}, or add a row."
+            )
+        missing = [_MISSING.get(need, need) for need in table[name].needs if need not in available]
+        if missing:
+            left_out[name] = f"needs {' and '.join(missing)}"
+            if names is not None:
+                raise ValueError(f"{argument}: {name!r} {left_out[name]}, which are not there.")
+    return [name for name in wanted if name not in left_out]
+
+
+def _measure(
+    sets: _Sets,
+    truth: Tensor | None,
+    scores: list[str],
+    metrics: list[str],
+    left_out: dict[str, str],
+) -> Evaluation:
+    reference = Reference(sets.train, "training items")
+    test = Query(sets.test, "test items", reference)
+    labelled = "labels" in sets.for_metrics()
+    found = _scores_of(test, scores)
+    left_out |= {name: "these items have none" for name in scores if name not in found}
+    strange = {
+        name: _scores_of(Query(part, name, reference), found)
+        for name, part in track("sets out of distribution", list(sets.out_of_distribution.items()))
     }
-    if len(train.labels.unique()) > 1:
-        predicted = fit_linear_probe(train.features, train.labels).predict(test.features)
-        watched["probe_top1"] = accuracy(predicted, test.labels)
-    return watched
+    by_severity: dict[str, dict[str, dict[int, Tensor]]] = {}
+    for name, severity, part in track("corruptions", sets.of_corruptions()):
+        items = Query(part, f"{name}, severity {severity}", reference)
+        place = torch.searchsorted(test.rows, items.rows)
+        for score, values in _scores_of(items, found).items():
+            levels = by_severity.setdefault(name, {}).setdefault(score, {0: found[score][place]})
+            levels[severity] = values
+        if labelled:
+            items.labels = test.labels[place]
+            test.shift.setdefault(name, {})[severity] = _shift(items)
+    numbers = {name: compute_metric(name, test) for name in track("metrics", metrics)}
+    left_out |= {name: "too few items" for name, value in numbers.items() if value is None}
+    flat = {name: value for name, value in numbers.items() if value is not None}
+    wrong = test.wrong if labelled and found else {}
+    known = None if truth is None else test.sorted(truth)
+    answers = {}
+    for score, values in track("answers of the scores", list(found.items())):
+        others = {name: by_score[score] for name, by_score in strange.items()}
+        severe = {name: by_score[score] for name, by_score in by_severity.items()}
+        answers[score] = _answers(values, wrong, others, severe, known)
+        own = {question: answer.value for question, answer in answers[score].items()}
+        own |= _numbers(values, wrong, others, severe)
+        flat |= {f"unc/{question}/{score}": value for question, value in own.items()}
+    return Evaluation(
+        metrics=flat,
+        answers=answers,
+        test=test.as_embeddings(),
+        scores=found,
+        probabilities=test.probabilities if wrong else torch.empty(len(test), 0),
+        wrong=wrong,
+        out_of_distribution=strange,
+        by_severity=by_severity,
+        shift=test.shift,
+        spectrum=test.spectrum,
+        left_out=left_out,
+    )
 
 
-def _by_severity(
-    test: Embeddings, corrupted: Mapping[tuple[str, int], Embeddings]
-) -> dict[str, dict[str, dict[int, Tensor]]]:
-    """Return the scores by corruption, score and severity, the clean images' as severity 0."""
-    place = torch.full((int(test.index.max()) + 1,), -1)
-    place[test.index] = torch.arange(len(test))
-    tables: dict[str, dict[str, dict[int, Tensor]]] = {}
-    for (name, severity), part in corrupted.items():
-        for score, clean in test.scores.items():
-            levels = tables.setdefault(name, {}).setdefault(score, {})
-            levels.setdefault(0, clean[place[part.index]])
-            levels[severity] = part.scores[score]
-    return tables
+def _scores_of(items: Query, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the scores that there are."""
+    values = {name: compute_score(name, items) for name in track(items.name, list(names))}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _shift(items: Query) -> dict[str, float]:
+    return {
+        "top1": accuracy(items.logits.argmax(-1), items.labels),
+        "nll": negative_log_likelihood(items.probabilities, items.labels),
+        "ece": calibration_error(items.probabilities, items.labels),
+    }
 
 
 def _answers(
     score: Tensor,
     wrong: Mapping[str, Tensor],
-    unfamiliar: Mapping[str, Tensor],
+    strange: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
+    truth: Tensor | None,
 ) -> dict[str, Interval]:
     answers = {}
-    if "retrieval" in wrong:
+    if wrong:
         answers["retrieval_error"] = error_auroc_interval(score, wrong["retrieval"])
-    if "probe" in wrong:
         answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
-    if unfamiliar:
-        answers["out_of_distribution"] = auroc_interval(score, *unfamiliar.values())
+    if strange:
+        answers["out_of_distribution"] = auroc_interval(score, *strange.values())
     if by_severity:
         answers["corruption"] = severity_interval(*by_severity.values())
+    if truth is not None:
+        answers["truth"] = bootstrap_interval(rank_correlation, score, -truth)
     return answers
 
 
 def _numbers(
     score: Tensor,
     wrong: Mapping[str, Tensor],
-    unfamiliar: Mapping[str, Tensor],
+    strange: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
 ) -> dict[str, float]:
     numbers: dict[str, float] = {}
-    if "probe" in wrong:
+    if wrong:
         curve = risk_coverage(score, wrong["probe"])
         numbers |= {
             "aurc": curve.area,
@@ -274,7 +382,7 @@ def _numbers(
             "augrc": curve.generalised_area,
             "coverage_at_1_percent_risk": curve.coverage_at(0.01),
         }
-    for name, values in unfamiliar.items():
+    for name, values in strange.items():
         numbers[f"auroc_{name}"] = auroc(score, values)
         numbers[f"aupr_{name}"] = average_precision(score, values)
         numbers[f"fpr95_{name}"] = false_positive_rate(score, values)

@@ -1,15 +1,26 @@
-"""The uncertainty scores by name, and the questions that they are asked. Larger: less certain."""
+"""The uncertainty scores, a row each, and the questions that they are asked.
 
+A score of your own is one more row, and ``evaluate`` takes it up:
+
+    SCORES["first_feature"] = Score(
+        "the first feature", "ambiguity", (), lambda items: items.features[:, 0]
+    )
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["LIBRARY_SCORE", "QUESTIONS", "SCORES", "Score"]
+import torch
+from torch import Tensor
 
-#: The posterior's own score: its exact entropy, free of the joint scale of its parameters.
-LIBRARY_SCORE = "entropy"
+from probcl.evaluation.items import Query
+from probcl.evaluation.neighbour_vote import vote_entropy
+
+__all__ = ["QUESTIONS", "SCORES", "Score", "compute_score"]
 
 #: What a score may be asked, and what would be a good answer.
 QUESTIONS = {
-    "retrieval_error": "is the nearest other test image of another class? AUROC (R-AUROC)",
+    "retrieval_error": "is the nearest other test item of another class? AUROC (R-AUROC)",
     "ambiguity": "is the linear probe wrong? AUROC",
     "out_of_distribution": "is the input unlike those of the training set? AUROC, mean over sets",
     "corruption": "how severe is the corruption? Spearman's correlation, mean over corruptions",
@@ -18,90 +29,135 @@ QUESTIONS = {
 
 
 class Score(NamedTuple):
-    """An uncertainty score.
+    """An uncertainty score. Larger: less certain.
 
     Attributes:
         meaning: What it is.
         question: The question, of ``QUESTIONS``, that it answers best by its construction.
-        needs: ``"posterior"``, ``"labels"`` (of the training images), ``"both"`` or ``"nothing"``.
+        needs: What must be given: ``"labels"`` of the training items, of two classes at least;
+            ``"posterior"`` of all items.
+        compute: Items (``probcl.evaluation.items.Query``) to their scores, shape ``(N,)``; None,
+            or ``NotImplementedError``, where it cannot be had.
     """
 
     meaning: str
     question: str
-    needs: str
+    needs: tuple[str, ...]
+    compute: Callable[[Query], Tensor | None]
+
+
+def compute_score(name: str, items: Query) -> Tensor | None:
+    """Return a score of ``SCORES`` in float64, shape ``(N,)``; None where it cannot be had."""
+    try:
+        with torch.no_grad():
+            values = SCORES[name].compute(items)
+    except NotImplementedError:
+        return None
+    return None if values is None else values.double()
+
+
+def _log_det_covariance(items: Query) -> Tensor | None:
+    if not all(hasattr(block, "log_det_covariance") for block in items.posterior):
+        return None
+    return items.each(lambda q: q.log_det_covariance)
+
+
+def _agreement(items: Query) -> Tensor:
+    return 1 - (items.probabilities * items.vote.double()).sum(-1)
+
+
+def _embedding_norm(items: Query) -> Tensor | None:
+    lengths = items.reference.length
+    if lengths.max() - lengths.min() <= 1e-3 * lengths.max():  # normalised already
+        return None
+    return -items.length
+
+
+def _gated(ambiguity: Tensor, items: Query) -> Tensor:
+    return 1 - (1 - ambiguity) * items.typicality
+
+
+def _rank_of_nearest(items: Query) -> Tensor:
+    """Return the share of the reference items held out whose ``1 - cos`` is no larger."""
+    held_out = items.reference.held_out_nearest
+    own = (1 - items.nearest_cosine).double()
+    return torch.searchsorted(held_out, own, right=True) / len(held_out)
 
 
 SCORES = {
     "entropy": Score(
         "entropy of the posterior over the sphere (nats): log area less the KL to the uniform",
-        "ambiguity", "posterior",
+        "ambiguity", ("posterior",),
+        lambda items: items.each(lambda q: q.entropy()),
     ),
     "mean_resultant_length": Score(
-        "1 - length of E[z]: how far the posterior is from a point", "ambiguity", "posterior",
-    ),
-    "cap_radius": Score(
-        "angle about the mean direction within which 95 % of the posterior lie (radians)",
-        "ambiguity", "posterior",
-    ),
-    "concentration": Score(
-        "-concentration of a von Mises-Fisher or Power Spherical posterior",
-        "ambiguity", "posterior",
+        "1 - length of E[z]: how far the posterior is from a point",
+        "ambiguity", ("posterior",),
+        lambda items: 1 - items.mean_resultant_length,
     ),
     "log_det_k": Score(
         "log det K, the score of the VCL paper: it changes with the joint scale of (mu, K), which "
         "the posterior does not, and has the wrong sign on many questions",
-        "ambiguity", "posterior",
+        "ambiguity", ("posterior",), _log_det_covariance,
     ),
     "aggregate_surprise": Score(
-        "-E log p(z) over the posterior, p the mean of the training images' posteriors",
-        "out_of_distribution", "posterior",
+        "-E log p(z) over the posterior, p the mean of the training items' posteriors",
+        "out_of_distribution", ("posterior",), lambda items: items.sampled.surprise,
     ),
     "expected_cosine": Score(
-        "1 - mean of the 5 largest E[z].E[z'] among the nearest training images",
-        "retrieval_error", "posterior",
+        "1 - mean of the 5 largest E[z].E[z'] among the nearest training items",
+        "retrieval_error", ("posterior",), lambda items: 1 - items.expected_cosine,
     ),
     "predictive_entropy": Score(
-        "entropy of a probe's prediction, averaged over posterior samples", "ambiguity", "both",
+        "entropy of a probe's prediction, averaged over posterior samples",
+        "ambiguity", ("posterior", "labels"), lambda items: items.sampled.predictive_entropy,
     ),
     "mutual_information": Score(
-        "disagreement of a probe's predictions on posterior samples", "ambiguity", "both",
+        "disagreement of a probe's predictions on posterior samples",
+        "ambiguity", ("posterior", "labels"), lambda items: items.sampled.mutual_information,
     ),
     "max_probability": Score(
-        "1 - largest probability of the linear probe", "ambiguity", "labels",
+        "1 - largest probability of the linear probe",
+        "ambiguity", ("labels",), lambda items: 1 - items.probabilities.amax(-1),
     ),
     "energy": Score(
-        "-log sum exp of the linear probe's logits", "out_of_distribution", "labels",
+        "-log sum exp of the linear probe's logits",
+        "out_of_distribution", ("labels",), lambda items: -items.logits.logsumexp(-1),
     ),
     "vote_entropy": Score(
-        "entropy of the vote of the 20 nearest training embeddings", "ambiguity", "labels",
+        "entropy of the vote of the 20 nearest training embeddings, of weights exp(cos / 0.1)",
+        "ambiguity", ("labels",), lambda items: vote_entropy(items.vote),
+    ),
+    "agreement": Score(
+        "1 - sum_c p(c) v(c): the chance that a class drawn from the linear probe p and one drawn "
+        "from the neighbours' vote v differ",
+        "retrieval_error", ("labels",), _agreement,
     ),
     "nearest_cosine": Score(
-        "1 - cosine to the 5th nearest training embedding", "retrieval_error", "nothing",
+        "1 - cosine to the 5th nearest training embedding",
+        "retrieval_error", (), lambda items: 1 - items.nearest_cosine,
     ),
     "mahalanobis": Score(
-        "distance of the features to the training images' Gaussian",
-        "out_of_distribution", "nothing",
+        "distance to the Gaussian of the training items' features and embeddings, standardised",
+        "out_of_distribution", (), lambda items: items.distance,
     ),
     "class_mahalanobis": Score(
-        "distance of the features to the nearest class, Gaussians of one covariance",
-        "out_of_distribution", "labels",
+        "distance to the nearest class, Gaussians of one covariance",
+        "out_of_distribution", ("labels",),
+        lambda items: items.reference.class_gaussians.distance(items.standardised),
     ),
     "embedding_norm": Score(
-        "-length of the embedding before it is normalised", "out_of_distribution", "nothing",
-    ),
-    "atypicality": Score(
-        "1 - w, the gate: the Mahalanobis distance against that of clean images that were held "
-        "out, 0.01 at their 90 % quantile and 0.5 at their 99 % quantile",
-        "out_of_distribution", "nothing",
+        "-length of the embedding before it is normalised",
+        "out_of_distribution", (), _embedding_norm,
     ),
     "trust": Score(
-        "1 - (1 - s) w: s is 1 - the probe's largest probability, w the gate; its parts are "
-        "max_probability and atypicality",
-        "ambiguity", "labels",
+        "1 - (1 - agreement) w, w the gate on the Mahalanobis distance D: 0.99 at the .85 quantile "
+        "of D of clean items that were held out, 0.5 at the .985 quantile",
+        "ambiguity", ("labels",), lambda items: _gated(_agreement(items), items),
     ),
     "trust_without_labels": Score(
-        "the same, with the rank of the entropy (of nearest_cosine, for a point) among clean "
-        "images that were held out for s",
-        "retrieval_error", "nothing",
+        "the same, with the rank of nearest_cosine among clean items that were held out in place "
+        "of agreement",
+        "retrieval_error", (), lambda items: _gated(_rank_of_nearest(items), items),
     ),
 }  # fmt: skip

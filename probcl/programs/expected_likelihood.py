@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from probcl.distributions import ProjectedNormal, VonMisesFisher
 from probcl.distributions.covariance import Isotropic
 from probcl.nn import VonMisesFisherHead
-from probcl.objectives.expected_likelihood import Kernel, expected_likelihood_anchors
+from probcl.objectives.expected_likelihood import Kernel, expected_likelihood
 from probcl.programs.program import (
     Anchors,
     Program,
@@ -72,12 +72,13 @@ class ExpectedLikelihood(Program):
         self._register(views)
         q = self.posterior_from_features(self._view_features(views))
         concentration, kernel = _tangent_concentration(q)
-        losses = expected_likelihood_anchors(
+        losses = expected_likelihood(
             mean_direction(q),
             concentration,
             self._labels(labels, views.shape[1]),
-            kernel,
-            self.positive_concentration,
+            kernel=kernel,
+            positive_concentration=self.positive_concentration,
+            reduction="none",
         )
         Anchors(*views.shape[:2]).observe(losses)
 

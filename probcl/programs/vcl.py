@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from probcl.checks import check_temperature
 from probcl.nn import ProjectedNormalHead, VonMisesFisherHead
-from probcl.objectives.info_nce import info_nce_anchors
-from probcl.objectives.sup_con import Average, sup_con_anchors
+from probcl.objectives.info_nce import info_nce
+from probcl.objectives.sup_con import Average, sup_con
 from probcl.programs.program import Anchors, VariationalProgram, require_labels
 
 __all__ = ["MCInfoNCE", "MCSupCon", "VSimCLR", "VSupCon"]
@@ -85,7 +85,7 @@ class VSimCLR(VariationalContrastive):
 
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return InfoNCE of each anchor."""
-        return info_nce_anchors(z, self.temperature)
+        return info_nce(z, self.temperature, reduction="none")
 
 
 class VSupCon(VariationalContrastive):
@@ -125,12 +125,8 @@ class VSupCon(VariationalContrastive):
 
     def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return SupCon of each anchor, over all views."""
-        views, batch = z.shape[-3:-1]
-        labels = require_labels(self, labels, batch).repeat(views)
-        losses, _ = sup_con_anchors(
-            z.flatten(-3, -2), labels, self.temperature, average=self.average
-        )
-        return losses.unflatten(-1, (views, batch))
+        labels = require_labels(self, labels, z.shape[-2])
+        return sup_con(z, labels, self.temperature, average=self.average, reduction="none")
 
 
 class MCInfoNCE(VSimCLR):

@@ -9,9 +9,9 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
-from probcl.evaluation import LIBRARY_SCORE, QUESTIONS, SCORES
+from probcl.evaluation import QUESTIONS, SCORES
 from probcl.report import plots
-from probcl.report.page import Section, picture, render
+from probcl.report.page import LIBRARY_SCORE, Section, picture, render
 from probcl.runs import write_whole
 
 __all__ = ["compare_runs"]
@@ -84,14 +84,12 @@ def _names(tables: Mapping[str, Values]) -> dict[str, list[str]]:
 
 
 def _of_score(question: str, score: str) -> str:
-    return f"unc/{question}" + ("" if score == LIBRARY_SCORE else f"/{score}")
+    return f"unc/{question}/{score}"
 
 
 def _label(name: str) -> str:
     """Return the name of a row: of an answer, that of the score."""
-    if not name.startswith("unc/"):
-        return name
-    return name.split("/")[2] if name.count("/") == 2 else LIBRARY_SCORE
+    return name.split("/")[2] if name.startswith("unc/") else name
 
 
 def _table(tables: Mapping[str, Values], names: Sequence[str]) -> dict[str, list[str]]:

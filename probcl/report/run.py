@@ -6,38 +6,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from probcl.evaluation import LIBRARY_SCORE, QUESTIONS, SCORES, Evaluation
-from probcl.report.page import render
+from probcl.evaluation import GROUPS, QUESTIONS, SCORES, Evaluation
+from probcl.report.page import LIBRARY_SCORE, render
 from probcl.report.sections import sections_of
 from probcl.runs import write_whole
 
 __all__ = ["print_summary", "write_report"]
 
 SHOWN_FILES = 10
-#: Numbers by the part of their name before the slash: what they tell.
-GROUPS = {
-    "probe": "Linear probe of the features: share of test images whose class is the likeliest one, "
-    "or among five.",
-    "few_shot": "Linear probes fitted on so many training images of each class; mean of five.",
-    "knn": "Vote of the nearest training embeddings (five, or the number named).",
-    "retrieval": "Among the test images: is the nearest other one of the class (recall at 1), and "
-    "how many of the R nearest, R the size of the class (MAP at R)?",
-    "cluster": "Ward's clusters of the test embeddings, as many as classes, against the classes; 1 "
-    "is perfect.",
-    "cal": "Calibration of the linear probe: negative log likelihood (nats), Brier score, errors; "
-    "scaled by what was learned on held-out training images.",
-    "conformal": "Sets of classes that hold the true one nine times in ten: the share that do, and "
-    "their mean size; an empty set is a refusal.",
-    "shift": "The linear probe on corrupted test images, mean over corruptions and severities.",
-    "truth": "Spearman's correlation of the entropy with the true spread, which is known of these "
-    "data, and that of the encoder before it was trained.",
-    "collapse": "How many dimensions the test embeddings use.",
-    "geometry": "Uniformity (the lower, the more even), alignment (squared distance in a class), "
-    "length of a class's mean, angles between class means (degrees).",
-    "information": "Three estimates of the information about the class (nats), none of them exact: "
-    "the probe's lower bound, InfoNCE's lower bound between two images of a class, and KSG's.",
-    "time": "Seconds.",
-}
 
 
 def write_report(
@@ -54,12 +30,12 @@ def write_report(
     Returns:
         The path of ``report.html``.
     """
-    numbers = evaluation.quality | seconds
+    numbers = _quality(evaluation) | seconds
     page = render(
         "report.html.jinja",
         name=run_dir.name,
         groups=_grouped(numbers),
-        reading=GROUPS,
+        reading=GROUPS | {"time": "Seconds.", "truth": "Before and after training."},
         questions={q: QUESTIONS[q] for q in _questions(evaluation)},
         answers=evaluation.answers,
         best=_best(evaluation),
@@ -86,7 +62,7 @@ def print_summary(
     """
     quality = Table("metric", "value", box=None)
     shown = ("probe/top1", "knn/top1", "retrieval/recall_at_1", "cal/ece", "shift/top1")
-    for name, value in (evaluation.quality | seconds).items():
+    for name, value in (_quality(evaluation) | seconds).items():
         if name in (*shown, "collapse/effective_rank", *seconds):
             quality.add_row(name, f"{value:.4g}")
     questions = _questions(evaluation)
@@ -125,6 +101,11 @@ def _best(evaluation: Evaluation) -> dict[str, str]:
     }
 
 
+def _quality(evaluation: Evaluation) -> dict[str, float]:
+    """Return the numbers that are not of a score."""
+    return {n: v for n, v in evaluation.metrics.items() if not n.startswith("unc/")}
+
+
 def _grouped(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return numbers by the part of their name before the slash, and the rest of it."""
     groups: dict[str, dict[str, float]] = {group: {} for group in GROUPS}
@@ -136,18 +117,20 @@ def _grouped(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def _table(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Return the numbers behind the answers that are AUROCs and correlations, by score."""
-    shown = ("auroc_", "spearman_")
-    return {
-        score: {name: value for name, value in numbers.items() if name.startswith(shown)}
-        for score, numbers in evaluation.uncertainty.items()
-    }
+    table: dict[str, dict[str, float]] = {score: {} for score in evaluation.answers}
+    for name, value in evaluation.metrics.items():
+        if name.startswith(("unc/auroc_", "unc/spearman_")):
+            _, question, score = name.split("/")
+            table[score][question] = value
+    return table
 
 
 def _left_out(evaluation: Evaluation) -> str:
     """Return in words why scores are left out, if they are."""
-    if LIBRARY_SCORE in evaluation.uncertainty:
+    reason = evaluation.left_out.get(LIBRARY_SCORE)
+    if reason is None:
         return ""
-    if not evaluation.test.parameters:
+    if reason == "needs posteriors":
         return (
             "This program is deterministic: it has no posterior, so the scores that need one, and "
             "the KL of the loss, are left out."

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from probcl.evaluation import LIBRARY_SCORE, Evaluation
+from probcl.evaluation import Evaluation
 from probcl.evaluation.selective import risk_coverage
 from probcl.report import plots
 from probcl.report.history import read_history
-from probcl.report.page import Section, picture
+from probcl.report.page import LIBRARY_SCORE, Section, picture
 
 __all__ = ["sections_of"]
 
@@ -21,7 +22,7 @@ LARGEST_MAP = 2000
 def sections_of(run_dir: Path, evaluation: Evaluation) -> Sequence[Section]:
     """Return the sections of the report on a run."""
     test, score, instead = evaluation.test, LIBRARY_SCORE, ""
-    if score not in test.scores:
+    if score not in evaluation.scores:
         score = "nearest_cosine"
         instead = " There is no entropy: the distance to the training set stands in its place."
     return [
@@ -63,7 +64,8 @@ def _of_probe(evaluation: Evaluation) -> list[Section]:
     """Return what the linear probe's probabilities and errors say, if there is one."""
     if "probe" not in evaluation.wrong:
         return []
-    wrong, scores = evaluation.wrong["probe"], evaluation.test.scores
+    assert evaluation.test.labels is not None
+    wrong, scores = evaluation.wrong["probe"], evaluation.scores
     named = ("entropy", "max_probability", "vote_entropy", "nearest_cosine", "trust")
     curves = {name: risk_coverage(scores[name], wrong) for name in named if name in scores}
     return [
@@ -85,15 +87,15 @@ def _of_probe(evaluation: Evaluation) -> list[Section]:
 
 
 def _of_unfamiliar(evaluation: Evaluation, score: str, instead: str) -> list[Section]:
-    if not evaluation.unfamiliar:
+    if not evaluation.out_of_distribution:
         return []
-    values = {name: scores[score] for name, scores in evaluation.unfamiliar.items()}
+    values = {name: scores[score] for name, scores in evaluation.out_of_distribution.items()}
     return [
         Section(
             "Uncertainty of unfamiliar inputs",
             f"{score} of the test images, and of inputs that are not like them: median, quartiles, "
             "5 % and 95 %. The unfamiliar should lie to the right." + instead,
-            picture(plots.plot_unfamiliar(evaluation.test.scores[score], values, score)[0]),
+            picture(plots.plot_unfamiliar(evaluation.scores[score], values, score)[0]),
         )
     ]
 
@@ -126,11 +128,12 @@ def _of_corruptions(evaluation: Evaluation, score: str, instead: str) -> list[Se
 def _map(evaluation: Evaluation, score: str) -> Figure:
     test = evaluation.test
     some = _shown(len(test))
+    labels = torch.zeros(len(test)) if test.labels is None else test.labels
     perplexity = min(30.0, (len(test.embedding[some]) - 1) / 3)
     coordinates = TSNE(
         metric="cosine", init="random", perplexity=perplexity, random_state=0
     ).fit_transform(test.embedding[some].numpy())
-    return plots.plot_map(coordinates, test.labels[some], test.scores[score][some])[0]
+    return plots.plot_map(coordinates, labels[some], evaluation.scores[score][some])[0]
 
 
 def _shown(count: int) -> np.ndarray:

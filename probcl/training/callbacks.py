@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from probcl.training._interim import monitor
+from probcl.evaluation import monitor
 from probcl.training.batch import TEST, TRAIN, as_batch
 
 __all__ = [
@@ -33,6 +33,7 @@ BEST = 3
 class Monitor(Callback):
     """Log how good the embedding is, ``val/NAME``, at every validation."""
 
+    @torch.inference_mode(False)  # in which a probe is fitted
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the images of the second validation loader with those of the first."""
         embedded = pl_module.embedded()  # type: ignore[operator]
@@ -92,7 +93,7 @@ class Throughput(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the seconds that the training took."""
-        pl_module.seconds["time/fit_s"] = time.perf_counter() - self._began  # type: ignore[index, operator, union-attr]
+        pl_module.seconds["time/fit_s"] = time.perf_counter() - self._began  # type: ignore[index, operator]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the evaluation."""
@@ -100,7 +101,7 @@ class Throughput(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the seconds that the evaluation took."""
-        pl_module.seconds["time/evaluate_s"] = time.perf_counter() - self._began  # type: ignore[index, operator, union-attr]
+        pl_module.seconds["time/evaluate_s"] = time.perf_counter() - self._began  # type: ignore[index, operator]
 
 
 def peak_memory(device: torch.device) -> int:
@@ -143,7 +144,7 @@ def _require_finite_loss(trainer: Trainer, terms: dict[str, Tensor]) -> None:
 
 
 def _require_finite_weights(trainer: Trainer, pl_module: LightningModule) -> None:
-    for name, parameter in pl_module.program.named_parameters():  # type: ignore[operator, union-attr]
+    for name, parameter in pl_module.program.named_parameters():  # type: ignore[union-attr]
         if not parameter.isfinite().all():
             raise ValueError(
                 f"the weights of {name} are not finite in epoch {trainer.current_epoch}: lower "

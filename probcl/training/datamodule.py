@@ -297,7 +297,8 @@ class ImageData(LightningDataModule, ABC):
             self._passes += 1
             return self._passes - 1, 0
         epoch, done = divmod(self._batches_done(), int(self.trainer.num_training_batches))
-        return 0 if self.trainer.overfit_batches else epoch, done  # else new batches every time
+        overfit = self.trainer.overfit_batches  # type: ignore[attr-defined]
+        return 0 if overfit else epoch, done
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed the random draws of a step of the training."""
@@ -385,9 +386,9 @@ class ImageData(LightningDataModule, ABC):
         source = data.dataset if isinstance(data, Subset) else data
         if isinstance(source, ImageArrays):
             return DataLoader(data, collate_fn=_identity, **options)
+        options.setdefault("num_workers", self.num_workers)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        options = {"num_workers": self.num_workers, "pin_memory": on_gpu} | options
-        return DataLoader(data, collate_fn=collate_views, **options)
+        return DataLoader(data, collate_fn=collate_views, pin_memory=on_gpu, **options)
 
 
 def _identity(batch: Any) -> Any:

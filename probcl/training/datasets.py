@@ -53,8 +53,9 @@ class Named(ImageData):
     ) -> None:
         if name not in DATASETS:
             raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}.")
-        self.name = name
+        self.source = DATASETS[name]
         super().__init__(**kwargs)
+        self.name: str = name
         self.root = root
         self.download = download
         self.options = options or {}
@@ -71,11 +72,11 @@ class Named(ImageData):
 
     def load(self) -> tuple[Dataset, ...]:
         """Read the data set from its folder."""
-        return DATASETS[self.name].read(self.root, self.download, **self.options)
+        return self.source.read(self.root, self.download, **self.options)
 
     def default_augmentation(self) -> nn.Module:
         """Return the augmentation of the data set's row."""
-        return DATASETS[self.name].augmentation()
+        return self.source.augmentation()
 
 
 class Arrays(ImageData):

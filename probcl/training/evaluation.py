@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.functional import pad
 
-from probcl.evaluation import Evaluation
+from probcl.distributions import Point
+from probcl.evaluation import Embeddings, Evaluation, evaluate
 from probcl.programs import Program
-from probcl.training._interim import Embeddings, evaluate
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 
 __all__ = ["EVALUATION_BATCH", "embed", "encode", "evaluate_parts", "gather"]
@@ -39,6 +40,8 @@ def encode(program: Program, batch: Batch) -> Batch:
     return Batch(torch.cat(features)[None], labels, rows, batch.part)
 
 
+@torch.inference_mode(False)  # means of posteriors may be derivatives
+@torch.no_grad()
 def embed(program: Program, batches: Iterable[Batch], device: torch.device) -> Embeddings:
     """Return the embeddings of encoded batches, in the order of their rows where these are known.
 
@@ -49,18 +52,22 @@ def embed(program: Program, batches: Iterable[Batch], device: torch.device) -> E
         batches: What ``encode`` returned.
         device: Device of the program.
     """
-    views, labels, rows, _ = zip(*batches, strict=True)
-    features, labels, rows = torch.cat(views, 1)[0], _joined(labels), _joined(rows)
+    batches = list(batches)
+    features = torch.cat([batch.views[0] for batch in batches])
+    labels, rows = _joined(b.labels for b in batches), _joined(b.rows for b in batches)
     if rows is not None:
         order = rows.argsort()
         features, rows = features[order], rows[order]
         labels = None if labels is None else labels[order]
-    embeddings, posteriors = [], []
+    embeddings: list[Tensor] = []
+    posteriors: list[Distribution] = []
     for block in features.split(HEAD_BATCH):
         on_device = block.to(device)
         embeddings.append(program.project(on_device))
         posteriors.append(program.posterior_from_features(on_device))
-    return Embeddings(torch.cat(embeddings), labels, features, posteriors, rows)
+    points = all(isinstance(posterior, Point) for posterior in posteriors)
+    said = None if points else posteriors  # a point says no more than the embedding
+    return Embeddings(torch.cat(embeddings), labels, features, said, rows)
 
 
 def gather(collected: Mapping[Part, list[Batch]], world_size: int) -> dict[Part, list[Batch]]:
@@ -76,6 +83,7 @@ def gather(collected: Mapping[Part, list[Batch]], world_size: int) -> dict[Part,
     return together
 
 
+@torch.inference_mode(False)
 def evaluate_parts(
     parts: Mapping[Part, Embeddings], true_concentration: Tensor | None, progress: bool
 ) -> Evaluation:
@@ -83,8 +91,8 @@ def evaluate_parts(
 
     Args:
         parts: Embeddings of the training set, the test set, and of changed images.
-        true_concentration: True concentration of each test image, shape ``(N,)``, where it is
-            known.
+        true_concentration: True concentration of each row of the test set, shape ``(N,)``, where it
+            is known.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -93,26 +101,28 @@ def evaluate_parts(
     for part, purpose in ((TRAIN, "learn a probe from"), (TEST, "evaluate on")):
         if part not in parts:
             raise ValueError(f"there are no images to {purpose}, or not one of them can be read.")
-    other, corrupted = {}, defaultdict(dict)
+    other: dict[str, Embeddings] = {}
+    corrupted: dict[str, dict[int, Embeddings]] = defaultdict(dict)
     for part, embeddings in parts.items():
         if part.kind == "out_of_distribution":
             other[part.name] = embeddings
         elif part.kind == "corrupted":
             corrupted[part.name][part.severity] = embeddings
-    train, test = parts[TRAIN], parts[TEST]
+    test = parts[TEST]
     return evaluate(
-        train,
-        train.labels,
+        parts[TRAIN],
+        None,
         test,
-        test.labels,
+        None,
         out_of_distribution=other,
         corrupted=corrupted,
-        true_concentration=true_concentration,
+        true_concentration=None if true_concentration is None else true_concentration[test.rows],
         progress=progress,
     )
 
 
 def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
     """Return tensors in one, or None if one of them is missing."""
-    present = list(parts)
-    return None if any(part is None for part in present) else torch.cat(present)
+    given = list(parts)
+    present = [part for part in given if part is not None]
+    return torch.cat(present) if len(present) == len(given) else None

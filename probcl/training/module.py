@@ -13,13 +13,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from probcl.evaluation import Evaluation
+from probcl.evaluation import Embeddings, Evaluation
 from probcl.evaluation.detection import rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.randomness import seeded
-from probcl.training._interim import Embeddings
 from probcl.training.batch import Batch, Part, as_batch
 from probcl.training.callbacks import Monitor, RequireFinite, Throughput
 from probcl.training.datamodule import ImageData
@@ -112,6 +111,10 @@ class ContrastiveModule(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         return data if isinstance(data, ImageData) else None
 
+    @property
+    def _truth(self) -> Tensor | None:
+        return None if self._data is None else self._data.true_concentration
+
     def setup(self, stage: str) -> None:
         """Let lazy layers take their sizes from one image, and prepare the encoder."""
         images, self._batch_size = self._first_images(stage)
@@ -121,9 +124,8 @@ class ContrastiveModule(LightningModule):
                 self.program.materialize(images)
         if self.freeze_encoder:
             self.program.freeze_encoder()
-        truth = None if self._data is None else self._data.true_concentration
-        if truth is not None and self._untrained is None:
-            self._untrained = self._rank_correlation(self._data, truth)
+        if self._truth is not None and self._untrained is None:
+            self._untrained = self._rank_correlation(self.trainer.datamodule, self._truth)  # type: ignore[attr-defined]
         if self.channels_last:
             self.program.encoder.to(memory_format=torch.channels_last)
         if self.compile_encoder:
@@ -201,7 +203,7 @@ class ContrastiveModule(LightningModule):
     ) -> Embeddings | None:
         """Return the embeddings of a batch."""
         batch = as_batch(batch, dataloader_idx)
-        return self._embed([encode(self.program, batch)]).old()[0] if batch.size else None
+        return self._embed([encode(self.program, batch)]) if batch.size else None
 
     def _collect(self, batch: Batch) -> None:
         if batch.size and batch.part is not None:
@@ -227,11 +229,11 @@ class ContrastiveModule(LightningModule):
         embedded = self.embedded()
         if not self.trainer.is_global_zero:
             return
-        truth = None if self._data is None else self._data.true_concentration
         bar = self.trainer.progress_bar_callback
-        self.evaluation = evaluate_parts(embedded, truth, bar is not None and bar.is_enabled)
+        shown = getattr(bar, "is_enabled", False)
+        self.evaluation = evaluate_parts(embedded, self._truth, shown)
         if self._untrained is not None:
-            self.evaluation.quality["truth/rank_correlation_untrained"] = self._untrained
+            self.evaluation.metrics["truth/rank_correlation_untrained"] = self._untrained
 
     def _rank_correlation(self, data: ImageData, truth: Tensor) -> float:
         """Return how well the entropies rank the test images of known true concentration."""

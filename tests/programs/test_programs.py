@@ -192,8 +192,8 @@ def test_predictive_draws_from_the_posterior(program):
 
 def test_the_contrastive_term_is_the_objective_on_the_samples():
     for name, objective in {
-        "VSimCLR": lambda z: info_nce(z[0], z[1], 0.07),
-        "VSupCon": lambda z: sup_con(z.flatten(0, 1), LABELS.repeat(2), 0.07),
+        "VSimCLR": lambda z: info_nce(z, 0.07),
+        "VSupCon": lambda z: sup_con(z, LABELS, 0.07),
     }.items():
         program = PROGRAMS[name]()
         guide = poutine.trace(program.guide).get_trace(VIEWS, LABELS)
@@ -205,9 +205,9 @@ def test_the_contrastive_term_is_the_objective_on_the_samples():
 
 def test_deterministic_programs_are_their_objectives():
     for name, objective in {
-        "SimCLR": lambda z: info_nce(z[0], z[1], 0.07),
-        "SupCon": lambda z: sup_con(z.flatten(0, 1), LABELS.repeat(2), 0.07),
-        "VarCon": lambda z: varcon(z.flatten(0, 1), LABELS.repeat(2), 0.1, 0.02),
+        "SimCLR": lambda z: info_nce(z, 0.07),
+        "SupCon": lambda z: sup_con(z, LABELS, 0.07),
+        "VarCon": lambda z: varcon(z, LABELS, 0.1),
     }.items():
         program = PROGRAMS[name]().eval()
         loss = ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
@@ -227,7 +227,9 @@ def test_expected_likelihood_is_the_objective_on_the_posteriors():
     loss = ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
     q = program.posterior_from_features(program._view_features(VIEWS))
     concentration = (q.loc.norm(dim=-1) / q.scale[..., 0]).square()
-    expected = expected_likelihood(normalize(q.loc), concentration, LABELS, "normal", 20.0)
+    expected = expected_likelihood(
+        normalize(q.loc), concentration, LABELS, kernel="normal", positive_concentration=20.0
+    )
     torch.testing.assert_close(loss, expected)
     program = ExpectedLikelihood(ConvNet((4, 8)), ProjectedNormalHead(5, 16))
     with pytest.raises(ValueError, match=r"isotropic ProjectedNormal posteriors, got ProjectedNo"):

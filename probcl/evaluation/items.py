@@ -1,0 +1,320 @@
+"""Sets of items, and what scores and metrics share of them: each computed once, when asked for."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probcl.evaluation.clustering import ward_clustering
+from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.geometry import singular_spectrum
+from probcl.evaluation.nearest import Neighbours, nearest
+from probcl.evaluation.neighbour_vote import neighbour_vote
+from probcl.evaluation.probe import LinearProbe, fit_linear_probe
+from probcl.evaluation.progress import track
+from probcl.evaluation.retrieval import nearest_is_wrong
+from probcl.evaluation.sampled import expected_entropy, predictive_entropy
+from probcl.evaluation.typicality import (
+    Aggregate,
+    Gate,
+    Gaussians,
+    fit_aggregate,
+    fit_gate,
+    fit_gaussians,
+)
+from probcl.sphere import normalize
+
+__all__ = ["Items", "Query", "Reference", "Sampled"]
+
+_NEIGHBOURS, _NEAR, _TEMPERATURE = 20, 5, 0.1
+_HELD_OUT = 10  # one reference item in ten
+_DRAWS, _PASSES = 8, 8  # samples that are held at once, and how often
+
+
+class Items:
+    """Items sorted by their rows.
+
+    Args:
+        given: The items in any order.
+        name: What to call them while there is work.
+    """
+
+    def __init__(self, given: Embeddings, name: str) -> None:
+        rows = given.rows
+        self._order = slice(None) if (rows.diff() > 0).all() else rows.argsort()
+        self.name = name
+        self.rows = rows[self._order]
+        self.embedding = given.embedding[self._order]
+        self.own_features = given.features is not given.embedding
+        self.features = given.features[self._order] if self.own_features else self.embedding
+        none = torch.empty(0, dtype=torch.long)
+        self.labels = none if given.labels is None else given.labels[self._order]
+        self.posterior = given.posterior
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """Unit vectors of the embeddings, shape ``(N, d)``."""
+        return normalize(self.embedding)
+
+    @cached_property
+    def length(self) -> Tensor:
+        """Lengths of the embeddings before they are normalised, in float64, shape ``(N,)``."""
+        return torch.linalg.vector_norm(self.embedding.double(), dim=-1)  # squares may overflow
+
+    @cached_property
+    def mean_resultant_length(self) -> Tensor:
+        """Mean resultant lengths of the posteriors, shape ``(N,)``."""
+        return self.each(lambda q: q.mean_resultant_length)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels, of two classes at least."""
+        return len(self.labels.unique()) > 1
+
+    def sorted(self, values: Tensor) -> Tensor:
+        """Return values of the items in the order given, ``(N, *)``, in that of the rows."""
+        return values[self._order]
+
+    def as_embeddings(self) -> Embeddings:
+        """Return the items as they are sorted, without posteriors."""
+        return Embeddings(
+            self.embedding,
+            self.labels if len(self.labels) else None,
+            self.features if self.own_features else None,
+            rows=self.rows,
+        )
+
+    def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
+        """Apply a function of a posterior to all, block by block.
+
+        Args:
+            compute: Posterior of batch shape ``(B,)`` to a number for each item, shape ``(B,)``.
+
+        Returns:
+            Shape ``(N,)``.
+        """
+        with torch.no_grad():
+            values = [compute(q).cpu() for q in self._blocks("posteriors")]
+        return torch.cat(values)[self._order]
+
+    def _blocks(self, what: str) -> Iterator[Any]:
+        return track(f"{self.name}: {what}", self.posterior)
+
+
+class Reference(Items):
+    """The items that others are compared with, and what is fitted to them."""
+
+    @cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Rows that are held out, a tenth at random, and the rest; of fewer than 20 both are all.
+
+        The Gaussians do not see those that are held out, nor does the second probe.
+        """
+        count = len(self)
+        if count < 2 * _HELD_OUT:
+            return torch.arange(count), torch.arange(count)
+        # Not every tenth: classes may come in turn.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        return order[: count // _HELD_OUT], order[count // _HELD_OUT :]
+
+    @cached_property
+    def probe(self) -> LinearProbe:
+        """Linear probe of the features."""
+        return fit_linear_probe(self.features, self.labels)
+
+    @cached_property
+    def second_probe(self) -> LinearProbe | None:
+        """Linear probe of the items that are not held out; None if they lack a class."""
+        rest = self.split[1]
+        if len(self.labels[rest].unique()) < len(self.labels.unique()):
+            return None
+        return fit_linear_probe(self.features[rest], self.labels[rest])
+
+    @cached_property
+    def embedding_probe(self) -> LinearProbe:
+        """Linear probe of the directions."""
+        return fit_linear_probe(self.direction, self.labels) if self.own_features else self.probe
+
+    @cached_property
+    def aggregate(self) -> Aggregate:
+        """The mean of the posteriors."""
+        return fit_aggregate(self.direction, self.mean_resultant_length)
+
+    @cached_property
+    def standard(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of what the Gaussian is of, each of shape ``(F,)``."""
+        rest = self.described(self)[self.split[1]]
+        scale = rest.std(0, correction=0)
+        return rest.mean(0), torch.where(scale > 0, scale, 1.0)
+
+    def described(self, items: Items) -> Tensor:
+        """Return features and direction of items, beside each other; the embedding if it is all."""
+        if not self.own_features:
+            return items.embedding
+        return torch.cat([items.features, items.direction.to(items.features.dtype)], -1)
+
+    def standardised(self, items: Items) -> Tensor:
+        """Return what the Gaussian is of, standardised; shape ``(N, F)``."""
+        mean, scale = self.standard
+        return (self.described(items) - mean) / scale
+
+    @cached_property
+    def gaussian(self) -> Gaussians:
+        """One Gaussian of all items that are not held out."""
+        return fit_gaussians(self.standardised(self)[self.split[1]])
+
+    @cached_property
+    def class_gaussians(self) -> Gaussians:
+        """One Gaussian of each class, of one covariance."""
+        rest = self.split[1]
+        return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Typicality by the distance to the Gaussian, calibrated on the items held out."""
+        return fit_gate(self.gaussian.distance(self.standardised(self)[self.split[0]]))
+
+    @cached_property
+    def held_out_nearest(self) -> Tensor:
+        """``1 - cos`` of each item held out to its fifth nearest of the rest; sorted."""
+        held_out, rest = self.split
+        k = min(_NEAR, len(rest))
+        found = nearest(self.direction[held_out], self.direction[rest], k)
+        return (1 - found.cosine[:, -1]).double().sort().values
+
+
+class Sampled(NamedTuple):
+    """What samples of the posteriors say, each of shape ``(N,)``; None where labels are needed."""
+
+    surprise: Tensor
+    predictive_entropy: Tensor | None
+    mutual_information: Tensor | None
+
+
+class Query(Items):
+    """Items that are compared with reference items: what a score or a metric is computed from.
+
+    Args:
+        given: The items in any order.
+        name: What to call them.
+        reference: What they are compared with.
+    """
+
+    def __init__(self, given: Embeddings, name: str, reference: Reference) -> None:
+        super().__init__(given, name)
+        self.reference = reference
+        #: Accuracy, likelihood and calibration of the probe, by corruption and severity.
+        self.shift: dict[str, dict[int, dict[str, float]]] = {}
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The 20 nearest reference items, or all if there are fewer."""
+        k = min(_NEIGHBOURS, len(self.reference))
+        return nearest(self.direction, self.reference.direction, k)
+
+    @property
+    def nearest_cosine(self) -> Tensor:
+        """Cosine to the fifth nearest reference item, shape ``(N,)``."""
+        return self.neighbours.cosine[:, :_NEAR][:, -1]
+
+    @cached_property
+    def expected_cosine(self) -> Tensor:
+        """Mean of the 5 largest ``E[z].E[z']`` of the neighbours, shape ``(N,)``."""
+        own, other = self.mean_resultant_length, self.reference.mean_resultant_length
+        product = self.neighbours.cosine * other[self.neighbours.row] * own[:, None]
+        return product.topk(min(_NEAR, product.shape[1])).values.mean(-1)
+
+    @cached_property
+    def vote(self) -> Tensor:
+        """Vote of the neighbours, of weights ``exp(cos / 0.1)``; shape ``(N, C)``."""
+        return neighbour_vote(self.neighbours, self.reference.labels, temperature=_TEMPERATURE)
+
+    def predicted_by(self, k: int) -> Tensor:
+        """Return the class that most of the ``k`` nearest reference items have, ``(N,)``."""
+        k = min(k, len(self.reference))
+        return neighbour_vote(self.neighbours, self.reference.labels, k=k).argmax(-1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Logits of the linear probe, shape ``(N, C)``."""
+        return self.reference.probe.logits(self.features)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
+        return self.logits.double().softmax(-1)
+
+    @cached_property
+    def standardised(self) -> Tensor:
+        """Features and direction as the Gaussians take them, shape ``(N, F)``."""
+        return self.reference.standardised(self)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """Mahalanobis distance to the reference items' Gaussian, shape ``(N,)``."""
+        return self.reference.gaussian.distance(self.standardised)
+
+    @cached_property
+    def typicality(self) -> Tensor:
+        """The gate ``w`` of each item, from 1 for a typical one to 0; shape ``(N,)``."""
+        return self.reference.gate(self.distance)
+
+    @cached_property
+    def sampled(self) -> Sampled:
+        """What 64 samples of each posterior say, from draws that all items have in common."""
+        parts = [self._of_samples(q) for q in self._blocks("samples of the posteriors")]
+        surprise, *others = (torch.cat(values)[self._order] for values in zip(*parts, strict=True))
+        return Sampled(surprise, *(others or (None, None)))
+
+    @torch.no_grad()
+    def _of_samples(self, posterior: Any) -> tuple[Tensor, ...]:
+        reference = self.reference
+        dtype = reference.direction.dtype
+        # A few at a time, each time by the next seed: memory does not grow with their number.
+        first = posterior.draw(_DRAWS, 0).cpu().to(dtype)
+        surprise = reference.aggregate.surprise(first)
+        if not reference.labelled:
+            return (surprise,)
+        mean, entropy = torch.zeros(()), torch.zeros(())
+        for seed in range(_PASSES):
+            z = first if seed == 0 else posterior.draw(_DRAWS, seed).cpu().to(dtype)
+            p = reference.embedding_probe.probabilities(z)
+            mean, entropy = mean + p.mean(0) / _PASSES, entropy + expected_entropy(p) / _PASSES
+        total = predictive_entropy(mean[None])
+        return surprise, total, (total - entropy).clamp_min(0)
+
+    @cached_property
+    def wrong(self) -> dict[str, Tensor]:
+        """Whether the probe is wrong, and the nearest other item of another class; ``(N,)``."""
+        return {
+            "probe": self.logits.argmax(-1) != self.labels,
+            "retrieval": nearest_is_wrong(self.direction, self.labels),
+        }
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Logits and labels of the reference items held out, and own logits, by a second probe.
+
+        None if the other reference items lack a class.
+        """
+        reference, rows = self.reference, self.reference.split[0]
+        probe = reference.second_probe
+        if probe is None:
+            return None
+        held_out = probe.logits(reference.features[rows])
+        return held_out, reference.labels[rows], probe.logits(self.features)
+
+    @cached_property
+    def clustering(self) -> dict[str, float]:
+        """Measures of Ward's clusters against the classes."""
+        return ward_clustering(self.direction, self.labels)
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """Singular values of the directions."""
+        return singular_spectrum(self.direction)

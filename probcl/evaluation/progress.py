@@ -1,0 +1,60 @@
+"""A progress bar that follows the work wherever it is done, without being passed around."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from rich.errors import LiveError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["progress_bar", "step", "track"]
+
+T = TypeVar("T")
+
+_SHOWN: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def progress_bar(shown: bool = True) -> Iterator[None]:
+    """Show a line for each ``step`` that is at work inside, if ``shown``.
+
+    Another live display of rich's, as Lightning's, is left alone: then there is no bar.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        transient=True,
+    )  # fmt: skip
+    try:
+        if shown:
+            bar.start()
+    except LiveError:
+        shown = False
+    token = _SHOWN.set(bar if shown else None)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+        bar.stop()
+
+
+@contextmanager
+def step(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """Name the work that is done inside, and yield what to call after each of ``total`` parts."""
+    bar = _SHOWN.get()
+    if bar is None:
+        yield lambda: None
+        return
+    task = bar.add_task(name, total=total)
+    try:
+        yield lambda: bar.advance(task)
+    finally:
+        bar.remove_task(task)
+
+
+def track(name: str, parts: Sequence[T]) -> Iterator[T]:
+    """Go through the parts of some work as one step."""
+    with step(name, len(parts)) as advance:
+        for part in parts:
+            yield part
+            advance()
