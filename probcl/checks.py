@@ -1,5 +1,7 @@
 """Every check of an argument, once: one clear sentence naming argument, value and fix."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
@@ -14,12 +16,15 @@ __all__ = [
     "as_probabilities",
     "as_truths",
     "as_values",
+    "check_channels",
     "check_choice",
     "check_dim",
     "check_finite",
     "check_labels",
     "check_on_sphere",
     "check_positive",
+    "check_probability",
+    "check_range",
     "check_temperature",
     "check_unit",
     "check_vectors",
@@ -177,6 +182,36 @@ def check_vectors(name: str, z: Tensor) -> float:
             "infinity: lower the learning rate or raise the temperature."
         )
     return largest
+
+
+def check_channels(images: Tensor) -> Tensor:
+    """Return images of one or three channels, or raise ``ValueError`` if they have others."""
+    if images.shape[-3] not in (1, 3):
+        raise ValueError(
+            f"images must have 1 or 3 channels for changes of their colours, got {images.shape[-3]}"
+            ": choose an augmentation without them, or give up the other channels."
+        )
+    return images
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return a probability, or raise ``ValueError`` if it is none."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability, from 0 to 1, got {value}.")
+    return value
+
+
+def check_range(name: str, value: Sequence[float], high: float = math.inf) -> tuple[float, float]:
+    """Return a range of positive numbers up to ``high``, or raise ``ValueError`` if it is none."""
+    numbers = tuple(float(number) for number in value)
+    if len(numbers) != 2 or not numbers[0] > 0:
+        raise ValueError(f"{name} must be two numbers above 0, got {list(value)}.")
+    if not numbers[0] <= numbers[1] <= high or math.isinf(numbers[1]):
+        limit = "" if math.isinf(high) else f", at most {high:g}"
+        raise ValueError(
+            f"{name} must give the lowest first and be finite{limit}, got {list(value)}."
+        )
+    return numbers[0], numbers[1]
 
 
 def as_values(name: str, values: Any, count: int | None = None) -> Tensor:
