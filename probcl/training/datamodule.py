@@ -239,7 +239,8 @@ class ImageData(LightningDataModule, ABC):
         """
         train, test = (self._plain(part) for part in self.sets[:2])
         count = len(test)  # type: ignore[arg-type]
-        limited = self.trainer is not None and self.trainer.limit_test_batches != 1.0
+        limit = 1.0 if self.trainer is None else self.trainer.limit_test_batches
+        limited = limit != 1 or isinstance(limit, int)  # 1.0 is all of them, 1 is one
         changed = self.example.dim() == 4 and not limited  # else vectors
         changes = [Part("out_of_distribution", name) for name in OUT_OF_DISTRIBUTION if changed]
         loaders = [self._evaluated(train, [TRAIN]), self._evaluated(test, [TEST, *changes])]
