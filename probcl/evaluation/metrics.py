@@ -85,8 +85,8 @@ def _few_shot(shots: int, items: Query) -> float | None:
     train = items.reference
     if shots > train.labels.unique(return_counts=True)[1].min():
         return None
-    scores = few_shot_accuracy(train.features, train.labels, items.features, items.labels, [shots])
-    return sum(scores[shots]) / len(scores[shots])
+    scores = few_shot_accuracy(train.features, train.labels, items.features, items.labels, shots)
+    return sum(scores) / len(scores)
 
 
 def _by_neighbours(k: int, items: Query) -> float:
