@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["log_area", "normalize"]
+__all__ = ["log_area", "normalize", "rescaling"]
 
 
 def log_area(dim: int) -> float:
@@ -60,7 +60,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        factor, offset = _rescaling(x)
+        factor, offset = rescaling(x)
         unit = torch.addcmul(offset, x, factor)
         norm = torch.linalg.vector_norm(unit, dim=-1, keepdim=True)
         return unit.div_(norm), factor / norm
@@ -74,7 +74,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
         x, unit, inverse_norm = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
-            factor, offset = _rescaling(x)
+            factor, offset = rescaling(x)
             scaled = torch.addcmul(offset, x, factor)
             norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
             unit, inverse_norm = scaled / norm, factor / norm
@@ -82,8 +82,21 @@ class _Normalize(torch.autograd.Function):
         return torch.addcmul(grad, unit, along, value=-1.0) * inverse_norm
 
 
-def _rescaling(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the power of two that brings x near length one, and what replaces a zero x."""
+def rescaling(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the power of two that brings x near length one, and what replaces a zero x.
+
+    Args:
+        x: Vectors, shape ``(*, d)``.
+
+    Returns:
+        Factors of shape ``(*, 1)``, 0 for zero; and numbers of shape ``(*, 1)``, 0 but for zero.
+
+    Example:
+        >>> rescaling(torch.tensor([[6.0, 8.0], [0.0, 0.0]]))
+        (tensor([[0.0625],
+                [0.0000]]), tensor([[0.0000],
+                [0.7071]]))
+    """
     with torch.no_grad():
         largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
         limit = int(math.log2(torch.finfo(x.dtype).max)) - 1

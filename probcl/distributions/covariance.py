@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from probcl.distributions.posterior import shared_normal
 from probcl.distributions.standardise import standardise
 from probcl.special.log_laplace import (
     diagonal_log_laplace,
@@ -36,6 +37,13 @@ class Covariance(ABC):
     @abstractmethod
     def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
         """Draw from N(loc, Sigma), shape (*S, *B, d)."""
+
+    @abstractmethod
+    def draw(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
+        """Draw from N(0, Sigma), shape (S, *B, d), by base samples that all of a batch share.
+
+        Every operation rounds alike wherever an element lies.
+        """
 
     @abstractmethod
     def whiten(self, x: Tensor) -> Tensor:
@@ -86,6 +94,10 @@ class Diagonal(Covariance):
 
     def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
         return torch.addcmul(loc, self.scale, _standard_normal(loc, shape))
+
+    def draw(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
+        base = shared_normal(count, dim, generator, self.scale)
+        return self.scale * _over_batch(base, self.scale.dim() - 1)
 
     def whiten(self, x: Tensor) -> Tensor:
         return x / self.scale
@@ -151,6 +163,12 @@ class Full(Covariance):
     def sample(self, loc: Tensor, shape: torch.Size) -> Tensor:
         return loc + _apply(self.scale_tril, _standard_normal(loc, shape))
 
+    def draw(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
+        base = shared_normal(count, dim, generator, self.scale_tril)
+        # One by one: how a product of the whole batch rounds depends on its size.
+        products = [base @ tril.mT for tril in self.scale_tril.reshape(-1, dim, dim)]
+        return torch.stack(products, 1).reshape(count, *self.scale_tril.shape[:-1])
+
     def whiten(self, x: Tensor) -> Tensor:
         columns = _to_columns(x, self.scale_tril.dim() - 2)
         solved = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
@@ -193,6 +211,15 @@ class LowRank(Covariance):
         common = _standard_normal(loc, shape[:-1] + self.cov_factor.shape[-1:])
         own = torch.addcmul(loc, self.cov_diag.sqrt(), _standard_normal(loc, shape))
         return own + _apply(self.cov_factor, common)
+
+    def draw(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
+        columns = self.cov_factor.movedim(-1, 0).contiguous()
+        base = shared_normal(count, dim + len(columns), generator, self.cov_diag)
+        x = self.cov_diag.sqrt() * _over_batch(base[:, :dim], self.cov_diag.dim() - 1)
+        for row, common in zip(x, base[:, dim:], strict=True):
+            for column, factor in zip(columns, common, strict=True):
+                row += column * factor
+        return x
 
     def whiten(self, x: Tensor) -> Tensor:
         # With E = D^-1/2 W and C = I + E'E, Woodbury's identity splits as in ridge regression:
@@ -252,6 +279,11 @@ def _quadratic_form(
         _squared_norm(covariance.whiten(loc)),
     )
     return QuadraticForm(*tensors, log_laplace=log_laplace)  # type: ignore[misc]
+
+
+def _over_batch(base: Tensor, batch_dims: int) -> Tensor:
+    """Give base samples ``(S, n)`` dimensions of size 1 for the batch."""
+    return base.reshape(len(base), *[1] * batch_dims, -1)
 
 
 def _standard_normal(like: Tensor, shape: torch.Size) -> Tensor:

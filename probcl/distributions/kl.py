@@ -4,20 +4,20 @@ Importing this module registers the exact pairs with ``torch.distributions.kl_di
 A bound is never registered: ask for it by its name.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
+from probcl.distributions.posterior import SphereDistribution
 from probcl.distributions.power_spherical import PowerSpherical
 from probcl.distributions.projected_normal import ProjectedNormal
-from probcl.distributions.projected_normal_kl import (
-    gaussian_kl,
-    kl_to_uniform,
-    tight_gaussian_kl,
-)
 from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.distributions.uniform import HypersphericalUniform
 from probcl.distributions.von_mises_fisher import VonMisesFisher
+from probcl.precision import full_precision
 from probcl.special.bessel import (
     bessel_ratio,
     bessel_ratio_deficit,
@@ -27,6 +27,8 @@ from probcl.special.bessel import (
 from probcl.special.scalar_function import widen
 
 __all__ = ["gaussian_bound"]
+
+Divergence = Callable[[Any, Any], Tensor]
 
 
 def gaussian_bound(q: ProjectedNormal, tight: bool = False) -> Tensor:
@@ -61,32 +63,45 @@ def gaussian_bound(q: ProjectedNormal, tight: bool = False) -> Tensor:
             f"gaussian_bound is defined for ProjectedNormal, got {type(q).__name__};"
             " use torch.distributions.kl_divergence for other posteriors."
         )
-    return tight_gaussian_kl(q) if tight else gaussian_kl(q)
+    return _gaussian_bound(q, tight)
 
 
-@register_kl(ProjectedNormal, HypersphericalUniform)
-def _projected_normal_uniform(q: ProjectedNormal, p: HypersphericalUniform) -> Tensor:
-    _check_same_dim(q.event_shape[0], p.dim)
-    return kl_to_uniform(q)
+@full_precision
+def _gaussian_bound(q: ProjectedNormal, tight: bool) -> Tensor:
+    loc, covariance = q.loc, q.covariance
+    if tight:
+        factor = covariance.centring()
+        loc, covariance = loc * factor, covariance.scaled(factor)
+    second_moment = covariance.trace(q.dim) + torch.linalg.vecdot(loc, loc)
+    excess = q.dim * torch.log(second_moment / q.dim) if tight else second_moment - q.dim
+    return 0.5 * excess - covariance.half_log_det(q.dim)
 
 
-@register_kl(HypersphericalUniform, HypersphericalUniform)
-def _uniform_uniform(q: HypersphericalUniform, p: HypersphericalUniform) -> Tensor:
-    _check_same_dim(q.dim, p.dim)
-    return q.entropy() - p.entropy()
+def _register(q_type: type, p_type: type) -> Callable[[Divergence], Divergence]:
+    """Register an exact divergence: of one sphere, and of the batch shape of both together."""
+
+    def decorate(divergence: Divergence) -> Divergence:
+        @register_kl(q_type, p_type)
+        def checked(q: SphereDistribution, p: SphereDistribution) -> Tensor:
+            if q.dim != p.dim:
+                raise ValueError(
+                    "kl_divergence needs both distributions on one sphere, got dimensions"
+                    f" {q.dim} and {p.dim}; make them equal."
+                )
+            return divergence(q, p).expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+
+        return divergence
+
+    return decorate
 
 
-@register_kl(VonMisesFisher, HypersphericalUniform)
-@register_kl(PowerSpherical, HypersphericalUniform)
-def _rotationally_symmetric_uniform(q: RotationallySymmetric, p: HypersphericalUniform) -> Tensor:
-    _check_same_dim(q.dim, p.dim)
-    divergence = q._divergence_from_uniform()
-    return divergence.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+@_register(SphereDistribution, HypersphericalUniform)
+def _uniform(q: SphereDistribution, p: HypersphericalUniform) -> Tensor:
+    return q._divergence_from_uniform()
 
 
-@register_kl(VonMisesFisher, VonMisesFisher)
+@_register(VonMisesFisher, VonMisesFisher)
 def _von_mises_fisher_pair(q: VonMisesFisher, p: VonMisesFisher) -> Tensor:
-    _check_same_dim(q.dim, p.dim)
     dim, kappa, other = q.dim, widen(q.concentration), widen(p.concentration)
     ratio, deficit = bessel_ratio(kappa, dim), bessel_ratio_deficit(kappa, dim)
     # The same difference twice: the first is exact for small, the second for large kappa.
@@ -97,9 +112,8 @@ def _von_mises_fisher_pair(q: VonMisesFisher, p: VonMisesFisher) -> Tensor:
     return _as_result(radial + other * ratio * _half_chord(q, p), q, p)
 
 
-@register_kl(PowerSpherical, VonMisesFisher)
+@_register(PowerSpherical, VonMisesFisher)
 def _power_spherical_von_mises_fisher(q: PowerSpherical, p: VonMisesFisher) -> Tensor:
-    _check_same_dim(q.dim, p.dim)
     dim, kappa, other = q.dim, widen(q.concentration), widen(p.concentration)
     ratio = kappa / (kappa + (dim - 1))
     deficit = (dim - 1) / (kappa + (dim - 1))
@@ -117,11 +131,3 @@ def _half_chord(q: RotationallySymmetric, p: RotationallySymmetric) -> Tensor:
 
 def _as_result(divergence: Tensor, q: RotationallySymmetric, p: RotationallySymmetric) -> Tensor:
     return divergence.to(torch.promote_types(q.loc.dtype, p.loc.dtype))
-
-
-def _check_same_dim(q_dim: int, p_dim: int) -> None:
-    if q_dim != p_dim:
-        raise ValueError(
-            f"kl_divergence needs both distributions on one sphere, got dimensions {q_dim} and"
-            f" {p_dim}; make them equal."
-        )

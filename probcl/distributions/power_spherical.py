@@ -78,6 +78,7 @@ class PowerSpherical(RotationallySymmetric):
         r"""The length |E[z]| = :math:`\kappa / (\kappa + d - 1)`, of shape ``batch_shape``."""
         return self.concentration / (self.concentration + (self.dim - 1))
 
+    @full_precision
     def _divergence_from_uniform(self) -> Tensor:
         return log_power_divergence(self.concentration, self.dim)
 
@@ -94,6 +95,18 @@ class PowerSpherical(RotationallySymmetric):
         low = _sample_gamma(beta)
         high = _sample_gamma(beta + kappa)
         return 2 * low / (low + high)
+
+    def _centre(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
+        total = kappa + (self.dim - 1)
+        return kappa / total, (self.dim - 1) / total
+
+    def _log_accept(self, x: Tensor, rest: Tensor) -> Tensor:
+        """Compute (d - 1) [c log(1 + x) - log(1 + c x)] / (1 - c), in a form exact for c near 1.
+
+        It is never above zero, since the logarithm is concave.
+        """
+        rest = rest.clamp(min=torch.finfo(rest.dtype).tiny)
+        return (1 - self.dim) * (torch.log1p(x) + torch.log1p(-rest * x / (1 + x)) / rest)
 
     def _velocity(self, versine: Tensor, kappa: Tensor) -> Tensor:
         mean = -log_power_deficit_derivative(kappa, self.dim)

@@ -4,22 +4,26 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from probcl import checks
 from probcl.distributions.covariance import Covariance, Diagonal, Full, Isotropic, LowRank
-from probcl.distributions.projected_normal_kl import kl_to_uniform
+from probcl.distributions.posterior import SphereDistribution, reproducible_normalize
 from probcl.distributions.radial_exponent import radial_exponent
 from probcl.precision import at_least_float32, full_precision
-from probcl.special.isotropic import relative_mean_resultant
+from probcl.special.isotropic import (
+    isotropic_kl_uniform,
+    isotropic_mean_log,
+    relative_mean_resultant,
+)
+from probcl.special.quadratic_form import mean_length, mean_log_over_mean
 from probcl.special.scalar_function import widen
 from probcl.sphere import log_area, normalize
 
 __all__ = ["ProjectedNormal"]
 
 
-class ProjectedNormal(TorchDistribution):
+class ProjectedNormal(SphereDistribution):
     r"""Direction of a normal vector: z = x / |x| with x ~ N(mu, Sigma), on S^{d-1}.
 
     The density with respect to surface measure is exact in every dimension d >= 2. With
@@ -73,12 +77,9 @@ class ProjectedNormal(TorchDistribution):
         "cov_factor": constraints.independent(constraints.real, 2),
         "cov_diag": constraints.independent(constraints.positive, 1),
     }
-    support = constraints.sphere
-    has_rsample = True
 
     loc: Tensor
     covariance: Covariance
-    _validate_args: bool
 
     def __init__(
         self,
@@ -216,39 +217,71 @@ class ProjectedNormal(TorchDistribution):
         density = exponent - widen(half_log_det) - 0.5 * dim * stretch.log()
         return (density - log_area(dim)).to(mean.dtype)
 
-    def entropy(self) -> Tensor:
-        """Return the differential entropy, log area minus KL to the uniform, shape ``(*B,)``."""
-        return log_area(self.event_shape[0]) - kl_to_uniform(self)
+    @property
+    @full_precision
+    def log_det_covariance(self) -> Tensor:
+        """The log determinant of Sigma, shape ``(*B,)``.
+
+        It is the uncertainty score of Jeong, Kim and Hero (2025), "Probabilistic Variational
+        Contrastive Learning", https://arxiv.org/abs/2506.10159. It depends on the joint scale of
+        (mu, Sigma), unlike the distribution.
+        """
+        return (2.0 * self.covariance.half_log_det(self.dim)).expand(self.batch_shape)
+
+    @full_precision
+    def _divergence_from_uniform(self) -> Tensor:
+        r"""Compute the divergence from the uniform, exactly up to quadrature.
+
+        With delta^2 = mu' Sigma^-1 mu and x ~ N(mu, Sigma), for every covariance
+
+        .. math:: \mathrm{KL} = \mathrm{KL}_{iso}(\delta) - \tfrac12 \log |\Sigma|
+                  - \tfrac d2 \left(E \log \chi'^2_d(\delta^2) - E \log |x|^2\right)
+        """
+        if isinstance(self.covariance, Isotropic):
+            return isotropic_kl_uniform(self.covariance.mahalanobis(self.loc), self.dim)
+        form = self.covariance.quadratic_form(self.loc)
+        scale = torch.log(form.mean / (self.dim + form.mahalanobis)) - form.log_geometric
+        excess = mean_log_over_mean(form, self.dim) - isotropic_mean_log(form.mahalanobis, self.dim)
+        return isotropic_kl_uniform(form.mahalanobis, self.dim) + 0.5 * self.dim * (scale + excess)
+
+    @full_precision
+    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+        noise = self.covariance.draw(count, self.dim, generator)
+        missing = len(self.batch_shape) + 2 - noise.dim()
+        z = noise.reshape(count, *[1] * missing, *noise.shape[1:]) + self.loc
+        for row in z:
+            row.copy_(reproducible_normalize(row))
+        return z
 
     @property
     def mode(self) -> Tensor:
-        """Direction of highest density: loc / |loc| for an isotropic covariance."""
-        self._require_isotropic("mode")
+        """Direction of highest density, loc / |loc|, for an isotropic covariance."""
+        if not isinstance(self.covariance, Isotropic):
+            raise NotImplementedError(
+                "mode of a projected normal has no known closed form unless its covariance is"
+                " isotropic; use mean_direction."
+            )
         return normalize(self.loc)
 
     @property
+    @full_precision
     def mean(self) -> Tensor:
-        r"""Expectation E[z], inside the ball, for an isotropic covariance; shape ``(*B, d)``.
+        r"""Expectation E[z], inside the ball, shape ``(*B, d)``.
 
-        Its length is the mean resultant length. It is not the mean direction: that is
-        :attr:`mode`.
+        Its length is the mean resultant length. It is the gradient of E|x| in mu, which for an
+        isotropic covariance has a closed form, and else one integral over the Laplace transform
+        of |x|^2, exact up to quadrature.
         """
-        self._require_isotropic("mean")
-        whitened = self.covariance.whiten(self.loc)
-        kappa2 = torch.linalg.vecdot(whitened, whitened)
-        return relative_mean_resultant(kappa2, self.event_shape[0])[..., None] * whitened
-
-    @property
-    def mean_resultant_length(self) -> Tensor:
-        """Length of E[z], between 0 and 1, for an isotropic covariance; shape ``(*B,)``."""
-        return torch.linalg.vector_norm(self.mean, dim=-1)
-
-    def _require_isotropic(self, name: str) -> None:
-        if not isinstance(self.covariance, Isotropic):
-            raise NotImplementedError(
-                f"{name} of a projected normal has no known closed form unless its covariance is"
-                " isotropic; estimate it from samples."
-            )
+        if isinstance(self.covariance, Isotropic):
+            whitened = self.covariance.whiten(self.loc)
+            kappa2 = torch.linalg.vecdot(whitened, whitened)
+            return relative_mean_resultant(kappa2, self.dim)[..., None] * whitened
+        differentiable = (self.covariance.trace(self.dim) + self.loc[..., 0]).requires_grad
+        with torch.enable_grad():
+            loc = self.loc if self.loc.requires_grad else self.loc.detach().requires_grad_()
+            length = mean_length(self.covariance.quadratic_form(loc), self.dim).sum()
+            (gradient,) = torch.autograd.grad(length, loc, create_graph=differentiable)
+        return gradient / self.covariance.centring()
 
     def _parameter(self, name: str, family: type[Covariance], event_dim: int) -> Tensor:
         if not isinstance(self.covariance, family):

@@ -6,25 +6,31 @@ from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from probcl.checks import check_dim, check_on_sphere, choose_validation
+from probcl.distributions.posterior import SphereDistribution, reproducible_sum, shared_normal
 from probcl.precision import at_least_float32, full_precision
-from probcl.sphere import log_area, normalize
+from probcl.special.scalar_function import widen
+from probcl.sphere import normalize
 
-__all__ = ["RotationallySymmetric", "rotational_sample"]
+__all__ = ["PROPOSALS", "RotationallySymmetric", "rotational_sample", "uniform_cosine"]
+
+# Every proposal is accepted with probability above 0.65, so that all of these are rejected with
+# probability below 1e-29: less than rounding changes the law.
+PROPOSALS = 64
 
 Shape = torch.Size | list[int] | tuple[int, ...]
 
 
-class RotationallySymmetric(TorchDistribution):
+class RotationallySymmetric(SphereDistribution):
     """Distribution on the unit sphere whose density depends on the cosine to ``loc`` only.
 
-    A subclass gives the law of the cosine t = loc . z by five methods: ``log_prob``,
-    ``_divergence_from_uniform``, ``_sample_versine`` (of 1 - t), ``_velocity`` and
-    ``_cosine_moments``.
+    A subclass gives the law of the cosine t = loc . z: ``log_prob``, ``mean_resultant_length``,
+    ``_divergence_from_uniform``, ``_cosine_moments``, ``_sample_versine`` (of 1 - t) and its
+    ``_velocity``, and for ``draw`` the proposals of its rejection sampler, ``_centre`` and
+    ``_log_accept``.
 
     Args:
         loc: Unit vectors, shape ``(*B, d)``.
@@ -41,12 +47,9 @@ class RotationallySymmetric(TorchDistribution):
         "loc": constraints.sphere,
         "concentration": constraints.nonnegative,
     }
-    support = constraints.sphere
-    has_rsample = True
 
     loc: Tensor
     concentration: Tensor
-    _validate_args: bool
 
     def __init__(
         self,
@@ -102,9 +105,9 @@ class RotationallySymmetric(TorchDistribution):
         return new
 
     @property
-    def dim(self) -> int:
-        """The dimension d of the ambient space."""
-        return self.event_shape[0]
+    def mean_direction(self) -> Tensor:
+        """The direction of E[z], ``loc``, of shape ``batch_shape + (d,)``."""
+        return self.loc
 
     @property
     def mode(self) -> Tensor:
@@ -129,11 +132,6 @@ class RotationallySymmetric(TorchDistribution):
         return along.unsqueeze(-1) * square + across.unsqueeze(-1) * (1 - square)
 
     @full_precision
-    def entropy(self) -> Tensor:
-        """Return the differential entropy with respect to surface measure, ``batch_shape``."""
-        return log_area(self.dim) - self._divergence_from_uniform()
-
-    @full_precision
     def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Draw samples with unbiased gradients, shape ``sample_shape + batch_shape + (d,)``.
 
@@ -147,15 +145,47 @@ class RotationallySymmetric(TorchDistribution):
             versine = self._sample_versine(kappa)
         return rotational_sample(loc, kappa, versine, self._velocity)
 
+    @full_precision
+    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Place the first proposal that each item accepts, all in the same random direction.
+
+        An item accepts a proposal if its 1 - c reaches a threshold that the proposal has for all,
+        so that comparisons and elementary operations alone depend on the item.
+        """
+        cosines, thresholds = self._shared_proposals(count, generator)
+        tangents = _on_equator(shared_normal(count, self.dim, generator, self.loc))
+        centre, rest = (x.contiguous() for x in self._centre(widen(self.concentration)))
+        z = torch.empty(count, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        for row, x, threshold, tangent in zip(z, cosines, thresholds, tangents, strict=True):
+            first = torch.searchsorted(-threshold, -rest).clamp(max=len(x) - 1)
+            versine = rest * (1 - x[first]) / (1 + centre * x[first])
+            row.copy_(_place(self.loc, versine.to(self.loc.dtype), tangent))
+        return z
+
+    def _shared_proposals(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw cosines x of proposals, and the least 1 - c with which each or one before passes.
+
+        Shapes ``(count, PROPOSALS)``. The threshold comes from bisection: the probability to
+        accept grows with 1 - c, up to one.
+        """
+        pairs = torch.empty(count, PROPOSALS, dtype=torch.float64)
+        x = uniform_cosine(pairs, self.dim - 1, generator)
+        log_uniform = -torch.empty_like(x).exponential_(generator=generator)
+        high = (self._log_accept(x, torch.zeros_like(x)) < log_uniform).to(x.dtype)
+        low = torch.zeros_like(x)
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            accepted = self._log_accept(x, middle) >= log_uniform
+            low, high = torch.where(accepted, low, middle), torch.where(accepted, middle, high)
+        high[:, -1] = 0
+        like = widen(self.loc)
+        return x.to(like), high.cummin(-1).values.to(like)
+
     def _checked(self, value: Tensor) -> Tensor:
         if self._validate_args:
             check_on_sphere(value, self.dim)
             _check_broadcast(value.shape[:-1], self.batch_shape)
         return _unit_float32(value)
-
-    @abstractmethod
-    def _divergence_from_uniform(self) -> Tensor:
-        """Compute the Kullback-Leibler divergence from the uniform, of shape ``batch_shape``."""
 
     @abstractmethod
     def _sample_versine(self, kappa: Tensor) -> Tensor:
@@ -164,6 +194,17 @@ class RotationallySymmetric(TorchDistribution):
     @abstractmethod
     def _velocity(self, versine: Tensor, kappa: Tensor) -> Tensor:
         """Compute (dt/dkappa) / (1 - t^2) at samples of 1 - t."""
+
+    @abstractmethod
+    def _centre(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute c, where proposals t = (x + c) / (1 + c x) gather, and 1 - c."""
+
+    @abstractmethod
+    def _log_accept(self, x: Tensor, rest: Tensor) -> Tensor:
+        """Compute the log probability to accept a proposal, for 1 - c = ``rest``.
+
+        x is the cosine of a uniform point of one dimension more.
+        """
 
     @abstractmethod
     def _cosine_moments(self) -> tuple[Tensor, Tensor]:
@@ -242,7 +283,8 @@ class _RotationalSample(torch.autograd.Function):
         versine: Tensor,
         velocity: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        z = _place(loc, versine)
+        w = torch.randn_like(loc, memory_format=torch.contiguous_format)
+        z = _place(loc, versine, _on_equator(w))
         ctx.save_for_backward(loc, kappa, versine, z)
         ctx.velocity = velocity
         return z
@@ -262,20 +304,32 @@ class _RotationalSample(torch.autograd.Function):
         return grad_loc, grad_kappa, None, None
 
 
-def _place(loc: Tensor, versine: Tensor) -> Tensor:
-    """Draw z = t loc + sqrt(1 - t^2) v.
+def _on_equator(w: Tensor) -> Tensor:
+    """Make a normal vector a uniform one among the unit vectors orthogonal to the first axis."""
+    w[..., 0] = 0
+    return w.div_(torch.linalg.vector_norm(w, dim=-1, keepdim=True))
 
-    The direction v is a uniform vector w of the equator orthogonal to the first axis, carried to
-    the tangent space of loc by the reflection that takes that axis to -+loc:
+
+def _place(loc: Tensor, versine: Tensor, w: Tensor) -> Tensor:
+    """Return z = t loc + sqrt(1 - t^2) v, with v the direction w of the equator carried to loc.
+
+    The reflection that takes the first axis to -+loc carries the equator to the tangent space:
     v = w - (w . loc) / (1 + |loc_1|) (loc + sign(loc_1) e_1). It has the length of w to the last
     digit, and is well defined at every loc, poles included.
     """
-    w = torch.randn_like(loc, memory_format=torch.contiguous_format)
-    w[..., 0] = 0
     first = loc[..., 0]
     sine = (versine * (2 - versine)).clamp(min=0).sqrt()
-    scale = sine / torch.linalg.vector_norm(w, dim=-1)
-    tilt = scale * (w * loc).sum(-1) / (1 + first.abs())
-    z = w.mul_(scale.unsqueeze(-1)).addcmul_(loc, (1 - versine - tilt).unsqueeze(-1))
+    tilt = sine * reproducible_sum(w * loc) / (1 + first.abs())
+    z = w * sine.unsqueeze(-1) + loc * (1 - versine - tilt).unsqueeze(-1)
     z[..., 0] -= torch.where(first < 0, -tilt, tilt)
     return z
+
+
+def uniform_cosine(like: Tensor, free: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw coordinates of uniform points of S^free, with density (1 - x^2)^(free / 2 - 1)."""
+    x = torch.cos(torch.empty_like(like).uniform_(0, 2 * torch.pi, generator=generator))
+    if free == 1:
+        return x
+    # The squared radius of two coordinates is 1 - U^(2 / (free - 1)).
+    exponent = torch.empty_like(like).exponential_(generator=generator) * (-2 / (free - 1))
+    return x * torch.sqrt(-torch.expm1(exponent))

@@ -4,17 +4,21 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from probcl.checks import check_dim, check_on_sphere
+from probcl.distributions.posterior import (
+    SphereDistribution,
+    reproducible_normalize,
+    shared_normal,
+)
 from probcl.precision import at_least_float32
 from probcl.sphere import log_area, normalize
 
 __all__ = ["HypersphericalUniform"]
 
 
-class HypersphericalUniform(TorchDistribution):
+class HypersphericalUniform(SphereDistribution):
     r"""Uniform distribution on the unit sphere S^{d-1}.
 
     .. math:: p(z) = \frac{1}{|S^{d-1}|}, \qquad |S^{d-1}| = \frac{2 \pi^{d/2}}{\Gamma(d/2)}
@@ -40,8 +44,6 @@ class HypersphericalUniform(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.sphere
-    has_rsample = True
 
     def __init__(
         self,
@@ -52,9 +54,8 @@ class HypersphericalUniform(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         check_dim(dim, "dim")
-        self.dim = int(dim)
         self._zero = torch.zeros((), dtype=dtype, device=device)
-        super().__init__(torch.Size(), torch.Size([self.dim]), validate_args=validate_args)
+        super().__init__(torch.Size(), torch.Size([int(dim)]), validate_args=validate_args)
 
     @staticmethod
     def infer_shapes(
@@ -68,7 +69,7 @@ class HypersphericalUniform(TorchDistribution):
     ) -> "HypersphericalUniform":
         """Return the same distribution with another batch shape."""
         new = self._get_checked_instance(HypersphericalUniform, _instance)
-        new.dim, new._zero = self.dim, self._zero
+        new._zero = self._zero
         super(HypersphericalUniform, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
@@ -92,10 +93,6 @@ class HypersphericalUniform(TorchDistribution):
         flat = 0.0 * at_least_float32(value).sum(-1)
         return (flat - log_area(self.dim)).expand(shape)
 
-    def entropy(self) -> Tensor:
-        """Return the log area, of shape ``batch_shape``."""
-        return (self._zero + log_area(self.dim)).expand(self.batch_shape)
-
     @property
     def mean(self) -> Tensor:
         """The expectation E[z] = 0, of shape ``batch_shape + (d,)``."""
@@ -106,7 +103,10 @@ class HypersphericalUniform(TorchDistribution):
         """The variance 1/d of every coordinate, of shape ``batch_shape + (d,)``."""
         return (self._zero + 1.0 / self.dim).expand(self.batch_shape + self.event_shape)
 
-    @property
-    def mean_resultant_length(self) -> Tensor:
-        """The length |E[z]| = 0, of shape ``batch_shape``."""
+    def _divergence_from_uniform(self) -> Tensor:
         return self._zero.expand(self.batch_shape)
+
+    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+        z = reproducible_normalize(shared_normal(count, self.dim, generator, self._zero))
+        z = z.reshape(count, *[1] * len(self.batch_shape), self.dim)
+        return z.expand(count, *self.batch_shape, self.dim)

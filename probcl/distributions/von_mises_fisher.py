@@ -3,7 +3,11 @@
 import torch
 from torch import Tensor
 
-from probcl.distributions.rotationally_symmetric import RotationallySymmetric
+from probcl.distributions.rotationally_symmetric import (
+    PROPOSALS,
+    RotationallySymmetric,
+    uniform_cosine,
+)
 from probcl.precision import full_precision
 from probcl.special.bessel import (
     bessel_ratio,
@@ -17,10 +21,6 @@ from probcl.special.cosine_velocity import cosine_velocity
 from probcl.sphere import log_area
 
 __all__ = ["VonMisesFisher"]
-
-# Every proposal is accepted with probability above 0.65, so that a sample is still pending after
-# this many rounds with probability below 1e-29: less than rounding changes the law.
-_ROUNDS = 64
 
 
 class VonMisesFisher(RotationallySymmetric):
@@ -82,6 +82,7 @@ class VonMisesFisher(RotationallySymmetric):
         r"""The length |E[z]| = :math:`I_{d/2}(\kappa)/I_{d/2-1}(\kappa)`, ``batch_shape``."""
         return bessel_ratio(self.concentration, self.dim)
 
+    @full_precision
     def _divergence_from_uniform(self) -> Tensor:
         return log_bessel_divergence(self.concentration, self.dim)
 
@@ -90,41 +91,35 @@ class VonMisesFisher(RotationallySymmetric):
         return bessel_ratio_derivative(kappa, self.dim), bessel_ratio_over_kappa(kappa, self.dim)
 
     def _sample_versine(self, kappa: Tensor) -> Tensor:
-        """Draw 1 - t by Wood's rejection, for the pending elements only after each round.
-
-        With the proposal t = (x + c) / (1 + c x), x the cosine of a uniform point of one
-        dimension more and c the most likely t of the envelope, the logarithm of the acceptance
-        probability is (d - 1) [e / (1 + e) - log(1 + e)], e = c x.
-        """
-        free = self.dim - 1
-        root = torch.sqrt(free**2 + 4 * kappa**2)
-        centre = (2 * kappa / (free + root)).flatten()
-        versine_of_centre = (free * (1 + free / (root + 2 * kappa)) / (free + root)).flatten()
+        """Draw 1 - t by Wood's rejection, for the pending elements only after each round."""
+        centre, rest = (x.flatten() for x in self._centre(kappa))
         versine = torch.empty_like(centre)
         pending = torch.arange(centre.numel(), device=kappa.device)
-        for _ in range(_ROUNDS):
-            x = _uniform_cosine(centre[pending], free)
+        for _ in range(PROPOSALS):
+            x = uniform_cosine(centre[pending], self.dim - 1)
             product = centre[pending] * x
-            log_accept = free * (product / (1 + product) - torch.log1p(product))
-            versine[pending] = versine_of_centre[pending] * (1 - x) / (1 + product)
+            versine[pending] = rest[pending] * (1 - x) / (1 + product)
             # Written so that NaN is accepted: it must come back to the caller, not be redrawn.
-            rejected = -torch.empty_like(x).exponential_() > log_accept
+            rejected = -torch.empty_like(x).exponential_() > self._log_accept_product(product)
             pending = pending[rejected]
             if not pending.numel():
                 break
         return versine.reshape(kappa.shape)
 
+    def _centre(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the most likely t of Wood's envelope."""
+        free = self.dim - 1
+        root = torch.sqrt(free**2 + 4 * kappa * kappa)
+        rest = free * (1 + free / (root + 2 * kappa)) / (free + root)
+        return 2 * kappa / (free + root), rest
+
+    def _log_accept(self, x: Tensor, rest: Tensor) -> Tensor:
+        return self._log_accept_product((1 - rest) * x)
+
+    def _log_accept_product(self, product: Tensor) -> Tensor:
+        return (self.dim - 1) * (product / (1 + product) - torch.log1p(product))
+
     def _velocity(self, versine: Tensor, kappa: Tensor) -> Tensor:
         mean = -bessel_ratio_deficit(kappa, self.dim)
         # cos(angle) - cos(angle + x) >= 2 sin(x / 2)^2 >= (4 / pi^2) x^2 / 2
         return cosine_velocity(versine, kappa, self.dim, torch.neg, mean, curvature=0.4)
-
-
-def _uniform_cosine(like: Tensor, free: int) -> Tensor:
-    """Draw coordinates of uniform points of S^free, with density (1 - x^2)^(free / 2 - 1)."""
-    x = torch.cos(torch.empty_like(like).uniform_(0, 2 * torch.pi))
-    if free == 1:
-        return x
-    # The squared radius of two coordinates is 1 - U^(2 / (free - 1)).
-    exponent = torch.empty_like(like).exponential_() * (-2 / (free - 1))
-    return x * torch.sqrt(-torch.expm1(exponent))
