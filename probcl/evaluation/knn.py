@@ -64,6 +64,8 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -
             cosine[itself, itself + start] = -torch.inf
         parts.append(cosine.topk(k, dim=-1))
     return Neighbours(torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts]))
+
+
 def neighbour_vote(
     neighbours: Neighbours,
     labels: Any,
@@ -112,6 +114,8 @@ def neighbour_vote(
 def vote_entropy(shares: Any) -> Tensor:
     """Return the entropy of the shares ``(N, C)`` of a vote, in nats; shape ``(N,)``."""
     return torch.special.entr(torch.as_tensor(shares)).sum(-1)
+
+
 def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
     """Tell for each item whether its nearest other item is of another class; shape ``(N,)``.
 

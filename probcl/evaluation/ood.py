@@ -37,43 +37,45 @@ _MIXTURE = 2048
 _NEAR, _FAR = 0.85, 0.985  # quantiles of the distances of clean items
 
 
-def auroc(familiar: Any, unfamiliar: Any) -> float:
-    """Return the probability that an unfamiliar input's score exceeds a familiar one's.
+def auroc(in_distribution: Any, out_of_distribution: Any) -> float:
+    """Return the probability that the score of an item out of distribution is the larger one.
 
     Equal scores count half, so that a constant score has 0.5.
 
     Args:
-        familiar: Scores, shape ``(N,)``.
-        unfamiliar: Scores, shape ``(M,)``.
+        in_distribution: Scores, shape ``(N,)``.
+        out_of_distribution: Scores, shape ``(M,)``.
 
     Example:
         >>> auroc([0.1, 0.4], [0.4, 0.9])
         0.875
     """
-    return float(roc_auc_score(*_pooled(familiar, unfamiliar)))
+    return float(roc_auc_score(*_pooled(in_distribution, out_of_distribution)))
 
 
-def average_precision(familiar: Any, unfamiliar: Any) -> float:
-    """Return the area under the precision-recall curve, the unfamiliar to be found (AUPR).
+def average_precision(in_distribution: Any, out_of_distribution: Any) -> float:
+    """Return the area under the precision-recall curve (AUPR), out of distribution to be found.
 
-    A constant score has the share of the unfamiliar.
+    A constant score has the share of the items out of distribution.
 
     Args:
-        familiar: Scores, shape ``(N,)``.
-        unfamiliar: Scores, shape ``(M,)``.
+        in_distribution: Scores, shape ``(N,)``.
+        out_of_distribution: Scores, shape ``(M,)``.
     """
-    return float(average_precision_score(*_pooled(familiar, unfamiliar)))
+    return float(average_precision_score(*_pooled(in_distribution, out_of_distribution)))
 
 
-def false_positive_rate(familiar: Any, unfamiliar: Any, recall: float = 0.95) -> float:
-    """Return the share of familiar inputs flagged where ``recall`` of the unfamiliar are (FPR95).
+def false_positive_rate(
+    in_distribution: Any, out_of_distribution: Any, recall: float = 0.95
+) -> float:
+    """Return the share of items in distribution above a threshold that most others reach (FPR95).
 
-    An input is flagged if its score is at least the threshold, so a constant score has 1.
+    An item is flagged if its score is at least the threshold, so a constant score has 1.
 
     Args:
-        familiar: Scores, shape ``(N,)``.
-        unfamiliar: Scores, shape ``(M,)``.
-        recall: Share of the unfamiliar to be flagged at least, above 0 and at most 1.
+        in_distribution: Scores, shape ``(N,)``.
+        out_of_distribution: Scores, shape ``(M,)``.
+        recall: Share of the items out of distribution to flag at least, above 0 and at most 1.
 
     Example:
         >>> false_positive_rate([0.1, 0.2, 0.3, 0.6], [0.5, 0.7])
@@ -81,10 +83,11 @@ def false_positive_rate(familiar: Any, unfamiliar: Any, recall: float = 0.95) ->
     """
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be above 0 and at most 1, got {recall}.")
-    known, strange = as_values("familiar", familiar), as_values("unfamiliar", unfamiliar)
-    caught = int(-(-recall * len(strange) // 1))  # as many must be flagged
-    threshold = strange.sort(descending=True).values[caught - 1]
-    return (known >= threshold).double().mean().item()
+    inside = as_values("in_distribution", in_distribution)
+    outside = as_values("out_of_distribution", out_of_distribution)
+    flagged = int(-(-recall * len(outside) // 1))
+    threshold = outside.sort(descending=True).values[flagged - 1]
+    return (inside >= threshold).double().mean().item()
 
 
 def error_auroc(score: Any, error: Any) -> float:
@@ -146,10 +149,11 @@ def rank_correlation(score: Any, other: Any) -> float:
     return float(spearmanr(values, known).statistic)
 
 
-def _pooled(familiar: Any, unfamiliar: Any) -> tuple[Tensor, Tensor]:
-    known, strange = as_values("familiar", familiar), as_values("unfamiliar", unfamiliar)
-    truth = torch.cat([torch.zeros(len(known)), torch.ones(len(strange))])
-    return truth, torch.cat([known, strange])
+def _pooled(in_distribution: Any, out_of_distribution: Any) -> tuple[Tensor, Tensor]:
+    inside = as_values("in_distribution", in_distribution)
+    outside = as_values("out_of_distribution", out_of_distribution)
+    truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
+    return truth, torch.cat([inside, outside])
 
 
 @dataclass(frozen=True)
@@ -246,11 +250,15 @@ class Aggregate:
 
     def surprise(self, samples: Tensor) -> Tensor:
         """Return -log density, mean over samples ``(S, N, d)``; shape ``(N,)``."""
-        rows = max(1, 2**24 // (len(samples) * len(self.pull)))
-        parts = [
-            -(z.to(self.pull) @ self.pull.T + self.log_weight).logsumexp(-1).mean(0)
-            for z in samples.split(rows, dim=1)
-        ]
+        rows = max(1, 2**22 // (len(samples) * len(self.pull)))
+        parts = []
+        for z in samples.to(self.pull).split(rows, dim=1):
+            terms = z @ self.pull.T + self.log_weight
+            largest = terms.amax(-1, keepdim=True)
+            # Terms below e^-60 of the largest add nothing; denormal numbers would take 30 times as
+            # long.
+            rest = terms.sub_(largest).clamp_(min=-60).exp_().sum(-1).log()
+            parts.append(-(rest + largest[..., 0]).mean(0))
         return torch.cat(parts)
 
 

@@ -1,6 +1,7 @@
 """The linear probe: multinomial logistic regression on the features of a frozen encoder."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def fit_linear_probe(
         tensor([0, 0, 1, 1])
     """
     large = torch.is_tensor(features) and features.numel() > exact_up_to
-    x = features if large else as_matrix("features", features).double()
+    x = features if large else as_matrix("features", features)
     y = as_labels("labels", labels, len(x))
     seen, target = y.unique(return_inverse=True)
     if len(seen) < 2:
@@ -93,29 +94,28 @@ def fit_linear_probe(
     count = int(seen.max()) + 1 if num_classes is None else num_classes
     if count <= seen.max():
         raise ValueError(f"num_classes must be above every label, {int(seen.max())}, got {count}.")
-    mean, scale = x.mean(0), x.std(0, correction=0)
+    # One copy, standardised in place, with ones for the bias.
+    x = torch.cat([x if large else x.double(), x.new_ones(len(x), 1)], -1)
+    mean, scale = x[:, :-1].mean(0), x[:, :-1].std(0, correction=0)
     scale = torch.where(scale > 1e-12 * mean.abs().clamp_min(1e-300), scale, 1.0)
-    scaled, target = (x - mean) / scale, target.to(x.device)
-    if large:
-        weight, bias = _by_stochastic_gradients(scaled, target, len(seen), penalty, epochs)
-    else:
-        weight, bias = _by_lbfgs(scaled, target, len(seen), penalty)
-    all_weights = torch.zeros(count, x.shape[1]).index_copy_(0, seen, weight.cpu().float())
-    all_biases = torch.full((count,), -torch.inf).index_copy_(0, seen, bias.cpu().float())
-    return LinearProbe(mean.cpu().float(), scale.cpu().float(), all_weights, all_biases)
+    x[:, :-1].sub_(mean).div_(scale)
+    fit = partial(_by_stochastic_gradients, epochs=epochs) if large else _by_lbfgs
+    weights = torch.zeros(count, x.shape[1])
+    weights[:, -1] = -torch.inf
+    weights[seen] = fit(x, target.to(x.device), len(seen), penalty).cpu().float()
+    return LinearProbe(mean.cpu().float(), scale.cpu().float(), weights[:, :-1], weights[:, -1])
 
 
-def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
     # By hand the gradient takes two products; the objective is a mean, so that its scale is known.
-    weight = torch.zeros(classes, x.shape[1] + 1, dtype=x.dtype)
-    x = torch.cat([x, x.new_ones(len(x), 1)], -1)
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype)
     decay = torch.full_like(weight, penalty / len(x))
     decay[:, -1] = 0
     one_hot = torch.nn.functional.one_hot(y, classes).to(x.dtype)
     weight.requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight], max_iter=_ITERATIONS, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
+        [weight], max_iter=_ITERATIONS, history_size=20, tolerance_grad=1e-6,
+        tolerance_change=1e-10, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
     def closure() -> Tensor:
@@ -127,32 +127,30 @@ def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tenso
 
     with step("linear probe", _ITERATIONS) as advance:
         optimizer.step(closure)
-    return weight.detach()[:, :-1], weight.detach()[:, -1]
+    return weight.detach()
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _by_stochastic_gradients(
     x: Tensor, y: Tensor, classes: int, penalty: float, epochs: int
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     x = x.float()
     weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, device=x.device, requires_grad=True)
-    groups: list[dict[str, Any]] = [
-        {"params": [weight], "weight_decay": penalty / len(x)},
-        {"params": [bias]},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    decay = torch.full_like(weight, penalty / len(x))
+    decay[:, -1] = 0
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, nesterov=True)
     steps = epochs * -(-len(x) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)
     for _ in track("linear probe", range(epochs)):
         for rows in torch.randperm(len(x), generator=generator).to(x.device).split(_BATCH):
             optimizer.zero_grad()
-            cross_entropy(x[rows] @ weight.T + bias, y[rows]).backward()
+            loss = cross_entropy(x[rows] @ weight.T, y[rows])
+            (loss + 0.5 * (decay * weight.square()).sum()).backward()
             optimizer.step()
             schedule.step()
-    return weight.detach(), bias.detach()
+    return weight.detach()
 
 
 def few_shot_rows(labels: Any, shots: int, generator: torch.Generator | None = None) -> Tensor:

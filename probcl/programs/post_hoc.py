@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probcl.data import as_float
 from probcl.distributions import VonMisesFisher
-from probcl.evaluation.nearest import nearest
+from probcl.evaluation.knn import nearest
 from probcl.nn import MLP
 from probcl.programs.program import Anchors, Program, stack_views
 from probcl.randomness import seeded

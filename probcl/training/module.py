@@ -16,8 +16,7 @@ from pyro.distributions import Delta
 from torch import Tensor
 
 from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
-from probcl.evaluation import Embeddings, Evaluation, evaluate, monitor
-from probcl.evaluation.detection import rank_correlation
+from probcl.evaluation import Embeddings, Evaluation, evaluate, monitor, rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
