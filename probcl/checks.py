@@ -1,6 +1,8 @@
 """Every check of an argument, once: one clear sentence naming argument, value and fix."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,16 +16,30 @@ __all__ = [
     "as_probabilities",
     "as_truths",
     "as_values",
+    "check_channels",
+    "check_choice",
     "check_dim",
     "check_finite",
     "check_labels",
     "check_on_sphere",
     "check_positive",
+    "check_probability",
+    "check_range",
     "check_temperature",
+    "check_unit",
     "check_vectors",
+    "check_views",
     "choose_validation",
+    "off_the_sphere",
     "require_two",
 ]
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise ValueError unless ``value`` is one of a ``Literal``'s values."""
+    if value not in get_args(choices):
+        listed = " or ".join(repr(choice) for choice in get_args(choices))
+        raise ValueError(f"{name} must be {listed}, got {value!r}.")
 
 
 def check_dim(dim: int, name: str) -> None:
@@ -82,21 +98,61 @@ def check_on_sphere(value: Tensor, dim: int, name: str = "value") -> None:
             f"{name} has shape {tuple(value.shape)}, but its last dimension must be {dim};"
             " pass vectors of the distribution's dimension."
         )
-    if not value.numel():
-        return
-    norm = torch.linalg.vector_norm(at_least_float32(value), dim=-1)
-    tolerance = min(50.0 * torch.finfo(value.dtype).eps * dim**0.5, 0.02)
-    defect = (norm - 1.0).abs().max()
-    if not defect <= tolerance:  # NaN fails too
-        bad = norm[~((norm - 1.0).abs() <= tolerance)]
+    if off_the_sphere(value).any():
+        _refuse_norm(name, value)
+
+
+def off_the_sphere(z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return which vectors ``(*, d)`` are not of unit length, ``(*)``; NaN is not.
+
+    The tolerance follows the precision of ``dtype``, by default that of ``z``, and grows as
+    sqrt(d).
+    """
+    norm = torch.linalg.vector_norm(at_least_float32(z.detach()), dim=-1)
+    tolerance = min(50.0 * torch.finfo(dtype or z.dtype).eps * z.shape[-1] ** 0.5, 0.02)
+    return ~((norm - 1.0).abs() <= tolerance)
+
+
+def check_unit(name: str, z: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Raise ``ValueError`` unless vectors ``(*, d)`` are finite and of unit length.
+
+    The tolerance is that of ``off_the_sphere``.
+    """
+    if off_the_sphere(z, dtype).any():
+        check_vectors(name, z)
+        _refuse_norm(name, z, dtype)
+
+
+def _refuse_norm(name: str, z: Tensor, dtype: torch.dtype | None = None) -> None:
+    norm = torch.linalg.vector_norm(at_least_float32(z.detach()[off_the_sphere(z, dtype)][0]))
+    raise ValueError(
+        f"{name} must hold unit vectors, got a norm of {norm.item():.9g};"
+        " divide by it with probcl.sphere.normalize."
+    )
+
+
+def check_views(name: str, z: Tensor, least: int = 1) -> None:
+    """Raise ``ValueError`` unless vectors have shape ``(*, V, B, d)`` with enough views."""
+    if z.dim() < 3 or z.shape[-3] < least:
         raise ValueError(
-            f"{name} must hold unit vectors, got a norm of {bad[0].item():.9g};"
-            " divide by it with probcl.sphere.normalize."
+            f"{name} must have shape (*, V, B, d) with V >= {least}, got {tuple(z.shape)}: join "
+            "the views of B images by torch.stack([z1, z2])."
         )
 
 
-def check_temperature(temperature: float) -> float:
-    """Return ``temperature``, or raise ``ValueError`` unless it is a finite positive number."""
+def check_temperature(temperature: float | Tensor) -> float:
+    """Return the value of a temperature, or raise ``ValueError`` unless it is one positive number.
+
+    Args:
+        temperature: A number, or a tensor of shape ``()``, which may require a gradient.
+    """
+    if isinstance(temperature, Tensor):
+        if temperature.dim():
+            raise ValueError(
+                "temperature must be a number or a tensor of shape (), got shape "
+                f"{tuple(temperature.shape)}: index it, or apply .squeeze()."
+            )
+        temperature = temperature.item()
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
     return temperature
@@ -126,6 +182,36 @@ def check_vectors(name: str, z: Tensor) -> float:
             "infinity: lower the learning rate or raise the temperature."
         )
     return largest
+
+
+def check_channels(images: Tensor) -> Tensor:
+    """Return images of one or three channels, or raise ``ValueError`` if they have others."""
+    if images.shape[-3] not in (1, 3):
+        raise ValueError(
+            f"images must have 1 or 3 channels for changes of their colours, got {images.shape[-3]}"
+            ": choose an augmentation without them, or give up the other channels."
+        )
+    return images
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return a probability, or raise ``ValueError`` if it is none."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability, from 0 to 1, got {value}.")
+    return value
+
+
+def check_range(name: str, value: Sequence[float], high: float = math.inf) -> tuple[float, float]:
+    """Return a range of positive numbers up to ``high``, or raise ``ValueError`` if it is none."""
+    numbers = tuple(float(number) for number in value)
+    if len(numbers) != 2 or not numbers[0] > 0:
+        raise ValueError(f"{name} must be two numbers above 0, got {list(value)}.")
+    if not numbers[0] <= numbers[1] <= high or math.isinf(numbers[1]):
+        limit = "" if math.isinf(high) else f", at most {high:g}"
+        raise ValueError(
+            f"{name} must give the lowest first and be finite{limit}, got {list(value)}."
+        )
+    return numbers[0], numbers[1]
 
 
 def as_values(name: str, values: Any, count: int | None = None) -> Tensor:

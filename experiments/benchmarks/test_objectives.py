@@ -55,14 +55,14 @@ def cases(count: int, device: str = "cpu") -> dict[str, Callable[[], None]]:
     generator = torch.Generator().manual_seed(0)
     z = normalize(torch.randn(count, DIM, generator=generator), dim=1).to(device).requires_grad_()
     labels = torch.randint(CLASSES, (count,), generator=generator).to(device)
-    half = count // 2
+    views, classes = z.view(2, -1, DIM), labels[: count // 2]
     losses: dict[str, Callable[[], Tensor]] = {
-        "InfoNCE": lambda: info_nce(z[:half], z[half:], TEMPERATURE),
-        "lightly's NTXentLoss": lambda: nt_xent(z[:half], z[half:]),
-        "SupCon": lambda: sup_con(z, labels, TEMPERATURE),
-        "dense SupCon": lambda: dense_sup_con(z, labels),
-        "VarCon": lambda: varcon(z, labels, TEMPERATURE, EPSILON),
-        "dense VarCon": lambda: dense_varcon(z, labels),
+        "InfoNCE": lambda: info_nce(views, TEMPERATURE),
+        "lightly's NTXentLoss": lambda: nt_xent(*views),
+        "SupCon": lambda: sup_con(views, classes, TEMPERATURE),
+        "dense SupCon": lambda: dense_sup_con(z, classes.repeat(2)),
+        "VarCon": lambda: varcon(views, classes, TEMPERATURE, epsilon=EPSILON),
+        "dense VarCon": lambda: dense_varcon(z, classes.repeat(2)),
     }
 
     def with_backward(loss: Callable[[], Tensor]) -> Callable[[], None]:

@@ -31,7 +31,7 @@ def test_price_of_pyro() -> None:
     def bare(views: Tensor) -> Tensor:
         q = program.posterior_head(program.encoder(views.flatten(0, 1)).unflatten(0, (2, ITEMS)))
         z = q.rsample()
-        return info_nce(z[0], z[1], TEMPERATURE) + gaussian_bound(q).mean() / DIM
+        return info_nce(z, TEMPERATURE) + gaussian_bound(q).mean() / DIM
 
     with threads(2), pyro.validation_enabled(False):
         losses = []

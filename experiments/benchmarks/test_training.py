@@ -113,7 +113,7 @@ def bare(setting: Setting) -> float:
         with setting.autocast():
             q = head(encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
             z: Tensor = q.rsample()
-            loss = info_nce(z[0], z[1], TEMPERATURE) + gaussian_bound(q).mean() / q.event_shape[0]
+            loss = info_nce(z, TEMPERATURE) + gaussian_bound(q).mean() / q.event_shape[0]
         loss.backward()
         optimizer.step()
 

@@ -1,6 +1,5 @@
 """Data sets in memory and in files, augmentation on the device, corruptions, synthetic data."""
 
-from probcl.data.arrays import ImageArrays, check_classes, read_arrays, read_packed
 from probcl.data.augment import (
     Augmentation,
     AutoAugment,
@@ -20,8 +19,9 @@ from probcl.data.augment import (
     as_float,
 )
 from probcl.data.corruptions import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
-from probcl.data.files import ImageFiles, read_folder
+from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
 from probcl.data.named import DATASETS, load_digits
+from probcl.data.readers import read_arrays, read_folder
 from probcl.data.synthetic import ConjugateBatch, ConjugateGenerator
 
 __all__ = [
@@ -48,10 +48,10 @@ __all__ = [
     "RandomResizedCrop",
     "SimAugment",
     "StackedRandAugment",
+    "Unreadable",
     "as_float",
     "check_classes",
     "load_digits",
     "read_arrays",
     "read_folder",
-    "read_packed",
 ]

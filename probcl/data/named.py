@@ -20,9 +20,9 @@ from torch import nn
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from probcl.data.arrays import ImageArrays, check_classes
 from probcl.data.augment import Augmentation, RandomAffine, RandomContrast, RandomNoise, SimAugment
-from probcl.data.files import ImageFiles, Listed, Unreadable, list_images, number_classes, pair
+from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
+from probcl.data.readers import Listed, list_images, number_classes, pair
 
 __all__ = ["DATASETS", "Source", "load_digits"]
 
@@ -122,7 +122,7 @@ def _read_tiny_imagenet(
         lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
         there = set(os.listdir(images))
     numbers = number_classes(folder / "train", 200)
-    paths, labels = [], []
+    test = Listed()
     for line in lines:
         name, wnid, *_ = [*line.split("\t"), ""]
         if name not in there or wnid not in numbers:
@@ -130,9 +130,9 @@ def _read_tiny_imagenet(
                 f"root: {line!r} in {folder / 'val' / 'val_annotations.txt'} names no image or no "
                 "class that is there: unpack the archive anew."
             )
-        paths.append(images / name)
-        labels.append(numbers[wnid])
-    return pair(list_images(folder / "train", numbers), (paths, labels), 3, unreadable)
+        test.paths.append(images / name)
+        test.labels.append(numbers[wnid])
+    return pair(list_images(folder / "train", numbers), test, 3, unreadable)
 
 
 def _read_caltech256(
@@ -153,13 +153,13 @@ def _read_caltech256(
     del numbers["257.clutter"]
     # NumPy promises that RandomState, unlike its new generators, draws the same for ever.
     random = np.random.RandomState(0)
-    parts: tuple[Listed, Listed] = ([], []), ([], [])
+    parts = Listed(), Listed()
     for name, number in numbers.items():
         found = np.array(sorted((folder / name).glob("*.jpg")))
         order = random.permutation(len(found))
-        for (paths, labels), rows in zip(parts, (order[:60], order[60:]), strict=True):
-            paths += found[np.sort(rows)].tolist()
-            labels += [number] * len(rows)
+        for part, rows in zip(parts, (order[:60], order[60:]), strict=True):
+            part.paths.extend(found[np.sort(rows)].tolist())
+            part.labels.extend([number] * len(rows))
     return pair(*parts, 3, unreadable)
 
 

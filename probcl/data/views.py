@@ -1,14 +1,17 @@
 """Views of images that do not fit in memory: cropped one by one, by the workers that read them."""
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import to_image
 
-from probcl.data.arrays import ImageArrays
+from probcl.data.datasets import ImageArrays, checked_images, in_eight_bits
 
 __all__ = ["CroppedBatch", "CroppedViews", "collate_views", "read_into_memory"]
 
@@ -18,13 +21,13 @@ class CroppedBatch(NamedTuple):
 
     Attributes:
         views: A tensor ``(B, channels, size, size)`` of bytes for each view.
-        labels: Classes, shape ``(B,)``.
+        labels: Classes, shape ``(B,)``; None where an image has none.
         rows: Rows of the images in their data set, shape ``(B,)``.
         unreadable: Files that could not be read, and are left out.
     """
 
     views: list[Tensor]
-    labels: Tensor
+    labels: Tensor | None
     rows: Tensor
     unreadable: list[str]
 
@@ -36,17 +39,20 @@ class CroppedViews(Dataset):
     worker reads it and whatever it has read before.
 
     Args:
-        data: Data set of items that begin with an image, of PIL or a tensor, and its label; or
-            with the path of a file that could not be read, and None.
+        data: Data set of items that begin with an image and its class, or ``None``. An image is
+            one of PIL, an array ``(height, width, channels)`` or a tensor ``(channels, height,
+            width)``, integers in 0..255 or floats in [0, 1]; or the path of an unreadable file.
         transforms: A transform of one image for each view.
+
+    Raises:
+        ValueError: On fetching an item, if it is anything else.
     """
 
     def __init__(self, data: Dataset, transforms: Sequence[Callable]) -> None:
         self.data = data
         self.seed: int | None = None
         self.transforms = [
-            v2.Compose([v2.ToImage(), transform, v2.ToDtype(torch.uint8, scale=True)])
-            for transform in transforms
+            v2.Compose([transform, v2.ToDtype(torch.uint8, scale=True)]) for transform in transforms
         ]
 
     def __len__(self) -> int:
@@ -54,14 +60,43 @@ class CroppedViews(Dataset):
 
     def __getitem__(self, row: int) -> tuple[list[Tensor] | str, Any, int]:
         """Return the views, the label and the row of an image, or the path in place of views."""
-        image, label = self.data[row][:2]
-        if isinstance(image, str):
-            return image, None, row
+        item = self.data[row]
+        if not isinstance(item, tuple | list) or len(item) < 2:
+            raise ValueError(
+                "the data set must hold pairs of an image and its class, got "
+                f"{type(item).__name__} at row {row}: return them as a tuple."
+            )
+        if isinstance(item[0], str):
+            return item[0], None, row
+        image, label = _as_image(item[0], row), _as_label(item[1], row)
         with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
             if self.seed is not None:
                 torch.manual_seed((self.seed + row) % 2**63)
             views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
         return views, label, row
+
+
+def _as_image(image: Any, row: int) -> Tensor:
+    try:
+        if isinstance(image, Image.Image):
+            image = image if image.mode in ("L", "RGB") else in_eight_bits(image, "RGB")
+        return checked_images(to_image(image)[None], "images")[0]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the image at row {row} of the data set cannot be used: {error}"
+        ) from error
+
+
+def _as_label(label: Any, row: int) -> int | None:
+    try:
+        number = None if label is None else index(label)
+    except TypeError:
+        number = -1
+    if number is not None and number < 0:
+        raise ValueError(
+            f"labels must be integers from 0, got {label} at row {row}: number the classes from 0."
+        )
+    return number
 
 
 def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> CroppedBatch:
@@ -81,7 +116,8 @@ def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> Cropp
             ": convert them to one mode."
         )
     views = [torch.stack(list(parts)) for parts in zip(*(v for v, _, _ in readable), strict=True)]
-    labels = torch.tensor([int(label) for _, label, _ in readable], dtype=torch.long)
+    known = [label for _, label, _ in readable if label is not None]
+    labels = torch.tensor(known, dtype=torch.long) if len(known) == len(readable) else None
     rows = torch.tensor([row for _, _, row in readable], dtype=torch.long)
     return CroppedBatch(views, labels, rows, unreadable)
 
@@ -118,4 +154,6 @@ def read_into_memory(
             labels.append(batch.labels)
     if images is None:
         raise ValueError(f"not one of the images can be read, {unreadable[0]} among them.")
-    return ImageArrays(images[:filled], torch.cat(labels)), unreadable
+    known = [part for part in labels if part is not None]
+    whole = torch.cat(known) if len(known) == len(labels) else None
+    return ImageArrays(images[:filled], whole), unreadable

@@ -3,6 +3,7 @@
 from probcl.nn.conv_net import ConvNet
 from probcl.nn.heads import (
     MLP,
+    BatchNormMLP,
     PointHead,
     PowerSphericalHead,
     ProjectedNormalHead,
@@ -16,6 +17,7 @@ from probcl.nn.vision_transformer import VisionTransformer
 
 __all__ = [
     "MLP",
+    "BatchNormMLP",
     "ConvNet",
     "MomentumEncoder",
     "PointHead",

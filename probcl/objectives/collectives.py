@@ -48,10 +48,10 @@ def all_gather(x: Tensor, gather: bool = True) -> Tensor:
     return _AllGather.apply(x) if is_distributed(gather) else x
 
 
-def of_this_rank(x: Tensor, gather: bool = True) -> Tensor:
-    """Return this rank's part of what ``all_gather`` has joined."""
+def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
+    """Return this rank's part of what ``all_gather`` has joined, along a dimension."""
     rank, world = rank_and_world(gather)
-    return x.chunk(world)[rank]
+    return x.chunk(world, dim)[rank]
 
 
 def all_reduce(x: Tensor, gather: bool = True) -> Tensor:

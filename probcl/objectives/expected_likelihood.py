@@ -1,24 +1,24 @@
 """Expected likelihood: InfoNCE whose logits compare whole posteriors, in closed form."""
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from probcl.checks import check_labels, check_vectors
+from probcl.checks import check_choice, check_labels, check_unit, check_vectors, check_views
 from probcl.objectives.collectives import (
     all_gather,
     check_same_batch,
     mean_over_ranks,
-    of_this_rank,
     rank_and_world,
 )
+from probcl.objectives.pairwise import Reduction
 from probcl.precision import at_least_float32, full_precision
 
-__all__ = ["Kernel", "expected_likelihood", "expected_likelihood_anchors", "log_kernel"]
+__all__ = ["Kernel", "expected_likelihood", "log_kernel"]
 
 Kernel = Literal["von_mises_fisher", "normal"]
 
@@ -119,8 +119,10 @@ def expected_likelihood(
     loc: Tensor,
     concentration: Tensor,
     labels: Tensor | None = None,
+    *,
     kernel: Kernel = "von_mises_fisher",
     positive_concentration: float | None = None,
+    reduction: Reduction = "mean",
     gather: bool = True,
 ) -> Tensor:
     r"""Contrast whole posteriors: the objective that recovers the true concentration.
@@ -135,20 +137,22 @@ def expected_likelihood(
     sampled. Low precision is raised to float32 and autocast is switched off inside.
 
     Args:
-        loc: Mean directions, unit vectors of shape ``(V, B, d)``, ``V >= 2``.
-        concentration: Concentrations, positive, shape ``(V, B)``.
+        loc: Mean directions, unit vectors of shape ``(*, V, B, d)``, ``V >= 2``.
+        concentration: Concentrations, positive, shape ``(*, V, B)``.
         labels: Classes, integers, shape ``(B,)``; None to tell images apart.
         kernel: Family of the posteriors: ``"von_mises_fisher"`` or ``"normal"``.
         positive_concentration: Concentration of the positive kernel; None for the identity.
+        reduction: ``"mean"`` over all anchors and leading dimensions, or ``"none"``.
         gather: Whether the batch is that of all ranks, where a process group is initialised. The
             gradient is then exact once averaged over ranks, as DistributedDataParallel does.
 
     Returns:
-        The loss, a scalar: the mean over all anchors.
+        The loss, a scalar; with ``reduction="none"`` that of each anchor of this rank,
+        ``(*, V, B)``.
 
     Raises:
-        ValueError: If shapes do not fit, a posterior is not finite, a concentration is not
-            positive or there is one image; on all ranks if their batches differ in size.
+        ValueError: If shapes do not fit, a mean direction is not a unit vector, a concentration is
+            not positive or there is one image; on all ranks if their batches differ in size.
 
     References:
         Kirchhof et al. (2022), A Non-isotropic Probabilistic Take on Proxy-based Deep Metric
@@ -161,122 +165,116 @@ def expected_likelihood(
         >>> bool(expected_likelihood(loc, sure) < expected_likelihood(loc, unsure))
         True
     """
-    losses = expected_likelihood_anchors(
-        loc, concentration, labels, kernel, positive_concentration, gather
-    )
-    return mean_over_ranks(losses.mean(), gather)
+    check_choice("reduction", reduction, Reduction)
+    _check(loc, concentration, labels, kernel, positive_concentration, gather)
+    own = torch.cat([at_least_float32(loc), at_least_float32(concentration)[..., None]], -1)
+    everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
+    _check_values(everyone, loc.dtype)
+    batch = _Batch(own, everyone, labels, kernel, positive_concentration, gather)
+    blocks = torch.arange(loc.shape[-2], device=loc.device).split(_ROWS)
+    run = batch.losses
+    if len(blocks) > 1:  # recomputed in the backward pass, so that memory is that of one block
+        run = partial(checkpoint, batch.losses, use_reentrant=False)
+    views = [torch.cat([run(rows, v) for rows in blocks], -1) for v in range(loc.shape[-3])]
+    losses = torch.stack(views, -2)
+    return mean_over_ranks(losses.mean(), gather) if reduction == "mean" else losses
 
 
-@full_precision
-def expected_likelihood_anchors(
-    loc: Tensor,
-    concentration: Tensor,
-    labels: Tensor | None = None,
-    kernel: Kernel = "von_mises_fisher",
-    positive_concentration: float | None = None,
-    gather: bool = True,
-) -> Tensor:
-    """Return ``expected_likelihood`` of each anchor of this rank, shape ``(V, B)``.
+class _Batch:
+    """Posteriors ``(*, V, B, d + 1)``, the concentration in the last coordinate, and their kernel.
 
     Args:
-        loc: As for ``expected_likelihood``, with the arguments that follow.
-        concentration: Shape ``(V, B)``.
-        labels: Shape ``(B,)`` or None.
+        own: Those of this rank.
+        everyone: Those of all ranks.
+        labels: Classes of this rank's, shape ``(B,)``; None to tell images apart.
         kernel: Family of the posteriors.
         positive_concentration: Concentration of the positive kernel or None.
-        gather: Whether the batch is that of all ranks.
-
-    Raises:
-        ValueError: As ``expected_likelihood``.
+        gather: Whether there may be other ranks.
     """
-    _check(loc, concentration, kernel, positive_concentration, gather)
-    loc, concentration = at_least_float32(loc), at_least_float32(concentration)
-    views, batch, dim = loc.shape
-    if labels is None:
-        identity = torch.arange(batch * rank_and_world(gather)[1], device=loc.device)
-    else:
-        check_labels(loc, labels)
-        identity = all_gather(labels.long(), gather)
-    own = torch.cat([loc, concentration[..., None]], -1)
-    everyone = all_gather(own.transpose(0, 1), gather)
-    _check_values(everyone[..., :dim], everyone[..., dim])
-    logits = partial(_logits, dim=dim, kernel=kernel, positive_concentration=positive_concentration)
-    mine = of_this_rank(identity, gather)
 
-    def losses_of(rows: Tensor, view: int) -> Tensor:
-        anchors = own[view, rows]
-        same = mine[rows, None] == identity
-        negatives = logits(anchors[:, None], everyone[:, view]).masked_fill(same, _EXCLUDED)
-        log_negatives = negatives.logsumexp(-1)
+    def __init__(
+        self,
+        own: Tensor,
+        everyone: Tensor,
+        labels: Tensor | None,
+        kernel: Kernel,
+        positive_concentration: float | None,
+        gather: bool,
+    ) -> None:
+        self.own, self.everyone, self.by_class = own, everyone, labels is not None
+        if labels is None:
+            labels = torch.arange(own.shape[-2], device=own.device)
+            labels = labels + rank_and_world(gather)[0] * len(labels)
+        self.labels, self.all_labels = labels, all_gather(labels.long(), gather)
+        self.kernel = partial(
+            _log_kernel,
+            dim=own.shape[-1] - 1,
+            kernel=kernel,
+            positive_concentration=positive_concentration,
+        )
+
+    def losses(self, rows: Tensor, view: int) -> Tensor:
+        """Return the loss of some anchors of one view, ``(*, rows)``."""
+        anchors = self.own[..., view, rows, :]
+        same = self.labels[rows, None] == self.all_labels
+        negatives = self._all_pairs(anchors, self.everyone[..., view, :, :])
+        log_negatives = negatives.masked_fill(same, _EXCLUDED).logsumexp(-1)
         terms = []
-        for other in set(range(views)) - {view}:
-            if labels is None:
-                excess = log_negatives - logits(anchors, own[other, rows])
-                terms.append(softplus(excess, threshold=40.0))
-            else:
-                excess = log_negatives[:, None] - logits(anchors[:, None], everyone[:, other])
-                each = softplus(excess, threshold=40.0) * same
+        for other in set(range(self.own.shape[-3])) - {view}:
+            if self.by_class:
+                positives = self._all_pairs(anchors, self.everyone[..., other, :, :])
+                each = softplus(log_negatives[..., None] - positives, threshold=40.0) * same
                 terms.append(each.sum(-1) / same.sum(-1))
+            else:
+                positives = self._one_by_one(anchors, self.own[..., other, rows, :])
+                terms.append(softplus(log_negatives - positives, threshold=40.0))
         return torch.stack(terms).mean(0)
 
-    blocks = torch.arange(batch, device=loc.device).split(_ROWS)
-    run = losses_of
-    if len(blocks) > 1:  # recomputed in the backward pass, so that memory is that of one block
-        run = partial(checkpoint, losses_of, use_reentrant=False)
-    return torch.stack([torch.cat([run(rows, view) for rows in blocks]) for view in range(views)])
+    def _all_pairs(self, anchors: Tensor, others: Tensor) -> Tensor:
+        """Compare ``(*, R, d + 1)`` with ``(*, N, d + 1)``: logits ``(*, R, N)``."""
+        versine = 1 - anchors[..., :-1] @ others[..., :-1].mT
+        return self.kernel(versine, anchors[..., -1:], others[..., None, :, -1])
 
-
-def _logits(
-    anchors: Tensor,
-    others: Tensor,
-    dim: int,
-    kernel: Kernel,
-    positive_concentration: float | None,
-) -> Tensor:
-    """Compare posteriors given as ``(*, d + 1)``, the concentration in the last coordinate."""
-    mu, other = anchors[..., :dim], others[..., :dim]
-    pairs = mu.dim() == 3
-    versine = 1 - mu.squeeze(-2) @ other.T if pairs else 0.5 * (mu - other).square().sum(-1)
-    return _log_kernel(
-        versine, anchors[..., dim], others[..., dim], dim, kernel, positive_concentration
-    )
+    def _one_by_one(self, anchors: Tensor, others: Tensor) -> Tensor:
+        """Compare ``(*, R, d + 1)`` with as many: logits ``(*, R)``."""
+        versine = 0.5 * (anchors[..., :-1] - others[..., :-1]).square().sum(-1)
+        return self.kernel(versine, anchors[..., -1], others[..., -1])
 
 
 def _check(
     loc: Tensor,
     concentration: Tensor,
+    labels: Tensor | None,
     kernel: str,
     positive_concentration: float | None,
     gather: bool,
 ) -> None:
-    if loc.dim() != 3 or len(loc) < 2:
-        raise ValueError(
-            f"loc must have shape (V, B, d) with V >= 2 views, got {tuple(loc.shape)}."
-        )
+    check_views("loc", loc, least=2)
     if concentration.shape != loc.shape[:-1]:
         raise ValueError(
             f"concentration must have shape {tuple(loc.shape[:-1])}, one for each direction, got "
             f"{tuple(concentration.shape)}."
         )
-    if kernel not in get_args(Kernel):
-        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}.")
+    if labels is not None:
+        check_labels(loc, labels)
+    check_choice("kernel", kernel, Kernel)
     if positive_concentration is not None and not 0 < positive_concentration < float("inf"):
         raise ValueError(
             "positive_concentration must be a finite number above 0 or None, got "
             f"{positive_concentration}."
         )
-    if loc.shape[1] * rank_and_world(gather)[1] < 2:
+    if loc.shape[-2] * rank_and_world(gather)[1] < 2:
         raise ValueError(
             f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
         )
-    check_same_batch(loc[0], gather)
+    check_same_batch(loc.movedim(-2, 0), gather)
 
 
-def _check_values(loc: Tensor, concentration: Tensor) -> None:
+def _check_values(posteriors: Tensor, dtype: torch.dtype) -> None:
     """Raise on every rank if a posterior of any rank is out of range."""
-    check_vectors("loc", loc)
-    check_vectors("concentration", concentration[..., None])
-    low, high = (x.item() for x in torch.aminmax(concentration.detach()))
+    check_unit("loc", posteriors[..., :-1], dtype)
+    check_vectors("concentration", posteriors[..., -1:])
+    low, high = (x.item() for x in torch.aminmax(posteriors[..., -1].detach()))
     if not (low >= _LOWEST and high <= _HIGHEST):
         raise ValueError(
             f"concentration must be positive, from {_LOWEST:g} to {_HIGHEST:g}, got {low:.3g} to "

@@ -1,149 +1,189 @@
-"""Sums over all pairs of embeddings, without ever holding all pairs.
+"""Sums over all pairs of embeddings, without ever holding all pairs of a large batch.
 
-The pairs are visited in square tiles of the upper triangle: each tile gives its sums to its rows
-and, mirrored, to its columns. The backward pass computes the tiles anew. Time is that of half the
-pairs in each pass, and memory that of two tiles. A second derivative takes the matrix of all pairs.
+The pairs are visited in tiles of the upper triangle: each tile gives its sums to its rows and,
+mirrored, to its columns. The backward pass computes the tiles of a large batch anew, so that memory
+is that of a few tiles. Samples of a batch are visited side by side. A second derivative takes the
+matrix of all pairs.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from probcl.checks import check_vectors
-from probcl.objectives.collectives import all_reduce, rank_and_world
+from probcl.checks import check_unit
+from probcl.objectives.collectives import all_gather, all_reduce, check_same_batch, rank_and_world
+from probcl.precision import at_least_float32
 from probcl.special.autograd import grad_of_plain
 
-__all__ = ["log_sum_exp_of_others", "pair_sums"]
+__all__ = ["Reduction", "log_sum_exp_of_others", "pair_sums", "scaled_items"]
 
-# Rows of a tile: on a CPU a tile should stay in its caches, on a GPU fill the device.
-_CPU_TILE, _GPU_TILE = 1024, 4096
+Reduction = Literal["mean", "none"]
+
+# Numbers in a tile: on a CPU it should stay in the caches, on a GPU fill the device.
+_CPU_TILE, _GPU_TILE = 2**20, 2**24
+_LEAST_SIDE = 128  # of a tile: many samples at once take more memory, not many small steps
+_KEPT_TILES = 2  # the pairs of a batch no larger are kept for the backward pass
 
 
-def log_sum_exp_of_others(z: Tensor, temperature: float, group: int, gather: bool) -> Tensor:
-    r"""Return ``log sum_j exp(z_i . z_j / temperature)`` over the ``j`` outside the group of ``i``.
+def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor:
+    r"""Return the embeddings image by image, scaled so that their inner products are the logits.
 
     Args:
-        z: Embeddings, shape ``(N, d)``, float32 or float64, in groups of neighbours; with
-            ``gather``, those of all ranks.
-        temperature: Positive number that divides the inner products.
-        group: Size of the groups, a divisor of ``N``.
-        gather: Whether the ranks share the work.
+        z: Unit vectors, shape ``(*, V, B, d)``.
+        temperature: Positive number that divides the cosines, or a tensor of shape ``()``.
+        gather: Whether to join the images of all ranks.
 
     Returns:
-        Tensor of shape ``(N,)``, the same on every rank.
+        ``z / sqrt(temperature)``, in float32 at least, shape ``(S, B, V, d)`` with the leading
+        dimensions as one.
 
     Raises:
-        ValueError: If an embedding is not finite, or too long for this temperature.
+        ValueError: On every rank, if a vector of any rank is not of unit length or batches differ
+            in size.
     """
-    return _sums(z, temperature, group, len(z), None, gather)[0]
+    items = at_least_float32(z).reshape(z.shape[:-3].numel(), *z.shape[-3:]).movedim(2, 0)
+    check_same_batch(items, gather)
+    items = all_gather(items, gather)
+    check_unit("z", items, z.dtype)
+    if isinstance(temperature, Tensor):
+        scale: float | Tensor = temperature.to(items).rsqrt()
+    else:
+        scale = temperature**-0.5
+    return (items * scale).movedim(0, 1).contiguous()
+
+
+def log_sum_exp_of_others(
+    z: Tensor, group: int, largest: float, gather: bool, tile: int | None = None
+) -> Tensor:
+    r"""Return ``log sum_j exp(z_i . z_j)`` over the ``j`` outside the group of ``i``.
+
+    Args:
+        z: Embeddings, shape ``(S, N, d)``, float32 or float64, in groups of neighbours; with
+            ``gather``, those of all ranks.
+        group: Size of the groups, a divisor of ``N``.
+        largest: Bound of the inner products' magnitude, ``1 / temperature``.
+        gather: Whether the ranks share the work.
+        tile: Side of the tiles; None for what suits the device.
+
+    Returns:
+        Tensor of shape ``(S, N)``, the same on every rank.
+
+    Raises:
+        ValueError: If the inner products are too large for float64.
+    """
+    return _sums(z, group, z.shape[1], None, largest, gather, tile)[0]
 
 
 def pair_sums(
-    z: Tensor, temperature: float, classes: Tensor, pairs: int, gather: bool
+    z: Tensor, classes: Tensor, pairs: int, largest: float, gather: bool, tile: int | None = None
 ) -> tuple[Tensor, Tensor]:
     r"""Sum over the other embeddings, and over the other embeddings of the class.
 
     Args:
-        z: Embeddings, shape ``(N, d)``, float32 or float64, sorted by class; with ``gather``,
+        z: Embeddings, shape ``(S, N, d)``, float32 or float64, sorted by class; with ``gather``,
             those of all ranks.
-        temperature: Positive number that divides the inner products.
         classes: Class of each embedding, ascending integers, shape ``(N,)``.
         pairs: Number of embeddings, from the first, that are one of a pair of neighbours: the first
             sum leaves the other one out.
+        largest: Bound of the inner products' magnitude, ``1 / temperature``.
         gather: Whether the ranks share the work.
+        tile: Side of the tiles; None for what suits the device.
 
     Returns:
-        ``log sum_j exp(z_i . z_j / temperature)`` over all others, very negative where there are
-        none, and ``sum_p z_i . z_p / temperature`` over the others of the class; each of shape
-        ``(N,)``, the same on every rank.
+        ``log sum_j exp(z_i . z_j)`` over all others, very negative where there are none, and
+        ``sum_p z_i . z_p`` over the others of the class; each of shape ``(S, N)``, the same on
+        every rank.
 
     Raises:
-        ValueError: If an embedding is not finite, or too long for this temperature.
+        ValueError: If the inner products are too large for float64.
     """
-    return _sums(z, temperature, 2, pairs, classes, gather)
+    return _sums(z, 2, pairs, classes, largest, gather, tile)
 
 
 def _sums(
-    z: Tensor, temperature: float, group: int, grouped: int, classes: Tensor | None, gather: bool
+    z: Tensor,
+    group: int,
+    grouped: int,
+    classes: Tensor | None,
+    largest: float,
+    gather: bool,
+    tile: int | None,
 ) -> tuple[Tensor, Tensor]:
-    dtype, shift = _exponents(z, temperature)
+    dtype, shift = _exponents(z.dtype, largest)
     rank, world = rank_and_world(gather)
-    tile = min(_GPU_TILE if z.is_cuda else _CPU_TILE, math.ceil(len(z) / world))
-    tile = max(tile - tile % group, group)  # so that no group is cut
-    plan = _Plan(1 / temperature, shift, group, grouped, classes, tile, rank, world)
-    sums, positives = all_reduce(_PairSums.apply(z.to(dtype), plan), gather)
+    samples, count, _ = z.shape
+    area = _GPU_TILE if z.is_cuda else _CPU_TILE
+    side = tile or min(max(math.isqrt(area // samples), _LEAST_SIDE), math.ceil(count / world))
+    side = max(side - side % group, group)  # so that no group is cut
+    keep = samples * count * count <= _KEPT_TILES * area
+    plan = _Plan(shift, group, grouped, classes, side, keep, rank, world)
+    sums, positives = all_reduce(_PairSums.apply(z.to(dtype), plan)[0], gather)
     log_sums = sums.clamp(min=torch.finfo(dtype).tiny).log() + shift
     return log_sums.to(z.dtype), positives.to(z.dtype)
 
 
-def _exponents(z: Tensor, temperature: float) -> tuple[torch.dtype, float]:
+def _exponents(least: torch.dtype, largest: float) -> tuple[torch.dtype, float]:
     """Choose the precision whose range holds every exponential, and the shift that centres it."""
-    bound = check_vectors("z", z) / temperature
     for dtype in (torch.float32, torch.float64):
         span = -math.log(torch.finfo(dtype).tiny) - 2  # of exponents below zero
         limit = 0.6 * span
-        if dtype.itemsize >= z.dtype.itemsize and bound <= limit:
+        if dtype.itemsize >= least.itemsize and largest <= limit:
             # A small bound needs no shift; else the least exponential stays just above zero, so
             # that sums are small and what divides by them keeps its digits.
-            return dtype, 0.0 if bound <= span / 3 else span - bound
-    raise ValueError(
-        f"z has inner products up to {bound * temperature:.3g}, too large for temperature "
-        f"{temperature}: normalise the embeddings, or raise the temperature above "
-        f"{bound * temperature / limit:.2g}."
-    )
+            return dtype, 0.0 if largest <= span / 3 else span - largest
+    raise ValueError(f"temperature must be at least {1 / limit:.2g}, got {1 / largest:.3g}.")
 
 
 @dataclass(frozen=True)
 class _Plan:
     """How the pairs are visited."""
 
-    scale: float
     shift: float
     group: int
     grouped: int
     classes: Tensor | None
-    tile: int
+    side: int
+    keep: bool
     rank: int
     world: int
 
     def tiles(self, count: int) -> list[tuple[slice, slice]]:
         """Return this rank's share of the upper triangle's tiles."""
-        starts = range(0, count, self.tile)
-        slices = [slice(start, min(start + self.tile, count)) for start in starts]
+        starts = range(0, count, self.side)
+        slices = [slice(start, min(start + self.side, count)) for start in starts]
         pairs = [(a, b) for i, a in enumerate(slices) for b in slices[i:]]
         return pairs[self.rank :: self.world]
 
-    def exponentials(self, z: Tensor, rows: slice, columns: slice, buffer: Tensor) -> Tensor:
-        """Compute one tile of exponentials in the buffer, zero within groups."""
-        left, right = z[rows], z[columns]
-        tile = buffer[: len(left) * len(right)].view(len(left), len(right))
-        torch.mm(left * self.scale, right.T, out=tile)
+    def exponentials(self, z: Tensor, rows: slice, columns: slice, out: Tensor) -> Tensor:
+        """Compute one tile of exponentials, zero within groups."""
+        torch.bmm(z[:, rows], z[:, columns].mT, out=out)
         if self.shift:
-            tile.sub_(self.shift)
-        tile.exp_()
+            out.sub_(self.shift)
+        out.exp_()
         if rows == columns:
-            tile.fill_diagonal_(0)
-            end = min(max(self.grouped - rows.start, 0), len(left))
-            blocks = tile[:end, :end].unflatten(1, (-1, self.group)).unflatten(0, (-1, self.group))
-            blocks.diagonal(dim1=0, dim2=2).zero_()
-        return tile
+            out.diagonal(dim1=1, dim2=2).zero_()
+            end = min(max(self.grouped - rows.start, 0), out.shape[1])
+            blocks = out[:, :end, :end].unflatten(2, (-1, self.group))
+            blocks.unflatten(1, (-1, self.group)).diagonal(dim1=1, dim2=3).zero_()
+        return out
 
     def plain_sums(self, z: Tensor) -> Tensor:
         """Compute this rank's share by plain operations on the matrix of all pairs."""
-        index = torch.arange(len(z), device=z.device)
-        groups = torch.where(index < self.grouped, index // self.group, index + len(z))
-        mine = torch.zeros(len(z), len(z), dtype=torch.bool, device=z.device)
-        for rows, columns in self.tiles(len(z)):
+        count = z.shape[1]
+        index = torch.arange(count, device=z.device)
+        groups = torch.where(index < self.grouped, index // self.group, index + count)
+        mine = torch.zeros(count, count, dtype=torch.bool, device=z.device)
+        for rows, columns in self.tiles(count):
             mine[rows, columns] = mine[columns, rows] = True
-        logits = self.scale * (z @ z.T)
+        logits = z @ z.mT
         sums = (logits - self.shift).exp() * (mine & (groups[:, None] != groups))
         if self.classes is None:
-            return torch.stack([sums.sum(1), torch.zeros_like(z[:, 0])])
+            return torch.stack([sums.sum(-1), torch.zeros_like(z[..., 0])])
         same_class = (self.classes[:, None] == self.classes) & (index[:, None] != index)
-        return torch.stack([sums.sum(1), (logits * (mine & same_class)).sum(1)])
+        return torch.stack([sums.sum(-1), (logits * (mine & same_class)).sum(-1)])
 
     def other_class(self, rows: slice, columns: slice) -> Tensor | None:
         """Return which pairs of a tile are not of one class; None if no pair is."""
@@ -153,54 +193,72 @@ class _Plan:
         return other.fill_diagonal_(True) if rows == columns else other
 
 
+def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Return the first numbers of some memory in the shape of a tile."""
+    shape = len(z), rows.stop - rows.start, columns.stop - columns.start
+    return memory[: math.prod(shape)].view(shape)
+
+
 class _PairSums(torch.autograd.Function):
-    """This rank's share of both sums, ``sum_j exp(s_ij - shift)`` and ``sum_p s_ip``, ``(2, N)``.
+    """This rank's share of both sums, of ``exp(s_ij - shift)`` and of ``s_ip``, ``(2, S, N)``.
 
     They share their backward pass: on separated classes the gradients of the two nearly cancel,
-    pair by pair, and only the difference of the pairs' weights keeps its digits.
+    pair by pair, and only the difference of the pairs' weights keeps its digits. The second result
+    is the exponentials, where they are kept.
     """
 
     @staticmethod
-    def forward(z: Tensor, plan: _Plan) -> Tensor:
-        result = z.new_zeros(2, len(z))
+    def forward(z: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
+        samples, count, _ = z.shape
+        result = z.new_zeros(2, samples, count)
         sums, positives = result
         if plan.classes is not None:
             _, classes = plan.classes.unique_consecutive(return_inverse=True)
-            totals = torch.zeros_like(z).index_add_(0, classes, z)
-            others = totals[classes].sub_(z)
-            torch.linalg.vecdot(z, others, out=positives).mul_(plan.scale / plan.world)
-        buffer = z.new_empty(min(plan.tile, len(z)) ** 2)
-        for rows, columns in plan.tiles(len(z)):
-            tile = plan.exponentials(z, rows, columns, buffer)
-            sums[rows] += tile.sum(1)
+            totals = torch.zeros_like(z).index_add_(1, classes, z)
+            others = totals[:, classes].sub_(z)
+            torch.linalg.vecdot(z, others, out=positives).div_(plan.world)
+        tiles = plan.tiles(count)
+        sizes = [samples * (a.stop - a.start) * (b.stop - b.start) for a, b in tiles]
+        memory = z.new_empty(sum(sizes) if plan.keep else max(sizes, default=0))
+        parts = memory.split(sizes) if plan.keep else [memory] * len(tiles)
+        for (rows, columns), part in zip(tiles, parts, strict=True):
+            tile = plan.exponentials(z, rows, columns, _like_tile(part, z, rows, columns))
+            sums[:, rows] += tile.sum(2)
             if rows != columns:
-                sums[columns] += tile.sum(0)
-        return result
+                sums[:, columns] += tile.sum(1)
+        return result, memory if plan.keep else memory[:0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _Plan], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Plan], output: tuple[Tensor, ...]) -> None:
         z, ctx.plan = inputs
-        ctx.save_for_backward(z)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(z, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (z,), plan = ctx.saved_tensors, ctx.plan
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        (z, kept), plan = ctx.saved_tensors, ctx.plan
         if torch.is_grad_enabled():  # a second derivative is asked for
             return grad_of_plain(plan.plain_sums, (z,), grad)[0], None
         of_sums, of_positives = grad
         total = torch.zeros_like(z)
-        buffer, weights = z.new_empty(2, min(plan.tile, len(z)) ** 2)
-        for rows, columns in plan.tiles(len(z)):
-            tile = plan.exponentials(z, rows, columns, buffer)
+        side = min(plan.side, z.shape[1])
+        scratch, weights = z.new_empty(2, len(z) * side * side)
+        for rows, columns in plan.tiles(z.shape[1]):
+            spare = _like_tile(scratch, z, rows, columns)
+            if plan.keep:
+                tile = _like_tile(kept, z, rows, columns)
+                kept = kept[tile.numel() :]
+            else:
+                tile = plan.exponentials(z, rows, columns, spare)
             # Each pair counts for both its anchors.
-            weight = weights[: tile.numel()].view_as(tile)
-            torch.add(of_sums[rows, None], of_sums[columns], out=weight)
+            weight = _like_tile(weights, z, rows, columns)
+            torch.add(of_sums[:, rows, None], of_sums[:, None, columns], out=weight)
             weight.mul_(tile)
             other_class = plan.other_class(rows, columns)
             if other_class is not None:
-                torch.add(of_positives[rows, None], of_positives[columns], out=tile)
-                weight.add_(tile.masked_fill_(other_class, 0))
-            total[rows].addmm_(weight, z[columns], alpha=plan.scale)
+                torch.add(of_positives[:, rows, None], of_positives[:, None, columns], out=spare)
+                weight.add_(spare.masked_fill_(other_class, 0))
+            total[:, rows].baddbmm_(weight, z[:, columns])
             if rows != columns:
-                total[columns].addmm_(weight.T, z[rows], alpha=plan.scale)
+                total[:, columns].baddbmm_(weight.mT, z[:, rows])
         return total, None

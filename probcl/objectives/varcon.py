@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from probcl.checks import check_labels, check_temperature, check_vectors
+from probcl.checks import (
+    check_choice,
+    check_labels,
+    check_temperature,
+    check_unit,
+    check_views,
+    off_the_sphere,
+)
 from probcl.objectives.collectives import all_reduce, number_classes
+from probcl.objectives.pairwise import Reduction
 from probcl.precision import at_least_float32, full_precision
 from probcl.special.autograd import grad_of_plain
 from probcl.sphere import normalize
@@ -19,17 +27,25 @@ __all__ = [
     "class_centroids",
     "class_log_probabilities",
     "target_log_probabilities",
+    "target_temperature",
     "varcon",
-    "varcon_anchors",
 ]
 
 # Below this exp(-1 / tau2) is zero in every precision: the target is one-hot, its gradient zero.
 _ONE_HOT = 1e-3
+# Below this the rounding of a cosine to float32 would show in the gradient: float64 is used.
+_SHARP = 0.02
 
 
 @full_precision
 def varcon(
-    z: Tensor, labels: Tensor, temperature: float, epsilon: float | Tensor, gather: bool = True
+    z: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    *,
+    epsilon: float | Tensor = 0.02,
+    reduction: Reduction = "mean",
+    gather: bool = True,
 ) -> Tensor:
     r"""Pull each embedding to its class's centroid, with a confidence-adaptive target (VarCon).
 
@@ -46,57 +62,45 @@ def varcon(
     tell apart: its loss is zero. Low precision is raised to float32, autocast switched off inside.
 
     Args:
-        z: Unit vectors, shape ``(*, N, d)``: all views of the batch, one after the other.
-        labels: Class of each embedding, integers, shape ``(N,)``.
-        temperature: Positive number ``tau1`` that divides the cosines.
-        epsilon: Strength of the adaptation, a number or scalar tensor in ``[0, temperature]``.
+        z: Unit vectors, shape ``(*, V, B, d)``: ``V >= 1`` views of ``B`` images.
+        labels: Class of each image, integers, shape ``(B,)``.
+        temperature: Positive number ``tau1`` that divides the cosines, or a tensor of shape ``()``,
+            which may be learned.
+        epsilon: Strength of the adaptation, a number or tensor as well, in ``[0, temperature]``.
+        reduction: ``"mean"`` over all embeddings and leading dimensions, or ``"none"``.
         gather: Whether the batch is that of all ranks, where a process group is initialised: then
             the class sums and counts are added up, and ranks may hold batches of any size. The
             gradient is exact once averaged over ranks, as DistributedDataParallel does.
 
     Returns:
-        The loss, a scalar: the mean over all embeddings and leading dimensions.
+        The loss, a scalar; with ``reduction="none"`` that of each embedding of this rank,
+        ``(*, V, B)``.
 
     Raises:
-        ValueError: If ``labels`` are not ``(N,)`` integers, an embedding is not finite,
-            ``temperature <= 0`` or ``epsilon`` lies outside ``[0, temperature]``.
+        ValueError: If shapes do not fit, ``labels`` are not integers, an embedding of any rank is
+            not a unit vector, ``temperature <= 0`` or ``epsilon`` lies outside
+            ``[0, temperature]``.
 
     References:
         Wang et al. (2025), Variational Supervised Contrastive Learning, equations 7-13.
         https://arxiv.org/abs/2506.07413
 
     Example:
-        >>> z = torch.eye(4)[[0, 0, 1, 1]]
-        >>> varcon(z, torch.tensor([0, 0, 1, 1]), temperature=0.5, epsilon=0.5)
+        >>> z = torch.eye(2).expand(2, 2, 2)
+        >>> varcon(z, torch.tensor([0, 1]), temperature=0.5, epsilon=0.5)
         tensor(0.1855)
     """
-    losses, count = varcon_anchors(z, labels, temperature, epsilon, gather)
-    total = losses.sum() / losses.shape[:-1].numel()
-    return all_reduce(total, gather) / count
-
-
-@full_precision
-def varcon_anchors(
-    z: Tensor, labels: Tensor, temperature: float, epsilon: float | Tensor, gather: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return ``varcon`` of each embedding, before the mean, and how many there are on all ranks.
-
-    Args:
-        z: Unit vectors, shape ``(*, N, d)``.
-        labels: Class of each embedding, integers, shape ``(N,)``.
-        temperature: Positive number that divides the cosines.
-        epsilon: Strength of the adaptation, in ``[0, temperature]``.
-        gather: Whether the centroids are those of all ranks.
-
-    Returns:
-        Losses, shape ``(*, N)``, and the number of embeddings on all ranks.
-
-    Raises:
-        ValueError: As ``varcon``.
-    """
+    check_choice("reduction", reduction, Reduction)
     check_epsilon(epsilon, temperature)
-    centroids = class_centroids(z, labels, gather)
-    return _losses(z, centroids, temperature, epsilon), centroids.total
+    check_views("z", z)
+    check_labels(z, labels)
+    flat = z.flatten(-3, -2)
+    centroids = class_centroids(flat, labels.repeat(z.shape[-3]), gather)
+    losses = _losses(flat, centroids, temperature, epsilon)
+    if reduction == "mean":
+        total = losses.sum() / z.shape[:-3].numel()
+        return all_reduce(total, gather) / centroids.total
+    return losses.view(z.shape[:-1])
 
 
 class ClassCentroids(NamedTuple):
@@ -123,28 +127,35 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
         gather: Whether the sums are over all ranks.
 
     Raises:
-        ValueError: If ``labels`` are not ``(N,)`` integers or an embedding is not finite.
+        ValueError: If ``labels`` are not ``(N,)`` integers or there is no embedding; on every rank,
+            if an embedding of any is not a unit vector.
     """
     check_labels(z, labels)
-    z = at_least_float32(z.detach())
+    given, z = z, at_least_float32(z.detach())
     names, classes = number_classes(labels, gather)
     size = len(names)
     if not size:
         raise ValueError(f"z must hold at least one embedding, got shape {tuple(z.shape)}.")
     sums = z.new_zeros(*z.shape[:-2], size, z.shape[-1]).index_add_(-2, classes, z)
     counts = torch.bincount(classes, minlength=size).to(z.dtype)
-    # The counts travel as one more coordinate.
+    # The counts travel as one more coordinate, and as NaN the news that an embedding is refused.
+    counts = counts.masked_fill(off_the_sphere(given).any(), torch.nan)
     sums = torch.cat([sums, counts.expand(sums.shape[:-1])[..., None]], dim=-1)
     sums = all_reduce(sums, gather)
-    if not sums.isfinite().all():  # on every rank, wherever it comes from
-        check_vectors("z", z)
-        raise ValueError("z must be finite, got NaN or infinity on another rank.")
+    if not sums.isfinite().all():
+        check_unit("z", given)
+        raise ValueError(
+            "z must hold unit vectors, got others on another rank; divide by their norm with "
+            "probcl.sphere.normalize."
+        )
     counts = sums[..., -1].reshape(-1, size)[0]
     return ClassCentroids(normalize(sums[..., :-1]), classes, counts.sum())
 
 
 @full_precision
-def class_log_probabilities(z: Tensor, centroids: ClassCentroids, temperature: float) -> Tensor:
+def class_log_probabilities(
+    z: Tensor, centroids: ClassCentroids, temperature: float | Tensor
+) -> Tensor:
     """Return ``log p(r|z)`` (8), shape ``(*, N, C)``, of unit vectors ``(*, N, d)``."""
     z = at_least_float32(z)
     return log_softmax(z @ centroids.directions.mT / temperature, dim=-1)
@@ -167,7 +178,7 @@ def target_log_probabilities(log_p: Tensor, classes: Tensor, tau2: Tensor) -> Te
 
 
 def target_temperature(
-    log_p: Tensor, classes: Tensor, temperature: float, epsilon: float | Tensor
+    log_p: Tensor, classes: Tensor, temperature: float | Tensor, epsilon: float | Tensor
 ) -> Tensor:
     """Return ``tau2(z)`` (13), the temperature of the confidence-adaptive target.
 
@@ -186,15 +197,15 @@ def target_temperature(
 
 
 def _adaptive_temperature(
-    confidence: Tensor, temperature: float, epsilon: float | Tensor
+    confidence: Tensor, temperature: float | Tensor, epsilon: float | Tensor
 ) -> Tensor:
     """Return ``tau2 = (temperature - epsilon) + 2 epsilon p(y|z)``, kept above zero."""
     return ((temperature - epsilon) + 2 * epsilon * confidence).clamp(min=_ONE_HOT)
 
 
-def check_epsilon(epsilon: float | Tensor, temperature: float) -> None:
+def check_epsilon(epsilon: float | Tensor, temperature: float | Tensor) -> None:
     """Raise ``ValueError`` unless ``0 <= epsilon <= temperature``."""
-    check_temperature(temperature)
+    temperature = check_temperature(temperature)
     value = epsilon.detach().item() if isinstance(epsilon, Tensor) else epsilon
     # A parameter in single precision may end a rounding above the temperature.
     if not 0.0 <= value <= temperature * (1 + 1e-6):
@@ -204,14 +215,24 @@ def check_epsilon(epsilon: float | Tensor, temperature: float) -> None:
 
 
 def _losses(
-    z: Tensor, centroids: ClassCentroids, temperature: float, epsilon: float | Tensor
+    z: Tensor,
+    centroids: ClassCentroids,
+    temperature: float | Tensor,
+    epsilon: float | Tensor,
 ) -> Tensor:
     z, directions = at_least_float32(z), centroids.directions
     others = directions.shape[-2] - 1
     if not others:
         return 0.0 * z.sum(-1)
+    given = z.dtype
+    if temperature < _SHARP:
+        z, directions = z.double(), directions.double()
+    if isinstance(temperature, Tensor):
+        temperature = temperature.to(z)
+    if isinstance(epsilon, Tensor):
+        epsilon = epsilon.to(z)
     own, log_others, mean_other, _ = _ClassLogits.apply(
-        z, directions, centroids.classes, 1 / temperature
+        z / temperature, directions, centroids.classes
     )
     # All follows from the log-odds of the class, under p and under the target q.
     log_odds = own - log_others
@@ -222,11 +243,12 @@ def _losses(
     # Of the other classes q makes no difference: what is left is their divergence from equal.
     unequal = log_others - math.log(others) - mean_other
     rest = logsigmoid(-target_log_odds) - logsigmoid(-log_odds) + unequal
-    return divergence + (-target_log_odds).sigmoid() * rest + surprise
+    losses = divergence + (-target_log_odds).sigmoid() * rest + surprise
+    return losses.to(given)
 
 
 class _ClassLogits(torch.autograd.Function):
-    """What the loss needs of the logits ``scale z . w_r``: they are not kept apart.
+    """What the loss needs of the logits ``z . w_r``: they are not kept apart.
 
     Returns, of shape ``(*, N)``, the logit of the own class, the log-sum-exp and the mean of the
     others, and what the backward pass keeps. That makes one matrix of weights of the three.
@@ -234,9 +256,9 @@ class _ClassLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        z: Tensor, directions: Tensor, classes: Tensor, scale: float
+        z: Tensor, directions: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = (z @ directions.mT).mul_(scale)
+        logits = z @ directions.mT
         index = classes.expand(logits.shape[:-1])[..., None]
         own, mean = _own_and_mean(logits, index)
         log_others = logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
@@ -244,7 +266,7 @@ class _ClassLogits(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        z, directions, classes, ctx.scale = inputs
+        z, directions, classes = inputs
         _, log_others, _, logits = output
         ctx.mark_non_differentiable(logits)
         ctx.save_for_backward(z, directions, classes, log_others, logits)
@@ -252,21 +274,21 @@ class _ClassLogits(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, of_own: Tensor, of_others: Tensor, of_mean: Tensor, _: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor, None, None]:
         z, directions, classes, log_others, logits = ctx.saved_tensors
         index = classes.expand(logits.shape[:-1])[..., None]
         if torch.is_grad_enabled():  # a second derivative is asked for
 
             def plain(z: Tensor) -> tuple[Tensor, ...]:
-                logits = ctx.scale * (z @ directions.mT)
+                logits = z @ directions.mT
                 own, mean = _own_and_mean(logits, index)
                 return own, logits.scatter(-1, index, -torch.inf).logsumexp(-1), mean
 
-            return grad_of_plain(plain, (z,), (of_own, of_others, of_mean))[0], None, None, None
+            return grad_of_plain(plain, (z,), (of_own, of_others, of_mean))[0], None, None
         weights = (logits - log_others[..., None]).exp_().mul_(of_others[..., None])
         weights.add_(of_mean[..., None] / (logits.shape[-1] - 1))
         weights.scatter_(-1, index, of_own[..., None])
-        return (weights @ directions).mul_(ctx.scale), None, None, None
+        return weights @ directions, None, None
 
 
 def _own_and_mean(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.utils.data import Dataset
 
-from probcl.data import DATASETS, SimAugment
-from probcl.data.files import ImageFiles, Unreadable, read_folder
+from probcl.data import DATASETS, ImageFiles, SimAugment, Unreadable, read_folder
 from probcl.data.views import read_into_memory
 from probcl.training.data import ImageData
 

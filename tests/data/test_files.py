@@ -1,5 +1,6 @@
 """Images in files: the pixels, the numbers of the classes, and what happens to a bad file."""
 
+import os
 import pickle
 import re
 
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
-from probcl.data.files import ImageFiles, read_folder
+from probcl.data import ImageFiles, read_folder
+from probcl.data.views import CroppedViews, collate_views, read_into_memory
 
 KINDS = {"RGB": (3,), "L": (), "RGBA": (4,)}
 
@@ -29,7 +32,6 @@ def folder(tmp_path):
     names = ["train/cat/b.png", "train/cat/a.jpg", "train/ant/x.PNG", "train/emu/deep/y.jpeg"]
     for seed, name in enumerate([*names, "test/ant/1.png", "test/emu/2.png"]):
         image(tmp_path / name, seed)
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -139,9 +141,9 @@ def test_names_need_not_be_ascii(tmp_path):
     ("arguments", "message"),
     [
         ({"paths": []}, "paths must name at least one image file"),
-        ({"labels": [0, 1, 1]}, r"labels must have shape \(2,\).*got \(3,\)"),
+        ({"labels": [0, 1, 1]}, "labels must have a row for each of the 2 items, got 3"),
         ({"labels": [0, 0]}, "labels must hold at least two classes"),
-        ({"labels": [0.0, 1.0]}, "labels must be integers from 0"),
+        ({"labels": [0.0, 1.0]}, "labels must be integers, the classes"),
         ({"channels": 4}, r"channels must be 1 \(grey\) or 3 \(colour\), got 4"),
         ({"unreadable": "drop"}, "unreadable must be 'raise' or 'skip', got 'drop'"),
     ],
@@ -180,3 +182,105 @@ def test_a_single_class_is_refused(tmp_path):
     image(tmp_path / "train" / "cat" / "a.png")
     with pytest.raises(ValueError, match=r"train has 'cat' for class folders: .*two or more"):
         read_folder(tmp_path)
+
+
+def test_hidden_files_and_folders_are_left_out(folder):
+    image(folder / "train" / ".ipynb_checkpoints" / "x.jpg")
+    image(folder / "train" / "cat" / ".ipynb_checkpoints" / "b.png")
+    image(folder / "test" / "ant" / "._1.png")
+    train, test = read_folder(folder)
+    assert train.labels.tolist() == [0, 1, 1, 2]
+    assert test.labels.tolist() == [0, 2]
+
+
+def test_every_kind_of_image_is_read_and_what_is_none_is_counted_and_named(folder):
+    for number in range(3):
+        image(folder / "train" / "yak" / f"{number}.gif", mode="L")
+    image(folder / "train" / "yak" / "3.JPG")
+    assert read_folder(folder)[0].labels.tolist() == [0, 1, 1, 2, 3, 3, 3, 3]
+    (folder / "train" / "yak" / "4.heic").write_bytes(b"some")
+    (folder / "test" / "ant" / "notes.txt").write_text("none")
+    with pytest.warns(UserWarning, match=r"left out of .*: 2 that are no .*, such as .*4\.heic; "):
+        read_folder(folder)
+
+
+def test_links_to_folders_are_not_followed_and_pipes_not_opened(folder):
+    expected = [part.paths.tolist() for part in read_folder(folder)]
+    (folder / "train" / "self").symlink_to(folder / "train")
+    (folder / "train" / "up").symlink_to(folder)
+    assert [part.paths.tolist() for part in read_folder(folder)] == expected
+    (folder / "train" / "cat" / "loop").symlink_to(folder / "train" / "cat")
+    os.mkfifo(folder / "train" / "cat" / "pipe.png")
+    with pytest.warns(UserWarning, match=r"2 that are no image files, such as .*cat/loop; "):
+        parts = read_folder(folder)
+    assert [part.paths.tolist() for part in parts] == expected
+
+
+def test_a_class_and_a_file_may_be_links(folder):
+    image(folder / "elsewhere" / "a.png")
+    (folder / "train" / "yak").symlink_to(folder / "elsewhere")
+    (folder / "train" / "cat" / "c.png").symlink_to(folder / "elsewhere" / "a.png")
+    assert read_folder(folder)[0].labels.tolist() == [0, 1, 1, 1, 2, 3]
+
+
+def test_files_need_no_labels(tmp_path):
+    paths = [image(tmp_path / f"{name}.png") for name in "ab"]
+    data = ImageFiles(paths)
+    assert data[1][1:] == (None, 1)
+    batch = collate_views([CroppedViews(data, [v2.CenterCrop(8)])[row] for row in (0, 1)])
+    assert batch.labels is None
+    assert batch.rows.tolist() == [0, 1]
+    images, unreadable = read_into_memory(data, v2.CenterCrop(8), num_workers=0)
+    assert (len(images), images.labels, unreadable) == (2, None, [])
+
+
+def view(*item):
+    """Return the one view, and the label, of an item of a user's data set."""
+    views, label, _ = CroppedViews([item], [v2.Identity()])[0]
+    return views[0], label
+
+
+def test_items_may_hold_images_of_every_kind():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    expected = torch.from_numpy(pixels).movedim(-1, 0)
+    palette = Image.fromarray(pixels).convert("P")
+    for item, result in (
+        (Image.fromarray(pixels), expected),
+        (Image.fromarray(pixels).convert("RGBA"), expected),
+        (palette, torch.from_numpy(np.array(palette.convert("RGB"))).movedim(-1, 0)),
+        (pixels, expected),
+        (expected, expected),
+        (expected.long(), expected),
+        (expected / 255, expected),
+        (expected.double() / 255, expected),
+    ):
+        found, label = view(item, np.int64(3))
+        assert torch.equal(found, result)
+        assert label == 3
+    assert view(pixels, torch.tensor(2))[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ((torch.full((3, 4, 4), -1.5), 0), r"row 0 .* must be in \[0, 1\], got .*normalisation"),
+        ((torch.full((3, 4, 4), 256), 0), r"integers must be in 0\.\.255"),
+        ((torch.full((3, 4, 4), float("nan")), 0), "images must be finite"),
+        ((torch.rand(4), 0), "image at row 0 .* cannot be used"),
+        ((torch.rand(32, 32, 3), 0), "transpose"),
+        ((Image.new("I;16", (4, 4)), 0), "not of 8 bits"),
+        (({"a": 1}, 0), "image at row 0 .* cannot be used"),
+        ((torch.rand(3, 4, 4), 0.5), r"labels must be integers from 0, got 0\.5 at row 0"),
+        ((torch.rand(3, 4, 4), -1), "labels must be integers from 0, got -1 at row 0"),
+        ((torch.rand(3, 4, 4), "cat"), "labels must be integers from 0, got cat at row 0"),
+    ],
+)
+def test_items_that_are_none_are_refused(item, message):
+    with pytest.raises(ValueError, match=message):
+        view(*item)
+
+
+@pytest.mark.parametrize("item", [{"image": 1, "label": 2}, torch.rand(3, 4, 4), (1,)])
+def test_items_that_are_no_pairs_are_refused(item):
+    with pytest.raises(ValueError, match="must hold pairs of an image and its class, got"):
+        CroppedViews([item], [v2.Identity()])[0]

@@ -11,6 +11,7 @@ import shutil
 import tarfile
 import urllib.request
 import zipfile
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from urllib.error import URLError
@@ -252,8 +253,8 @@ def tar(contents, mode="w"):
     return file.getvalue()
 
 
-@pytest.fixture
-def archives(tmp_path, monkeypatch):
+@cache
+def imagenet_archives():
     """The three archives of ImageNet, with one image of each class to train and to validate."""
     kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss")]
     kinds += [(name, object) for name in ("num_children", "wordnet_height", "num_train_images")]
@@ -278,6 +279,12 @@ def archives(tmp_path, monkeypatch):
         "train": tar({f"{wnid}.tar": tar({f"{wnid}_1.JPEG": JPEG}) for wnid in WNIDS}),
         "val": tar({f"ILSVRC2012_val_{row + 1:08d}.JPEG": JPEG for row in range(1000)}),
     }
+    return contents, truth
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    contents, truth = imagenet_archives()
     for part, (name, _) in imagenet.ARCHIVE_META.items():
         content = put(tmp_path / name, contents[part])
         monkeypatch.setitem(imagenet.ARCHIVE_META, part, (name, md5(content)))

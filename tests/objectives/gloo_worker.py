@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from probcl.objectives import expected_likelihood, info_nce, sup_con, varcon
 
-TEMPERATURE, EPSILON = 0.1, 0.02
+TEMPERATURE = 0.1
 
 
 class Encoder(nn.Module):
@@ -35,17 +35,15 @@ def _directions(z: Tensor) -> Tensor:
 
 
 def _info_nce(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
-    return info_nce(*_directions(z), TEMPERATURE, gather=gather)
+    return info_nce(_directions(z), TEMPERATURE, gather=gather)
 
 
 def _sup_con(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
-    flat = _directions(z).flatten(0, 1)
-    return sup_con(flat, labels.repeat(len(z)), TEMPERATURE, gather=gather)
+    return sup_con(_directions(z), labels, TEMPERATURE, gather=gather)
 
 
 def _varcon(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
-    flat = _directions(z).flatten(0, 1)
-    return varcon(flat, labels.repeat(len(z)), TEMPERATURE, EPSILON, gather=gather)
+    return varcon(_directions(z), labels, TEMPERATURE, gather=gather)
 
 
 def _expected_likelihood(z: Tensor, labels: Tensor, gather: bool) -> Tensor:
@@ -88,11 +86,11 @@ def main(rank: int, world: int, folder: Path) -> None:
         results[f"{name}, local"] = alone
     results.update(unequal_batches(problem, rank, world))
     results["varcon, odd labels"] = odd_labels(problem, rank, world)
-    z = shard(normalize(problem["views"], dim=-1), rank, world)[0]
+    z = shard(normalize(problem["views"], dim=-1), rank, world)[:1]
     if rank == 0:
-        z[0, 0] = torch.nan
+        z[0, 0, 0] = torch.nan
     try:
-        varcon(z, problem["labels"].chunk(world)[rank], TEMPERATURE, EPSILON)
+        varcon(z, problem["labels"].chunk(world)[rank], TEMPERATURE)
     except ValueError as error:
         results["NaN on one rank"] = str(error)
     torch.save(results, folder / f"rank{rank}.pt")
@@ -102,15 +100,13 @@ def main(rank: int, world: int, folder: Path) -> None:
 
 def odd_labels(problem: dict, rank: int, world: int) -> list[Tensor]:
     """Give VarCon labels of other types, with gaps, and a rank without any embedding."""
-    z = shard(normalize(problem["views"], dim=-1), rank, world)[0]
+    z = shard(normalize(problem["views"], dim=-1), rank, world)[:1]
     labels = problem["labels"].chunk(world)[rank]
     names = torch.tensor([-7, 10**12, 3, 99])
-    values = [
-        varcon(z, labels.to(kind), TEMPERATURE, EPSILON) for kind in (torch.uint8, torch.int8)
-    ]
-    values.append(varcon(z, names[labels], TEMPERATURE, EPSILON))
-    kept = len(z) if rank else 0
-    values.append(varcon(z[:kept], labels[:kept], TEMPERATURE, EPSILON))
+    values = [varcon(z, labels.to(kind), TEMPERATURE) for kind in (torch.uint8, torch.int8)]
+    values.append(varcon(z, names[labels], TEMPERATURE))
+    kept = len(labels) if rank else 0
+    values.append(varcon(z[:, :kept], labels[:kept], TEMPERATURE))
     return values
 
 

@@ -1,7 +1,6 @@
 """Expected likelihood against loops, numerical integration and exact normalisers."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from scipy.integrate import quad
 
 from probcl.distributions import VonMisesFisher
 from probcl.objectives import expected_likelihood
-from probcl.objectives.expected_likelihood import expected_likelihood_anchors, log_kernel
+from probcl.objectives.expected_likelihood import log_kernel
 from probcl.special.bessel import bessel_ratio
 
 KERNELS = ["von_mises_fisher", "normal"]
@@ -55,7 +54,9 @@ def loop(loc, concentration, labels, kernel, positive):
 def test_equals_a_loop_over_anchors(kernel, positive, views, labels):
     x, concentration = (x.requires_grad_() for x in posteriors(views))
     loc = torch.nn.functional.normalize(x, dim=-1)
-    value = expected_likelihood(loc, concentration, labels, kernel, positive)
+    value = expected_likelihood(
+        loc, concentration, labels, kernel=kernel, positive_concentration=positive
+    )
     expected = loop(loc, concentration, labels, kernel, positive)
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
     ours, theirs = (
@@ -65,15 +66,34 @@ def test_equals_a_loop_over_anchors(kernel, positive, views, labels):
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
-def test_blocks_of_rows_have_the_same_loss_and_gradient(monkeypatch):
-    loc, concentration = (x.requires_grad_() for x in posteriors())
-    labels = torch.tensor([0, 1, 0, 2, 1, 1])
-    whole = expected_likelihood(loc, concentration, labels)
-    monkeypatch.setattr(sys.modules[log_kernel.__module__], "_ROWS", 4)
-    blocks = expected_likelihood(loc, concentration, labels)
-    torch.testing.assert_close(blocks, whole)
-    ours, theirs = (torch.autograd.grad(loss, [loc, concentration]) for loss in (blocks, whole))
-    torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize("labels", [None, torch.arange(1030) % 3])
+def test_blocks_of_anchors_have_the_loss_and_gradient_of_the_whole(labels):
+    """A larger batch than one block, against the matrix of all pairs."""
+    x, k = (x.requires_grad_() for x in posteriors(items=1030, dim=3))
+    loc = torch.nn.functional.normalize(x, dim=-1)
+    names = torch.arange(1030) if labels is None else labels
+    same, losses = names[:, None] == names, []
+    for v in range(2):
+        own, other = (log_kernel(loc[v] @ loc[w].T, k[v, :, None], k[w], 3) for w in (v, 1 - v))
+        negatives = own.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
+        each = (negatives - other).exp().log1p() * same
+        losses.append(each.sum(1) / same.sum(1))
+    value = expected_likelihood(loc, k, labels, reduction="none")
+    torch.testing.assert_close(value, torch.stack(losses), rtol=1e-8, atol=0)
+    ours, theirs = (
+        torch.autograd.grad(loss, [x, k], retain_graph=True)
+        for loss in (value.sum(), torch.stack(losses).sum())
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_leading_dimensions_have_losses_of_their_own():
+    loc, k = (torch.stack(x) for x in zip(*(posteriors(seed=s) for s in range(3)), strict=True))
+    for labels in (None, torch.tensor([0, 1, 0, 2, 1, 1])):
+        losses = expected_likelihood(loc, k, labels, reduction="none")
+        each = [expected_likelihood(*x, labels, reduction="none") for x in zip(loc, k, strict=True)]
+        torch.testing.assert_close(losses, torch.stack(each), rtol=1e-12, atol=0)
+        torch.testing.assert_close(expected_likelihood(loc, k, labels), losses.mean())
 
 
 @pytest.mark.parametrize("cosine", [-0.9, 0.0, 0.7])
@@ -133,9 +153,11 @@ def test_float32_keeps_its_digits_at_high_concentration(kernel, positive):
     loc, k = posteriors(seed=1)
     close = torch.nn.functional.normalize(loc[:1] + 0.01 * loc, dim=-1)
     for scale in (0.1, 1.0, 1e3):
-        value = expected_likelihood(close.float(), (scale * k).float(), None, kernel, positive)
+        loc, concentration = close.float(), (scale * k).float()
+        options = {"kernel": kernel, "positive_concentration": positive}
+        value = expected_likelihood(loc, concentration, **options)
         expected = expected_likelihood(
-            close.float().double(), (scale * k).float().double(), None, kernel, positive
+            torch.nn.functional.normalize(loc.double(), dim=-1), concentration.double(), **options
         )
         torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=1e-6)
 
@@ -150,11 +172,11 @@ def test_one_class_has_no_loss():
 
 def test_bad_input_is_named():
     loc, k = posteriors()
-    with pytest.raises(ValueError, match=r"loc must have shape \(V, B, d\) with V >= 2"):
+    with pytest.raises(ValueError, match=r"loc must have shape \(\*, V, B, d\) with V >= 2"):
         expected_likelihood(loc[0], k[0])
     with pytest.raises(ValueError, match=r"concentration must have shape \(2, 6\)"):
         expected_likelihood(loc, k[0])
-    with pytest.raises(ValueError, match="kernel must be one of von_mises_fisher, normal"):
+    with pytest.raises(ValueError, match="kernel must be 'von_mises_fisher' or 'normal', got"):
         expected_likelihood(loc, k, kernel="cauchy")
     with pytest.raises(ValueError, match="positive_concentration must be a finite number above 0"):
         expected_likelihood(loc, k, positive_concentration=0.0)
@@ -165,4 +187,6 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="concentration must be finite"):
         expected_likelihood(loc, torch.full_like(k, torch.nan))
     with pytest.raises(ValueError, match=r"labels must have shape \(6,\)"):
-        expected_likelihood_anchors(loc, k, torch.zeros(5, dtype=torch.long))
+        expected_likelihood(loc, k, torch.zeros(5, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"loc must hold unit vectors, got a norm of 2.*normalize"):
+        expected_likelihood(2 * loc, k)

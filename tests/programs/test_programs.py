@@ -37,7 +37,6 @@ from probcl.programs import (
     VSimCLR,
     VSupCon,
 )
-from probcl.programs.program import mean_direction
 from probcl.sphere import normalize
 
 VIEWS = torch.rand(2, 6, 1, 8, 8)
@@ -82,7 +81,7 @@ def test_posterior_and_embedding_have_the_documented_shapes(program):
     posterior = program(VIEWS[0])
     assert posterior.batch_shape == (6,)
     assert posterior.event_shape == (5,)
-    embedding = mean_direction(program(VIEWS[0]))
+    embedding = program(VIEWS[0]).mean_direction
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(6))
 
 
@@ -134,9 +133,8 @@ def test_a_program_can_be_copied_and_stored(program, tmp_path):
     twin = copy.deepcopy(program)
     torch.save(program.state_dict(), tmp_path / "weights.pt")
     twin.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    torch.testing.assert_close(
-        mean_direction(twin.eval()(VIEWS[0])), mean_direction(program.eval()(VIEWS[0]))
-    )
+    ours, theirs = (each.eval()(VIEWS[0]).mean_direction for each in (program, twin))
+    torch.testing.assert_close(ours, theirs)
     for copied in (program, twin):  # each trains under a name of its own
         before = [parameter.detach().clone() for parameter in copied.parameters()]
         svi = SVI(copied.model, copied.guide, pyro.optim.Adam({"lr": 0.1}), ContrastiveELBO())
@@ -168,7 +166,7 @@ def test_what_the_guide_found_is_not_used_for_other_labels():
 def test_a_projection_tells_its_dimension():
     lightly_like = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 5))
     assert SimCLR(ConvNet((4, 8)), lightly_like).prior().event_shape == (5,)
-    with pytest.raises(ValueError, match="projection Identity has no attribute dim"):
+    with pytest.raises(ValueError, match="Identity has no attribute dim"):
         SimCLR(ConvNet((4, 8)), nn.Identity())
 
 
@@ -192,8 +190,8 @@ def test_predictive_draws_from_the_posterior(program):
 
 def test_the_contrastive_term_is_the_objective_on_the_samples():
     for name, objective in {
-        "VSimCLR": lambda z: info_nce(z[0], z[1], 0.07),
-        "VSupCon": lambda z: sup_con(z.flatten(0, 1), LABELS.repeat(2), 0.07),
+        "VSimCLR": lambda z: info_nce(z, 0.07),
+        "VSupCon": lambda z: sup_con(z, LABELS, 0.07),
     }.items():
         program = PROGRAMS[name]()
         guide = poutine.trace(program.guide).get_trace(VIEWS, LABELS)
@@ -205,13 +203,13 @@ def test_the_contrastive_term_is_the_objective_on_the_samples():
 
 def test_deterministic_programs_are_their_objectives():
     for name, objective in {
-        "SimCLR": lambda z: info_nce(z[0], z[1], 0.07),
-        "SupCon": lambda z: sup_con(z.flatten(0, 1), LABELS.repeat(2), 0.07),
-        "VarCon": lambda z: varcon(z.flatten(0, 1), LABELS.repeat(2), 0.1, 0.02),
+        "SimCLR": lambda z: info_nce(z, 0.1),
+        "SupCon": lambda z: sup_con(z, LABELS, 0.1),
+        "VarCon": lambda z: varcon(z, LABELS, 0.1),
     }.items():
         program = PROGRAMS[name]().eval()
         loss = ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
-        z = torch.stack([mean_direction(program(view)) for view in VIEWS])
+        z = torch.stack([program(view).mean_direction for view in VIEWS])
         torch.testing.assert_close(loss, objective(z))
 
 
@@ -227,7 +225,9 @@ def test_expected_likelihood_is_the_objective_on_the_posteriors():
     loss = ContrastiveELBO()(program.model, program.guide)(VIEWS, LABELS)
     q = program.posterior_from_features(program._view_features(VIEWS))
     concentration = (q.loc.norm(dim=-1) / q.scale[..., 0]).square()
-    expected = expected_likelihood(normalize(q.loc), concentration, LABELS, "normal", 20.0)
+    expected = expected_likelihood(
+        normalize(q.loc), concentration, LABELS, kernel="normal", positive_concentration=20.0
+    )
     torch.testing.assert_close(loss, expected)
     program = ExpectedLikelihood(ConvNet((4, 8)), ProjectedNormalHead(5, 16))
     with pytest.raises(ValueError, match=r"isotropic ProjectedNormal posteriors, got ProjectedNo"):
@@ -359,7 +359,7 @@ def test_bad_input_is_named():
         MCInfoNCE(ConvNet(), num_samples=0)
     with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         CrossEntropy(ConvNet(), num_classes=1)
-    with pytest.raises(ValueError, match="posterior Identity has no attribute dim"):
+    with pytest.raises(ValueError, match="Identity has no attribute dim"):
         VSimCLR(ConvNet(), nn.Identity())
     program = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(5, 16), UniformPrior(6))
     with pytest.raises(ValueError, match="prior has dimension 6, the posterior 5"):

@@ -2,7 +2,6 @@
 
 from probcl.data.augment.colour import ColorJitter, GaussianBlur, RandomGrayscale
 from probcl.data.augment.crop import RandomResizedCrop
-from probcl.data.augment.degrade import Degrade
 from probcl.data.augment.draws import as_float
 from probcl.data.augment.policies import AutoAugmentPolicy, RandAugmentPolicy
 from probcl.data.augment.recipes import (
@@ -12,7 +11,7 @@ from probcl.data.augment.recipes import (
     SimAugment,
     StackedRandAugment,
 )
-from probcl.data.augment.simple import RandomAffine, RandomContrast, RandomNoise
+from probcl.data.augment.simple import Degrade, RandomAffine, RandomContrast, RandomNoise
 
 __all__ = [
     "Augmentation",

@@ -7,13 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from probcl.data.augment.draws import (
-    check_channels,
-    check_probability,
-    check_range,
-    drawn_rows,
-    sent,
-)
+from probcl.checks import check_channels, check_probability, check_range
+from probcl.data.augment.draws import drawn_rows, sent
 
 __all__ = [
     "ColorJitter",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from probcl.data.augment.draws import as_float, check_probability, check_range, sent
+from probcl.checks import check_probability, check_range
+from probcl.data.augment.draws import as_float, sent
 
 __all__ = ["Boxes", "RandomResizedCrop", "resized_crop"]
 

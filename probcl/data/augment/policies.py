@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import atan, degrees
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from probcl.data.augment.draws import as_float, check_channels, sent
+from probcl.checks import check_channels, check_choice
+from probcl.data.augment.draws import as_float, sent
 
 __all__ = ["AutoAugmentPolicy", "Operation", "Policy", "RandAugmentPolicy", "apply_operations"]
 
@@ -45,10 +46,7 @@ class AutoAugmentPolicy(nn.Module):
 
     def __init__(self, policy: Policy = "imagenet") -> None:
         super().__init__()
-        if policy not in get_args(Policy):
-            raise ValueError(
-                f"policy must be one of {', '.join(get_args(Policy))}, got {policy!r}."
-            )
+        check_choice("policy", policy, Policy)
         self.pairs = _PAIRS[policy]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def test_images_are_distributed_as_torchvisions(ours, theirs):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AutoAugmentPolicy("svhn"), "policy must be one of imagenet, cifar10, got 'svhn'"),
+        (lambda: AutoAugmentPolicy("svhn"), "policy must be 'imagenet' or 'cifar10', got 'svhn'"),
         (lambda: RandAugmentPolicy(num_ops=-1), "num_ops must be at least 0, got -1"),
         (lambda: RandAugmentPolicy(magnitude=31), "magnitude must lie between 0 and 30, got 31"),
     ],

@@ -1,17 +1,18 @@
 """Posteriors for a network that is trained already: a concentration head on frozen features."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyro
 import torch
 from torch import Tensor, nn
 
+from probcl.checks import check_choice
 from probcl.data import as_float
-from probcl.distributions import VonMisesFisher
+from probcl.distributions import VonMisesFisher, as_posterior
 from probcl.evaluation.knn import nearest
-from probcl.nn import MLP
-from probcl.programs.program import Anchors, Program, stack_views
+from probcl.nn import MLP, PointHead
+from probcl.programs.program import Anchors, Program
 from probcl.randomness import seeded
 from probcl.special import inverse_bessel_ratio, log_bessel
 from probcl.sphere import normalize
@@ -35,37 +36,37 @@ class PostHoc(Program):
     and there is no latent variable. ``fit_posterior`` makes one.
 
     Args:
-        encoder: Images to features ``(N, F)``; it is frozen, and stays as in evaluation.
+        encoder: Images to features ``(N, F)``; it is frozen, and stays in eval mode.
         projection: Features to the embedding before normalisation, frozen too; None where the
             features are the embedding.
-        head: Features to the log concentration, ``(N, 1)``.
+        log_concentration: Features to the log concentration, ``(N, 1)``.
     """
 
-    def __init__(self, encoder: nn.Module, projection: nn.Module | None, head: nn.Module) -> None:
-        super().__init__(encoder)
-        self.projection = nn.Identity() if projection is None else projection
-        self.head = head
-        self._freeze(self.encoder, self.projection)
-
-    def posterior_from_features(self, features: Tensor) -> VonMisesFisher:
-        """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        concentration = self.head(features).squeeze(-1).exp()
-        return VonMisesFisher(normalize(self.project(features)), concentration)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
-        return self.projection(features)
+    def __init__(
+        self, encoder: nn.Module, projection: nn.Module | None, log_concentration: nn.Module
+    ) -> None:
+        head = _ConcentrationHead(projection, log_concentration)
+        super().__init__(encoder, head)
+        self._freeze(encoder, head.projection)
 
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Observe each view's embedding under the posterior of the one before it."""
-        views = stack_views(views)
-        self._register(views)
-        posterior = self.posterior_from_features(self._view_features(views))
+        views = self._start(views)
+        posterior = self._view_posteriors(views)
         with Anchors(*views.shape[:2]).averaged():
-            pyro.sample("next", posterior, obs=posterior.loc.roll(-1, 0))
+            pyro.sample("next", posterior, obs=as_posterior(posterior).mean_direction.roll(-1, 0))
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
-        """Do nothing: there is no latent variable."""
+
+class _ConcentrationHead(PointHead):
+    """The direction of a projection, and a concentration about it."""
+
+    def __init__(self, projection: nn.Module | None, log_concentration: nn.Module) -> None:
+        super().__init__(nn.Identity() if projection is None else projection)
+        self.log_concentration = log_concentration
+
+    def forward(self, features: Tensor) -> VonMisesFisher:
+        concentration = self.log_concentration(features).squeeze(-1).exp()
+        return VonMisesFisher(normalize(self.project(features)), concentration)
 
 
 def fit_posterior(
@@ -91,7 +92,7 @@ def fit_posterior(
     ambiguous it is.
 
     Args:
-        encoder: Any network, images to features ``(N, F)``. It is frozen and put into evaluation.
+        encoder: Any network, images to features ``(N, F)``. It is frozen, in eval mode.
         images: To fit to, without augmentation: a tensor ``(N, channels, height, width)``, or
             batches, each a tensor or a sequence that begins with one, as of a ``DataLoader``.
         projection: Features to the embedding before normalisation, as ``posterior_head.projection``
@@ -125,10 +126,7 @@ def fit_posterior(
         >>> program(torch.rand(4, 3, 32, 32)).concentration.shape
         torch.Size([4])
     """
-    if likelihood not in get_args(Likelihood):
-        raise ValueError(
-            f"likelihood must be one of {', '.join(get_args(Likelihood))}, got {likelihood!r}."
-        )
+    check_choice("likelihood", likelihood, Likelihood)
     if likelihood == "views" and views is None:
         raise ValueError("views is needed for likelihood='views': give images to augmented images.")
     encoder.eval()
@@ -142,16 +140,15 @@ def fit_posterior(
                 f"neighbours must be from 1 to {len(features) - 1}, the other images, got "
                 f"{neighbours}."
             )
-        if likelihood == "views":
+        if views is not None and likelihood == "views":
             cosines, rows = _of_views(encoder, projection, images, views, embedding), None
         else:
             rows = nearest(embedding, k=neighbours).row
             cosines = torch.einsum("nd,nkd->nk", embedding, embedding[rows])
     with seeded(seed):
-        head = _head(features, cosines, embedding.shape[1], hidden)
-        if likelihood != "expected_likelihood":
-            rows = None
-        _fit(head, features, cosines, rows, embedding.shape[1], steps, learning_rate)
+        head = _log_concentration(features, cosines, embedding.shape[1], hidden)
+        overlapping = rows if likelihood == "expected_likelihood" else None
+        _fit(head, features, cosines, overlapping, embedding.shape[1], steps, learning_rate)
     device = next(encoder.parameters(), torch.zeros(0)).device
     return PostHoc(encoder, projection, head.to(device)).eval()
 
@@ -171,8 +168,8 @@ class _Standardise(nn.Module):
         return (features - self.mean) / self.scale
 
 
-def _head(features: Tensor, cosines: Tensor, dim: int, hidden: int) -> nn.Module:
-    """Return a head that begins with the one concentration that suits all images best."""
+def _log_concentration(features: Tensor, cosines: Tensor, dim: int, hidden: int) -> nn.Module:
+    """Return a perceptron that begins with the one concentration that suits all images best."""
     perceptron = MLP(1, hidden)
     head = nn.Sequential(_Standardise(features), perceptron).to(features.dtype)
     head(features[:2])  # lazy layers take their sizes
@@ -239,11 +236,10 @@ def _of_views(
     encoder: nn.Module,
     projection: nn.Module | None,
     images: Tensor | Iterable[Any],
-    views: Callable[[Tensor], Tensor] | None,
+    views: Callable[[Tensor], Tensor],
     embedding: Tensor,
 ) -> Tensor:
     """Return the cosines of each embedding with those of four views, shape ``(N, 4)``."""
-    assert views is not None
     cosines = []
     for _ in range(_PASSES):
         parts = [encoder(views(batch)).float().cpu() for batch in _batches(images, encoder)]

@@ -92,7 +92,7 @@ def test_the_network_and_its_embedding_stay_as_they_are():
         assert torch.equal(value, before[name])
     trained = {name for name, p in program.named_parameters() if p.requires_grad}
     assert trained
-    assert all(name.startswith("head.") for name in trained)
+    assert all(name.startswith("posterior_head.log_concentration.") for name in trained)
 
 
 def test_the_same_seed_gives_the_same_head():
@@ -134,7 +134,7 @@ def test_as_a_program_it_has_the_likelihood_of_the_next_view():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"likelihood": "none"}, "likelihood must be one of neighbours, views"),
+        ({"likelihood": "none"}, "likelihood must be 'neighbours' or 'views'"),
         ({"likelihood": "views"}, "views is needed"),
         ({"neighbours": 30}, "neighbours must be from 1 to 29"),
         ({"encoder": nn.Identity()}, r"features of shape \(N, F\), got \(30, 1, 2, 4\)"),
