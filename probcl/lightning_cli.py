@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import pairwise
@@ -15,7 +16,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
@@ -33,6 +33,7 @@ import probcl.training
 from probcl.cli_errors import answer_to_bad_input, parser_sentence
 from probcl.evaluation import Embeddings
 from probcl.hub import Pretrained
+from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
     config_of_run,
@@ -63,6 +64,9 @@ _NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|
 
 # Options whose value may be the name of a class; others, such as --data.root, take any text.
 _TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.unfamiliar|--model\."
+
+# How many of the files that cannot be read are named.
+SHOWN_FILES = 10
 
 # In which a process that trains with others is told where the run is.
 _RUN_DIR = "PROBCL_RUN_DIR"
@@ -227,19 +231,21 @@ class ProbclCLI(LightningCLI):
         write_metrics(self.run_dir, metrics)
         if self.subcommand == "fit":
             self._share(metrics)
-        # Drawing loads matplotlib and scikit-learn, which nothing before needs.
-        from probcl.report import print_summary, write_report
-
-        self._dump_config()
-        path = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
-        print_summary(evaluation, seconds, path, sorted(self.datamodule.unreadable))
+        path = write_report(evaluation, self.run_dir / "report.html", run_dir=self.run_dir)
+        print_summary(metrics, evaluation.answers)
+        unreadable = sorted(self.datamodule.unreadable)
+        if unreadable:
+            names = ", ".join(unreadable[:SHOWN_FILES]) + ", ..." * (len(unreadable) > SHOWN_FILES)
+            _say(f"left out {len(unreadable)} files that cannot be read: {names}")
+        _say(f"report: {path}")
 
     def _share(self, metrics: Mapping[str, float]) -> None:
         """Write the weights and the configuration of the program, for others to load."""
         self._dump_config()
         shape = self.datamodule.example.shape[1:]
         program, data = self.config_dump["model"]["program"], self.config_dump["data"]
-        shared = Pretrained(program, tuple(shape), data=data, metrics=dict(metrics))
+        shown = headline(metrics)
+        shared = Pretrained(program, tuple(shape), data=data, metrics=shown)
         shared.program.load_state_dict(self.model.program.state_dict())
         shared.save_pretrained(self.run_dir / "pretrained")
 
@@ -339,27 +345,30 @@ def _with_our_classes(args: list[str]) -> list[str]:
     return expanded
 
 
-def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
-    """Return the embeddings of each split as arrays with a row for each image."""
+def _arrays(batches: dict[str, list[Embeddings | None]]) -> dict[str, Any]:
+    """Return what is known of each image as arrays, with a row for each image of both splits."""
     sets = {
         split: Embeddings.concatenate([part for part in parts if part is not None])
         for split, parts in batches.items()
     }
-    arrays = [_set_arrays(part) for part in sets.values()]
+    arrays = [_of_split(part) for part in sets.values()]
     joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
     return joined | {"split": np.repeat(list(sets), [len(part) for part in sets.values()])}
 
 
-def _set_arrays(part: Embeddings) -> dict[str, Any]:
-    assert part.labels is not None
-    arrays = {"embedding": part.embedding, "label": part.labels, "index": part.rows}
+def _of_split(part: Embeddings) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"embedding": part.embedding, "row": part.rows}
+    if part.labels is not None:
+        arrays["label"] = part.labels
     if part.posterior:
+        blocks = part.posterior
+        parameters = [name for name in blocks[0].arg_constraints if hasattr(blocks[0], name)]
+        names = {f"posterior_{name}": name for name in parameters}
+        names |= {name: name for name in ("mean_direction", "mean_resultant_length")}
         with torch.no_grad():
-            for name in part.posterior[0].arg_constraints:
-                if hasattr(part.posterior[0], name):
-                    values = [getattr(q, name) for q in part.posterior]
-                    arrays[f"posterior_{name}"] = torch.cat(values)
-            arrays["uncertainty_entropy"] = torch.cat([q.entropy() for q in part.posterior])
+            arrays |= {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
+            with suppress(NotImplementedError):
+                arrays["entropy"] = torch.cat([q.entropy() for q in blocks])
     return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 

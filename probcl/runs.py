@@ -1,5 +1,6 @@
 """The folders of runs: made without ever writing into one in use, found again, and recorded."""
 
+import csv
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -21,6 +23,7 @@ __all__ = [
     "make_run_dir",
     "newest_checkpoint",
     "newest_run",
+    "read_history",
     "record_of_run",
     "set_aside",
     "write_metrics",
@@ -111,6 +114,35 @@ def config_of_run(ckpt_path: str) -> Path | None:
     return config if config.is_file() else None
 
 
+def read_history(run_dir: Path) -> dict[str, np.ndarray]:
+    """Read the epochs and each logged term of a training from its ``metrics.csv``.
+
+    A training that was taken up again has left its earlier parts beside it, ``metrics-1.csv`` and
+    so on; an epoch that is in several is read from the last.
+
+    Args:
+        run_dir: Folder of the run; an empty history is returned where it did not train.
+
+    Returns:
+        Values by column, each of shape ``(E,)``, the columns ``epoch`` and ``loss`` first.
+    """
+    path = run_dir / "metrics.csv"
+    earlier = sorted(run_dir.glob("metrics-*.csv"), key=_part)
+    epochs: dict[int, dict[str, str]] = {}
+    for part in (*earlier, path):
+        if part.is_file():
+            with part.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("loss")]
+            epochs |= {int(row["epoch"]): row for row in rows}
+    rows = [epochs[epoch] for epoch in sorted(epochs)]
+    # Columns of other callbacks share the file, and are empty in these rows or not terms.
+    if not rows:
+        return {}
+    columns = rows[0]
+    names = sorted(n for n in columns if n in ("contrastive", "y") or n.startswith("kl_"))
+    return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+
+
 def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
     """Write the numbers of a run, and what they were measured with: versions and hardware.
 
@@ -164,6 +196,11 @@ def _processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(iter(models), platform.processor() or platform.machine())
+
+
+def _part(path: Path) -> int:
+    """Return the number of a part of the history."""
+    return int(path.stem.rpartition("-")[2])
 
 
 def _first_free(path: Path) -> Path:

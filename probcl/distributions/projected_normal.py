@@ -277,11 +277,14 @@ class ProjectedNormal(SphereDistribution):
             kappa2 = torch.linalg.vecdot(whitened, whitened)
             return relative_mean_resultant(kappa2, self.dim)[..., None] * whitened
         differentiable = (self.covariance.trace(self.dim) + self.loc[..., 0]).requires_grad
-        with torch.enable_grad():
-            loc = self.loc if self.loc.requires_grad else self.loc.detach().requires_grad_()
-            length = mean_length(self.covariance.quadratic_form(loc), self.dim).sum()
+        with torch.inference_mode(False), torch.enable_grad():
+            mu, covariance = self.loc, self.covariance
+            if mu.is_inference():  # autograd takes copies of such tensors only
+                mu, covariance = mu.clone(), covariance.scaled(torch.ones_like(mu[..., :1]))
+            loc = mu if mu.requires_grad else mu.detach().requires_grad_()
+            length = mean_length(covariance.quadratic_form(loc), self.dim).sum()
             (gradient,) = torch.autograd.grad(length, loc, create_graph=differentiable)
-        return gradient / self.covariance.centring()
+            return gradient / covariance.centring()
 
     def _parameter(self, name: str, family: type[Covariance], event_dim: int) -> Tensor:
         if not isinstance(self.covariance, family):
