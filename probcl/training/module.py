@@ -13,8 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from probcl.evaluation import Embeddings, Evaluation
-from probcl.evaluation.detection import rank_correlation
+from probcl.evaluation import Embeddings, Evaluation, rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
