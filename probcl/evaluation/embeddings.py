@@ -1,7 +1,6 @@
 """What an encoder says of a set of items: the arrays that evaluation works on."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from copy import copy
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from probcl.checks import as_labels, as_matrix
-from probcl.randomness import seeded
+from probcl.distributions import Point, as_posterior
 
 __all__ = ["Embeddings"]
 
@@ -24,7 +23,7 @@ class Embeddings:
         labels: Classes, integers of at least 0, shape ``(N,)``.
         features: Output of the backbone, shape ``(N, F)``; by default the embedding.
         posterior: Distribution over the sphere of batch shape ``(N,)``, or several whose batches
-            add up to ``N``, as they came.
+            add up to ``N``, as they came; points say nothing and are left out.
         rows: Row of each item in its data set, all different, shape ``(N,)``; by default 0, 1, ...
             By it evaluation sorts the items, so that batches and their order change nothing.
 
@@ -54,7 +53,9 @@ class Embeddings:
         if self._rows is not None and len(self._rows.unique()) < count:
             raise ValueError("rows must all be different, got one twice: give each item its own.")
         blocks = [posterior] if isinstance(posterior, Distribution) else list(posterior or ())
-        self.posterior: tuple[Any, ...] = tuple(_AsPosterior(block) for block in blocks)
+        blocks = [as_posterior(block) for block in blocks]
+        points = all(isinstance(block, Point) for block in blocks)
+        self.posterior: tuple[Any, ...] = () if points else tuple(blocks)
         for block in blocks:
             if len(block.batch_shape) != 1 or block.event_shape != self.embedding.shape[1:]:
                 raise ValueError(
@@ -98,28 +99,3 @@ class Embeddings:
             else None,
             joined([part._rows for part in parts]),
         )
-
-
-class _AsPosterior:  # until the distributions have the interface themselves
-    def __init__(self, posterior: Any) -> None:
-        self.posterior: Any = getattr(posterior, "posterior", posterior)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["posterior"], name)
-
-    def draw(self, count: int, seed: int = 0) -> Tensor:
-        with seeded(seed), torch.no_grad():
-            return self.posterior.sample(torch.Size([count]))
-
-    @property
-    def mean_resultant_length(self) -> Tensor:
-        with suppress(AttributeError, NotImplementedError):
-            return self.posterior.mean_resultant_length
-        z = self.draw(64)
-        total = z.sum(0).square().sum(-1)
-        return ((total - len(z)) / (len(z) * (len(z) - 1))).clamp_min(0).sqrt()
-
-    @property
-    def log_det_covariance(self) -> Tensor:
-        half = self.posterior.covariance.half_log_det(self.posterior.event_shape[0])
-        return (2 * half).expand(self.posterior.batch_shape)

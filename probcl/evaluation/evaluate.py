@@ -18,17 +18,17 @@ from probcl.evaluation.bootstrap import (
     severity_interval,
 )
 from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
-from probcl.evaluation.detection import (
+from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.geometry import effective_rank
+from probcl.evaluation.items import Query, Reference
+from probcl.evaluation.metrics import METRICS, Metric, compute_metric
+from probcl.evaluation.ood import (
     auroc,
     average_precision,
     false_positive_rate,
     rank_correlation,
     severity_correlation,
 )
-from probcl.evaluation.embeddings import Embeddings
-from probcl.evaluation.geometry import effective_rank
-from probcl.evaluation.items import Query, Reference
-from probcl.evaluation.metrics import METRICS, Metric, compute_metric
 from probcl.evaluation.probe import accuracy
 from probcl.evaluation.progress import progress_bar, track
 from probcl.evaluation.scores import SCORES, Score, compute_score

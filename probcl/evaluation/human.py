@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from probcl.checks import as_matrix, as_probabilities, as_values
-from probcl.evaluation.detection import rank_correlation
+from probcl.evaluation.ood import rank_correlation
 
 __all__ = ["human_cross_entropy", "human_entropy", "human_entropy_correlation"]
 

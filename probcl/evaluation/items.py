@@ -10,13 +10,8 @@ from torch import Tensor
 from probcl.evaluation.clustering import ward_clustering
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.geometry import singular_spectrum
-from probcl.evaluation.nearest import Neighbours, nearest
-from probcl.evaluation.neighbour_vote import neighbour_vote
-from probcl.evaluation.probe import LinearProbe, fit_linear_probe
-from probcl.evaluation.progress import track
-from probcl.evaluation.retrieval import nearest_is_wrong
-from probcl.evaluation.sampled import expected_entropy, predictive_entropy
-from probcl.evaluation.typicality import (
+from probcl.evaluation.knn import Neighbours, nearest, nearest_is_wrong, neighbour_vote
+from probcl.evaluation.ood import (
     Aggregate,
     Gate,
     Gaussians,
@@ -24,6 +19,9 @@ from probcl.evaluation.typicality import (
     fit_gate,
     fit_gaussians,
 )
+from probcl.evaluation.probe import LinearProbe, fit_linear_probe
+from probcl.evaluation.progress import track
+from probcl.evaluation.sampled import expected_entropy, predictive_entropy
 from probcl.sphere import normalize
 
 __all__ = ["Items", "Query", "Reference", "Sampled"]
@@ -43,6 +41,7 @@ class Items:
 
     def __init__(self, given: Embeddings, name: str) -> None:
         rows = given.rows
+        # A slice is a view: items that come in order are not copied.
         self._order = slice(None) if (rows.diff() > 0).all() else rows.argsort()
         self.name = name
         self.rows = rows[self._order]
@@ -90,7 +89,7 @@ class Items:
         )
 
     def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
-        """Apply a function of a posterior to all, block by block.
+        """Return what a function says of every posterior, block by block.
 
         Args:
             compute: Posterior of batch shape ``(B,)`` to a number for each item, shape ``(B,)``.
@@ -146,22 +145,15 @@ class Reference(Items):
         return fit_aggregate(self.direction, self.mean_resultant_length)
 
     @cached_property
-    def standard(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of what the Gaussian is of, each of shape ``(F,)``."""
-        rest = self.described(self)[self.split[1]]
+    def _standard(self) -> tuple[Tensor, Tensor]:
+        rest = _joint(self)[self.split[1]]
         scale = rest.std(0, correction=0)
         return rest.mean(0), torch.where(scale > 0, scale, 1.0)
 
-    def described(self, items: Items) -> Tensor:
-        """Return features and direction of items, beside each other; the embedding if it is all."""
-        if not self.own_features:
-            return items.embedding
-        return torch.cat([items.features, items.direction.to(items.features.dtype)], -1)
-
     def standardised(self, items: Items) -> Tensor:
-        """Return what the Gaussian is of, standardised; shape ``(N, F)``."""
-        mean, scale = self.standard
-        return (self.described(items) - mean) / scale
+        """Return features and direction of items beside each other, standardised; ``(N, G)``."""
+        mean, scale = self._standard
+        return (_joint(items) - mean) / scale
 
     @cached_property
     def gaussian(self) -> Gaussians:
@@ -208,6 +200,8 @@ class Query(Items):
     def __init__(self, given: Embeddings, name: str, reference: Reference) -> None:
         super().__init__(given, name)
         self.reference = reference
+        self.embedding = self.embedding.to(reference.embedding.dtype)
+        self.features = self.features.to(reference.features.dtype)
         #: Accuracy, likelihood and calibration of the probe, by corruption and severity.
         self.shift: dict[str, dict[int, dict[str, float]]] = {}
 
@@ -266,7 +260,7 @@ class Query(Items):
 
     @cached_property
     def sampled(self) -> Sampled:
-        """What 64 samples of each posterior say, from draws that all items have in common."""
+        """What 64 samples of each posterior say, from base samples that all items share."""
         parts = [self._of_samples(q) for q in self._blocks("samples of the posteriors")]
         surprise, *others = (torch.cat(values)[self._order] for values in zip(*parts, strict=True))
         return Sampled(surprise, *(others or (None, None)))
@@ -318,3 +312,10 @@ class Query(Items):
     def spectrum(self) -> Tensor:
         """Singular values of the directions."""
         return singular_spectrum(self.direction)
+
+
+def _joint(items: Items) -> Tensor:
+    """Return features and direction beside each other; the embedding where there are no others."""
+    if not items.own_features:
+        return items.embedding
+    return torch.cat([items.features, items.direction.to(items.features.dtype)], -1)

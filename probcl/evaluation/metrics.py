@@ -16,11 +16,9 @@ from torch import Tensor
 
 from probcl.evaluation import calibration, geometry, information
 from probcl.evaluation.conformal import fit_conformal, set_coverage, set_size
-from probcl.evaluation.few_shot import few_shot_accuracy
 from probcl.evaluation.items import Query
-from probcl.evaluation.probe import accuracy, top_k_accuracy
-from probcl.evaluation.retrieval import map_at_r
-from probcl.evaluation.scaling import fit_temperature, fit_vector
+from probcl.evaluation.knn import map_at_r
+from probcl.evaluation.probe import accuracy, few_shot_accuracy, top_k_accuracy
 
 __all__ = ["GROUPS", "METRICS", "Metric", "compute_metric"]
 
@@ -85,8 +83,8 @@ def _few_shot(shots: int, items: Query) -> float | None:
     train = items.reference
     if shots > train.labels.unique(return_counts=True)[1].min():
         return None
-    scores = few_shot_accuracy(train.features, train.labels, items.features, items.labels, [shots])
-    return sum(scores[shots]) / len(scores[shots])
+    scores = few_shot_accuracy(train.features, train.labels, items.features, items.labels, shots)
+    return sum(scores) / len(scores)
 
 
 def _by_neighbours(k: int, items: Query) -> float:
@@ -99,10 +97,6 @@ def _of_clusters(measure: str, items: Query) -> float | None:
 
 def _calibration(measure: Callable[[Tensor, Tensor], float], items: Query) -> float:
     return measure(items.probabilities, items.labels)
-
-
-def _smooth_error(items: Query) -> float:
-    return calibration.smooth_reliability(items.probabilities, items.labels, resamples=1).error
 
 
 def _scaled(
@@ -215,16 +209,17 @@ METRICS = {
              calibration.classwise_calibration_error),
             ("mce", "the largest |accuracy - confidence| of the 15 bins",
              calibration.maximum_calibration_error),
+            ("smooth_ece", "|accuracy - confidence|, smoothed instead of put into bins",
+             calibration.smooth_calibration_error),
         )
     },
-    "cal/smooth_ece": Metric("cal", "|accuracy - confidence|, smoothed instead of put into bins",
-                             _smooth_error, needs=_LABELS),
     **{
         f"cal/{name}_{scaling}_scaled": Metric(
             "cal", f"{name} after {scaling} scaling, learned on held-out training items",
             partial(_scaled, fit, measure), needs=_LABELS,
         )
-        for scaling, fit in (("temperature", fit_temperature), ("vector", fit_vector))
+        for scaling, fit in (("temperature", calibration.fit_temperature),
+                             ("vector", calibration.fit_vector))
         for name, measure in (("nll", calibration.negative_log_likelihood),
                               ("ece", calibration.calibration_error))
     },

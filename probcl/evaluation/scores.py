@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from probcl.evaluation.items import Query
-from probcl.evaluation.neighbour_vote import vote_entropy
+from probcl.evaluation.knn import vote_entropy
 
 __all__ = ["QUESTIONS", "SCORES", "Score", "compute_score"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from probcl.checks import check_choice
 from probcl.data import as_float
 from probcl.distributions import VonMisesFisher, as_posterior
-from probcl.evaluation.nearest import nearest
+from probcl.evaluation.knn import nearest
 from probcl.nn import MLP, PointHead
 from probcl.programs.program import Anchors, Program
 from probcl.randomness import seeded

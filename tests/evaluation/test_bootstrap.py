@@ -11,7 +11,7 @@ from probcl.evaluation.bootstrap import (
     error_auroc_interval,
     severity_interval,
 )
-from probcl.evaluation.detection import auroc, error_auroc, severity_correlation
+from probcl.evaluation.ood import auroc, error_auroc, severity_correlation
 
 
 def test_the_interval_of_a_mean_is_the_normal_one():

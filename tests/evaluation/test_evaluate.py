@@ -105,7 +105,6 @@ def test_corrupted_items_are_compared_with_themselves(evaluation):
     assert set(evaluation.shift["noisy"]) == {1, 2, 3}
 
 
-@pytest.mark.xfail(reason="until draws are shared by all items")
 def test_batches_and_their_order_change_nothing(evaluation):
     def shuffled(given, seed, size):
         order = torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))
