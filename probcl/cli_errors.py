@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import probcl.programs
+from probcl.data import DATASETS
 
 __all__ = ["answer_to_bad_input", "parser_sentence"]
 
@@ -27,9 +28,9 @@ def parser_sentence(message: str) -> str:
     if key and name:
         known = ""
         if key[1].endswith("program"):
-            named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
-            programs = (p.__name__ for p in named if isclass(p) and not isabstract(p))
-            known = f"one of {', '.join(sorted(programs))}, or "
+            known = f"one of {', '.join(sorted(_programs()))}, or "
+        elif key[1].endswith(("data", "out_of_distribution")):
+            known = f"one of {', '.join(sorted(DATASETS))}, or "
         missing = name[1] or name[2]
         if missing.startswith("lightly."):
             return f"{key[1]}: {missing} needs lightly: pip install 'probcl[baselines]'."
@@ -42,6 +43,11 @@ def parser_sentence(message: str) -> str:
     if message.startswith("unrecognized arguments"):
         return f"{message}: see probcl fit --help for those there are."
     return message
+
+
+def _programs() -> list[str]:
+    named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
+    return [p.__name__ for p in named if isclass(p) and not isabstract(p)]
 
 
 def answer_to_bad_input(error: BaseException | None) -> str | None:
