@@ -27,8 +27,8 @@ def to_arviz(
 ) -> Any:
     """Draw from posteriors over the sphere, and give the draws to ArviZ.
 
-    The draws of an item are independent: the chains only make ArviZ's diagnostics possible. All items
-    share their base samples, so differences between items are not noise. The groups are
+    The draws of an item are independent: the chains only make ArviZ's diagnostics possible. Items
+    share their base samples, so differences between them are not noise. The groups are
 
     - ``posterior``: ``embedding`` (chain, draw, item, dim);
     - ``sample_stats``: ``lp`` (chain, draw, item), the log density of each draw;

@@ -2,22 +2,34 @@
 
 import errno
 import re
+import sys
 import traceback
 from inspect import isabstract, isclass
 from pathlib import Path
+from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
 
 import probcl.programs
 from probcl.data import DATASETS
 
-__all__ = ["answer_to_bad_input", "parser_sentence"]
+__all__ = ["Parser", "answer_to_bad_input"]
 
 # How PyTorch begins the message of an error that a loader's worker has met.
 _FROM_WORKER = "Caught ValueError in DataLoader worker"
 
 
-def parser_sentence(message: str) -> str:
+class Parser(LightningArgumentParser):
+    """Parser that answers bad input with one sentence instead of its whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the reason and exit with status 2."""
+        sys.stderr.write(f"probcl: error: {_sentence(message)}\n")
+        sys.exit(2)
+
+
+def _sentence(message: str) -> str:
     """Turn a message of the parser into one sentence."""
     message = " ".join(message.split())
     key = re.search(r'Parser key "([\w.]+)"', message)

@@ -2,22 +2,16 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from importlib import import_module
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
-from inspect import signature
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
@@ -27,18 +21,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-import probcl.data
-import probcl.infer
-import probcl.nn
-import probcl.programs
-import probcl.training
-from probcl.cli_errors import answer_to_bad_input, parser_sentence
-from probcl.data import DATASETS
+from probcl.cli_arguments import names_a_run, program_of, with_config_of_run, with_our_names
+from probcl.cli_errors import Parser, answer_to_bad_input
 from probcl.hub import Pretrained
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
-    config_of_run,
     discard_if_unused,
     is_whole,
     make_run_dir,
@@ -62,19 +50,6 @@ DESCRIPTIONS = {
     "predict": "Write the embeddings of the images by the checkpoint of a run to one .npz file.",
 }
 
-# Import paths of our classes by name.
-OUR_CLASSES = {
-    name: f"{room.__name__}.{name}"
-    for room in (probcl.data, probcl.infer, probcl.nn, probcl.programs, probcl.training)
-    for name in room.__all__
-}
-
-# Arguments by which a run is another one than the default run.
-_NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|$)"
-
-# Options whose value may be the name of a class; others, such as --data.root, take any text.
-_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.out_of_distribution$|--model\."
-
 # How many of the files that cannot be read are named.
 SHOWN_FILES = 10
 
@@ -89,9 +64,8 @@ class ProbclCLI(LightningCLI):
     resumed: Path | None = None
 
     def __init__(self, args: list[str]) -> None:
-        self.program = _program(args)
-        named = any(re.match(_NAMES_A_RUN, arg) for arg in args)
-        defaults = [DEFAULT] if named else [DEFAULT, DIGITS]
+        self.program = program_of(args)
+        defaults = [DEFAULT] if names_a_run(args) else [DEFAULT, DIGITS]
         try:
             super().__init__(
                 ContrastiveModule,
@@ -290,7 +264,7 @@ def run(args: list[str]) -> None:
     _show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
-        ProbclCLI(_with_our_names(_with_config_of_run(args)))
+        ProbclCLI(with_our_names(with_config_of_run(args)))
     except SIGTERMException:
         _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)
@@ -299,15 +273,6 @@ def run(args: list[str]) -> None:
         if answer is None:
             raise
         sys.exit(f"probcl: error: {answer}")
-
-
-class Parser(LightningArgumentParser):
-    """Parser that answers bad input with one sentence instead of its whole usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the reason and exit with status 2."""
-        sys.stderr.write(f"probcl: error: {parser_sentence(message)}\n")
-        sys.exit(2)
 
 
 def _run_name(subcommand: str, config: Namespace) -> str:
@@ -319,63 +284,6 @@ def _run_name(subcommand: str, config: Namespace) -> str:
         )
         return f"{program}-{data}-seed{config.seed_everything}"
     return f"{Path(config.ckpt_path).absolute().parent.parent.name}-{subcommand}"
-
-
-def _options(args: list[str]) -> Iterator[tuple[str, str]]:
-    """Give the options among the arguments, each with its value, after a space or ``=``."""
-    for arg, following in pairwise([*args, ""]):
-        option, equals, value = arg.partition("=")
-        if option.startswith("-"):
-            yield option, value if equals else following
-
-
-def _with_config_of_run(args: list[str]) -> list[str]:
-    """Begin the arguments with the configuration beside a checkpoint, unless one is given."""
-    options = dict(_options(args))
-    if args[0] in ("test", "predict") and not {"-c", "--config"} & options.keys():
-        config = config_of_run(options.get("--ckpt_path", ""))
-        if config is not None:
-            return [args[0], f"--config={config}", "--run_dir=null", *args[1:]]
-    return args
-
-
-def _with_our_names(args: list[str]) -> list[str]:
-    """Put the import path for the name of a class of ours, which torchvision may have too.
-
-    A data set's name stands for ``Named`` with that name.
-    """
-    expanded: list[str] = []
-    for before, arg in pairwise(["", *args]):
-        option, equals, value = arg.partition("=") if "=" in arg else (before, "", arg)
-        name = value
-        if re.match(_TAKES_A_CLASS, option):
-            name = "probcl.training.Named" if value in DATASETS else OUR_CLASSES.get(value, value)
-        expanded.append(f"{option}=" * bool(equals) + name)
-        if name != value and value in DATASETS:
-            expanded.append(f"{option}.name={value}")
-    return expanded
-
-
-def _program(args: list[str]) -> dict[str, Any]:
-    """Return the program that the arguments or their configurations name last, with an encoder."""
-    path = "probcl.programs.VSimCLR"
-    for option, value in _options(args):
-        if option in ("--model.program", "--model.program.class_path"):
-            path = value
-        elif option in ("-c", "--config"):
-            with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-                program = yaml.safe_load(Path(value).read_text())["model"]["program"]
-                path = program["class_path"] if isinstance(program, dict) else program
-    module, _, name = OUR_CLASSES.get(path, path).rpartition(".")
-    try:
-        arguments = signature(getattr(import_module(module), name)).parameters
-    except (ImportError, AttributeError, ValueError, TypeError):  # the parser says what is wrong
-        return {"class_path": "probcl.programs.VSimCLR"}
-    encoder = {"encoder": {"class_path": "probcl.nn.ConvNet"}}
-    return {
-        "class_path": f"{module}.{name}",
-        "init_args": encoder if "encoder" in arguments else {},
-    }
 
 
 def _loggers(run_dir: Path) -> list[Logger]:
