@@ -21,7 +21,13 @@ _FROM_WORKER = "Caught ValueError in DataLoader worker"
 
 
 class Parser(LightningArgumentParser):
-    """Parser that answers bad input with one sentence instead of its whole usage."""
+    """Parser that answers bad input with one sentence, and asks for help with not too many."""
+
+    def format_help(self) -> str:
+        """Return the help, without the list of every module of PyTorch where any would do."""
+        return re.sub(
+            r",\s+known\s+subclasses:\s+torch\.nn\.Module,[^)]*", "", super().format_help()
+        )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the reason and exit with status 2."""

@@ -279,6 +279,14 @@ def test_help_names_every_command_and_costs_little(here):
         assert f"\n  {name} " in done.stdout
 
 
+def test_help_on_a_program_is_short(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.program.help", "VSimCLR"])
+    told = capsys.readouterr().out
+    assert "--model.program.temperature" in told
+    assert len(told.splitlines()) < 60
+
+
 def arrays_file(**changes):
     """Write a small data set with some arrays replaced, and return the options to fit it."""
     images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 4
