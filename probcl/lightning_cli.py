@@ -37,8 +37,7 @@ from probcl.runs import (
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
-from probcl.training.checkpoints import checkpoint_callbacks
-from probcl.training.progress import ProgressBar
+from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
 
 __all__ = ["ProbclCLI", "run"]
 
@@ -279,7 +278,7 @@ def _run_name(subcommand: str, config: Namespace) -> str:
     """Name a run after what it trains, or after the run that its checkpoint is of."""
     if subcommand == "fit":
         program, data = (
-            part.class_path.rsplit(".", 1)[-1].lower()
+            (part.init_args.get("name") or part.class_path.rsplit(".", 1)[-1]).lower()
             for part in (config.model.program, config.data)
         )
         return f"{program}-{data}-seed{config.seed_everything}"
