@@ -134,8 +134,30 @@ def fashion_mnist(rows: Mapping[str, str]) -> str:
     return markdown(list(FASHION_MNIST.values()), cells)
 
 
+def recovery() -> str:
+    """Return a row for each method: how well it recovers a posterior that is known."""
+    record = json.loads((HERE / "recovery/recovery.json").read_text())
+    columns = {
+        "steps x batch": "", "concentration, rank correlation": "concentration rank correlation",
+        "cosine, rank correlation": "cosine rank correlation", "mean log bias": "mean log bias",
+        "seconds": "seconds",
+    }  # fmt: skip
+    rows = {}
+    for name, method in record["methods"].items():
+        runs = list(method["seeds"].values())
+        trained = method["steps"] > 0
+        rows[name] = [
+            f"{method['steps']:,} x {method['batch']}" if trained else "none",
+            *(cell([run[metric] for run in runs], 3) for metric in list(columns.values())[1:3]),
+            cell([run["mean log bias"] for run in runs]),
+            f"{mean(run['seconds'] for run in runs):.0f}" if trained else "",
+        ]
+    return markdown(list(columns), rows)
+
+
 TABLES = {
     "digits": digits,
+    "recovery": recovery,
     "digits/uncertainty": digits_uncertainty,
     "fashion_mnist": partial(fashion_mnist, FASHION_MNIST_ROWS),
 } | {

@@ -5,14 +5,11 @@ encoder is trained on views of ``ConjugateGenerator``, whose posterior is von Mi
 concentration of each view's own, and what it says of new items is compared with the truth.
 """
 
-import datetime
 import json
-import platform
 import time
-from collections.abc import Callable
-from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -23,18 +20,36 @@ from probcl.data import ConjugateGenerator
 from probcl.infer import ContrastiveELBO
 from probcl.nn import VonMisesFisherHead
 from probcl.programs import ExpectedLikelihood, MCInfoNCE, Program, VSimCLR
+from probcl.runs import environment
 
 DIM, CONCENTRATION, LEARNING_RATE, ITEMS = 10, (16.0, 32.0), 1e-3, 2048
+WIDTH, START = 128, 24.0  # of the hidden layers; the concentration that training starts about
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "recovery.json"
+SETTING = {
+    "dimension": DIM, "true concentration": CONCENTRATION, "optimizer": "Adam",
+    "learning rate": LEARNING_RATE, "schedule": "cosine", "hidden width": WIDTH,
+    "head": f"VonMisesFisherHead, started at {START:g}", "new items": ITEMS,
+}  # fmt: skip
 
 
 class Method(NamedTuple):
-    """A program, given encoder and head, and how long it is trained."""
+    """A program, its arguments beside encoder and head, and how long it is trained."""
 
-    program: Callable[[nn.Module, nn.Module], Program]
+    program: type[Program]
+    arguments: dict[str, Any] = {}  # noqa: RUF012
     steps: int = 3500
     batch: int = 256
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, defaults included."""
+        own = {
+            name: parameter.default
+            for name, parameter in signature(self.program).parameters.items()
+            if name not in ("encoder", "posterior")
+        }
+        return {"program": self.program.__name__} | own | self.arguments | SETTING
 
 
 METHODS = {
@@ -42,10 +57,10 @@ METHODS = {
     "ExpectedLikelihood": Method(ExpectedLikelihood),
     # With few samples inside the logarithm the concentration runs away: many, of fewer items.
     "MCInfoNCE, temperature 0.05, 64 samples": Method(
-        partial(MCInfoNCE, temperature=0.05, num_samples=64), steps=1000, batch=64
+        MCInfoNCE, {"temperature": 0.05, "num_samples": 64}, steps=1000, batch=64
     ),
-    "VSimCLR, temperature 0.05, beta 1": Method(partial(VSimCLR, temperature=0.05)),
-    "VSimCLR, temperature 0.2, beta 1": Method(partial(VSimCLR, temperature=0.2)),
+    "VSimCLR, temperature 0.05, beta 1": Method(VSimCLR, {"temperature": 0.05}),
+    "VSimCLR, temperature 0.2, beta 1": Method(VSimCLR, {"temperature": 0.2}),
 }
 
 
@@ -53,14 +68,13 @@ def recover(method: str, seed: int) -> dict[str, float]:
     """Train one method on views of hidden directions, and compare it with the truth."""
     pyro.set_rng_seed(seed)
     source = ConjugateGenerator(DIM, CONCENTRATION, seed)
-    width = 128
     encoder = nn.Sequential(
-        *(nn.Linear(DIM + 1, width), nn.SiLU()),
-        *(nn.Linear(width, width), nn.SiLU()),
-        *(nn.Linear(width, width), nn.SiLU()),
+        *(nn.Linear(DIM + 1, WIDTH), nn.SiLU()),
+        *(nn.Linear(WIDTH, WIDTH), nn.SiLU()),
+        *(nn.Linear(WIDTH, WIDTH), nn.SiLU()),
     )
-    make, steps, batch = METHODS[method]
-    program = make(encoder, VonMisesFisherHead(DIM, width, concentration=24.0))
+    make, arguments, steps, batch = METHODS[method]
+    program = make(encoder, VonMisesFisherHead(DIM, WIDTH, concentration=START), **arguments)
     program.materialize(source.sample(1).views[0])
     start = time.perf_counter()
     train(program, source, steps, batch)
@@ -96,28 +110,18 @@ def measure(program: Program, source: ConjugateGenerator) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write the figures of every method and seed, with date, versions and setting."""
+    """Write the figures of every method and seed, with configuration, versions and hardware."""
     torch.set_num_threads(1)
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-        },
-        "setting": (
-            f"d = {DIM}, true concentration {CONCENTRATION[0]:g} to {CONCENTRATION[1]:g}, Adam at "
-            f"{LEARNING_RATE:g} with cosine decay, {ITEMS} new items, 1 CPU thread"
-        ),
-    }
+    methods: dict[str, dict[str, Any]] = {}
+    report = {**environment(), "methods": methods}
     for name, method in METHODS.items():
-        figures = {"steps": method.steps, "batch": method.batch}
-        report[name] = figures
+        figures = {"config": method.config, "steps": method.steps, "batch": method.batch}
+        methods[name] = figures | {"seeds": {}}
         for seed in SEEDS:
             result = recover(name, seed)
-            figures[f"seed {seed}"] = {key: round(float(x), 4) for key, x in result.items()}
-            print(name, seed, figures[f"seed {seed}"], flush=True)
-            RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+            methods[name]["seeds"][seed] = {key: round(float(x), 4) for key, x in result.items()}
+            print(name, seed, methods[name]["seeds"][seed], flush=True)
+            RESULTS.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
