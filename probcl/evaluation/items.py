@@ -243,7 +243,7 @@ class Query(Items):
         """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
         return self.logits.double().softmax(-1)
 
-    @cached_property
+    @property
     def standardised(self) -> Tensor:
         """Features and direction as the Gaussians take them, shape ``(N, F)``."""
         return self.reference.standardised(self)
