@@ -6,7 +6,7 @@ import sys
 import traceback
 from inspect import isabstract, isclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
@@ -23,7 +23,7 @@ _FROM_WORKER = "Caught ValueError in DataLoader worker"
 class Parser(LightningArgumentParser):
     """Parser that answers bad input with one sentence, and asks for help with not too many."""
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, without the list of every module of PyTorch where any would do."""
         return re.sub(
             r",\s+known\s+subclasses:\s+torch\.nn\.Module,[^)]*", "", super().format_help()
