@@ -116,8 +116,10 @@ def _sums(
     rank, world = rank_and_world(gather)
     samples, count, _ = z.shape
     area = _GPU_TILE if z.is_cuda else _CPU_TILE
-    side = tile or min(max(math.isqrt(area // samples), _LEAST_SIDE), math.ceil(count / world))
-    side = max(side - side % group, group)  # so that no group is cut
+    if tile is None:
+        largest_tile = max(math.isqrt(area // samples), _LEAST_SIDE)
+        tile = math.ceil(count / max(math.ceil(count / largest_tile), world))  # all alike
+    side = math.ceil(tile / group) * group  # so that no group is cut
     keep = samples * count * count <= _KEPT_TILES * area
     plan = _Plan(shift, group, grouped, classes, side, keep, rank, world)
     sums, positives = all_reduce(_PairSums.apply(z.to(dtype), plan)[0], gather)
@@ -185,12 +187,12 @@ class _Plan:
         same_class = (self.classes[:, None] == self.classes) & (index[:, None] != index)
         return torch.stack([sums.sum(-1), (logits * (mine & same_class)).sum(-1)])
 
-    def other_class(self, rows: slice, columns: slice) -> Tensor | None:
-        """Return which pairs of a tile are not of one class; None if no pair is."""
+    def same_class(self, rows: slice, columns: slice) -> Tensor | None:
+        """Return which pairs of a tile are of one class; None if no pair is."""
         if self.classes is None or self.classes[rows][-1] < self.classes[columns][0]:
             return None
-        other = self.classes[rows, None] != self.classes[columns]
-        return other.fill_diagonal_(True) if rows == columns else other
+        same = self.classes[rows, None] == self.classes[columns]
+        return same.fill_diagonal_(False) if rows == columns else same
 
 
 def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor:
@@ -232,10 +234,13 @@ class _PairSums(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, _Plan], output: tuple[Tensor, ...]) -> None:
         z, ctx.plan = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # of zeros as large as what is kept
         ctx.save_for_backward(z, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+        if grad is None:
+            return None, None
         (z, kept), plan = ctx.saved_tensors, ctx.plan
         if torch.is_grad_enabled():  # a second derivative is asked for
             return grad_of_plain(plan.plain_sums, (z,), grad)[0], None
@@ -254,10 +259,10 @@ class _PairSums(torch.autograd.Function):
             weight = _like_tile(weights, z, rows, columns)
             torch.add(of_sums[:, rows, None], of_sums[:, None, columns], out=weight)
             weight.mul_(tile)
-            other_class = plan.other_class(rows, columns)
-            if other_class is not None:
+            same_class = plan.same_class(rows, columns)
+            if same_class is not None:
                 torch.add(of_positives[:, rows, None], of_positives[:, None, columns], out=spare)
-                weight.add_(spare.masked_fill_(other_class, 0))
+                weight.addcmul_(spare, same_class.to(z.dtype))
             total[:, rows].baddbmm_(weight, z[:, columns])
             if rows != columns:
                 total[:, columns].baddbmm_(weight.mT, z[:, rows])

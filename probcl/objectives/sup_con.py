@@ -114,12 +114,12 @@ def _losses(
     # a loss near zero keeps its digits.
     is_pair = members == 2
     classes, order = torch.where(is_pair, classes - len(classes), classes).sort()
-    z = z[:, order]
+    z = z.index_select(1, order)
     log_sums, positives = pair_sums(z, classes, int(is_pair.sum()), largest, gather)
     positive = positives / (members[order] - 1).clamp(min=1)
     if average == "inside":
         positive = _averaged_inside(z, classes, positive, largest, gather)
-    excess = (log_sums - positive)[:, order.argsort()]
+    excess = (log_sums - positive).index_select(1, order.argsort())
     return torch.where(is_pair, softplus(excess, threshold=40.0), excess)
 
 
