@@ -46,8 +46,7 @@ from probcl.runs import (
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
-from probcl.training.checkpoints import checkpoint_callbacks
-from probcl.training.progress import ProgressBar
+from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
 
 __all__ = ["ProbclCLI", "run"]
 
@@ -63,7 +62,10 @@ DESCRIPTIONS = {
 _NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|$)"
 
 # Options whose value may be the name of a class; others, such as --data.root, take any text.
-_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.unfamiliar|--model\."
+_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.out_of_distribution$|--model\."
+
+# Options whose value may be the name of a data set.
+_TAKES_A_DATA_SET = r"--data(\.out_of_distribution)?"
 
 # How many of the files that cannot be read are named.
 SHOWN_FILES = 10
@@ -309,7 +311,7 @@ def _run_name(subcommand: str, config: Namespace) -> str:
     """Name a run after what it trains, or after the run that its checkpoint is of."""
     if subcommand == "fit":
         program, data = (
-            part.class_path.rsplit(".", 1)[-1].lower()
+            (part.init_args.get("name") or part.class_path.rsplit(".", 1)[-1]).lower()
             for part in (config.model.program, config.data)
         )
         return f"{program}-{data}-seed{config.seed_everything}"
@@ -337,7 +339,11 @@ def _with_our_classes(args: list[str]) -> list[str]:
     expanded = []
     for before, arg in pairwise(["", *args]):
         option, equals, value = arg.partition("=")
-        if not equals and re.match(_TAKES_A_CLASS, before):
+        name, given = (option, value) if equals else (before, arg)
+        if re.fullmatch(_TAKES_A_DATA_SET, name) and given in probcl.data.DATASETS:
+            expanded.append(f"{name}=probcl.training.Named" if equals else "probcl.training.Named")
+            arg = f"{name}.name={given}"
+        elif not equals and re.match(_TAKES_A_CLASS, before):
             arg = paths.get(arg, arg)
         elif re.match(_TAKES_A_CLASS, option):
             arg = f"{option}{equals}{paths.get(value, value)}"

@@ -39,7 +39,7 @@ def twin(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("twin")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        main(["fit", *QUICK, "--trainer.max_epochs=2", "--run_dir=twin"])
+        main(["fit", *QUICK, "--trainer.max_epochs=2", "--data.corrupted=30", "--run_dir=twin"])
         checkpoint = "--ckpt_path=twin/checkpoints/last.ckpt"
         main(["test", checkpoint, "--data.batch_size=100", "--trainer.enable_progress_bar=false"])
         main(["predict", checkpoint, "--trainer.enable_progress_bar=false"])
