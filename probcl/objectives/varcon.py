@@ -255,9 +255,7 @@ class _ClassLogits(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        z: Tensor, w: Tensor, classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(z: Tensor, w: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits = z @ w.mT
         index = classes.expand(logits.shape[:-1])[..., None]
         own, mean = _own_and_mean(logits, index)

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 
 from probcl.objectives import expected_likelihood, info_nce, sup_con, varcon
 
@@ -65,14 +64,21 @@ def problem() -> tuple[Tensor, Tensor]:
     return views, torch.randint(4, (ITEMS,), generator=generator)
 
 
-def run(name: str, views: Tensor, labels: Tensor, wrap=lambda module: module, **options):
-    """Return the loss, or losses, and the gradients of their mean."""
+def run(name: str, views: Tensor, labels: Tensor, **options) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss, or losses, and the gradients of their mean.
+
+    They are averaged over ranks, as DistributedDataParallel does.
+    """
     encoder = Encoder()
-    model = wrap(encoder)
-    z, k, t, e = model(views)
+    z, k, t, e = encoder(views)
     loss = OBJECTIVES[name](z, k, t, e, labels, **options)
-    (loss.mean() + 0 * (t + e + k.sum())).backward()  # every parameter has a gradient
-    return loss.detach(), [parameter.grad for parameter in encoder.parameters()]
+    parameters = list(encoder.parameters())
+    gradients = torch.autograd.grad(loss.mean(), parameters, materialize_grads=True)
+    if dist.is_initialized():
+        for gradient in gradients:
+            dist.all_reduce(gradient)
+            gradient /= dist.get_world_size()
+    return loss.detach(), list(gradients)
 
 
 def refusals(name: str, views: Tensor, labels: Tensor, rank: int) -> dict[str, str]:
@@ -112,31 +118,34 @@ def work(rank: int, world: int, folder: Path) -> None:
     results: dict = {"odd labels": odd_labels(views, labels, rank)}
     for name in OBJECTIVES:
         results[name] = {
-            "mean": run(name, views, labels, DistributedDataParallel),
-            "none": run(name, views, labels, DistributedDataParallel, reduction="none"),
+            "mean": run(name, views, labels),
+            "none": run(name, views, labels, reduction="none"),
             "alone": run(name, views, labels, gather=False)[0],
             "refused": refusals(name, views, labels, rank),
         }
         if name in VARCON:
             half = len(labels) // 2 if rank == 0 else len(labels)
             batch = views[:, :half], labels[:half]
-            results[name]["unequal"] = run(name, *batch, DistributedDataParallel)
+            results[name]["unequal"] = run(name, *batch)
     torch.save(results, folder / f"{world}-{rank}.pt")
     dist.barrier()
 
 
+def fork(rank: int, world: int, folder: Path) -> int:
+    """Start a rank and return its process."""
+    if child := os.fork():
+        return child
+    try:
+        work(rank, world, folder)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # gloo's threads may still run when the interpreter is taken down
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    children = []
-    for rank, world in ((rank, world) for world in WORLDS for rank in range(world)):
-        if not (child := os.fork()):
-            try:
-                work(rank, world, folder)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)  # gloo's threads may still run when the interpreter is taken down
-        children.append(child)
+    children = [fork(rank, world, folder) for world in WORLDS for rank in range(world)]
     codes = [os.waitpid(child, 0)[1] for child in children]
     sys.exit(any(codes))
 
