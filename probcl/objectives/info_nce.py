@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 from probcl.checks import check_choice, check_temperature, check_views
 from probcl.objectives.collectives import mean_over_ranks, of_this_rank, rank_and_world
-from probcl.objectives.pairwise import Reduction, log_sum_exp_of_others, scaled_items
+from probcl.objectives.pairwise import Reduction, pair_sums, scaled_items
 from probcl.precision import full_precision
 
 __all__ = ["info_nce"]
@@ -67,7 +67,7 @@ def info_nce(
     # Views of an image are neighbours: a group that the sums leave out.
     items = scaled_items(z, temperature, gather)
     views = items.shape[2]
-    log_sums = log_sum_exp_of_others(items.flatten(1, 2), views, largest, gather)
+    log_sums, _ = pair_sums(items.flatten(1, 2), largest, group=views, gather=gather)
     log_sums = log_sums.unflatten(1, (-1, views))
     negatives, directions = (of_this_rank(x, 1, gather).unbind(2) for x in (log_sums, items))
     sums = [torch.zeros_like(negatives[0])] * views

@@ -18,7 +18,7 @@ from probcl.objectives.collectives import all_gather, all_reduce, check_same_bat
 from probcl.precision import at_least_float32
 from probcl.special.autograd import grad_of_plain
 
-__all__ = ["Reduction", "log_sum_exp_of_others", "pair_sums", "scaled_items"]
+__all__ = ["Reduction", "pair_sums", "scaled_items"]
 
 Reduction = Literal["mean", "none"]
 
@@ -55,42 +55,29 @@ def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor
     return (items * scale).movedim(0, 1).contiguous()
 
 
-def log_sum_exp_of_others(
-    z: Tensor, group: int, largest: float, gather: bool, tile: int | None = None
-) -> Tensor:
-    r"""Return ``log sum_j exp(z_i . z_j)`` over the ``j`` outside the group of ``i``.
-
-    Args:
-        z: Embeddings, shape ``(S, N, d)``, float32 or float64, in groups of neighbours; with
-            ``gather``, those of all ranks.
-        group: Size of the groups, a divisor of ``N``.
-        largest: Bound of the inner products' magnitude, ``1 / temperature``.
-        gather: Whether the ranks share the work.
-        tile: Side of the tiles; None for what suits the device.
-
-    Returns:
-        Tensor of shape ``(S, N)``, the same on every rank.
-
-    Raises:
-        ValueError: If the inner products are too large for float64.
-    """
-    return _sums(z, group, z.shape[1], None, largest, gather, tile)[0]
-
-
 def pair_sums(
-    z: Tensor, classes: Tensor, pairs: int, largest: float, gather: bool, tile: int | None = None
+    z: Tensor,
+    largest: float,
+    *,
+    group: int = 1,
+    grouped: int | None = None,
+    classes: Tensor | None = None,
+    gather: bool = True,
+    side: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Sum over the other embeddings, and over the other embeddings of the class.
 
     Args:
-        z: Embeddings, shape ``(S, N, d)``, float32 or float64, sorted by class; with ``gather``,
-            those of all ranks.
-        classes: Class of each embedding, ascending integers, shape ``(N,)``.
-        pairs: Number of embeddings, from the first, that are one of a pair of neighbours: the first
-            sum leaves the other one out.
-        largest: Bound of the inner products' magnitude, ``1 / temperature``.
+        z: Embeddings whose inner products are the logits, shape ``(S, N, d)``, float32 or float64;
+            with ``gather``, those of all ranks.
+        largest: Bound of the logits' magnitude, ``1 / temperature``.
+        group: Size of the groups of neighbours that the first sum leaves out.
+        grouped: Number of embeddings, from the first, that are in groups, a multiple of ``group``;
+            None for all. The others are left out of their own sum alone.
+        classes: Class of each embedding, ascending integers, shape ``(N,)``; None for no second
+            sum, which is zero.
         gather: Whether the ranks share the work.
-        tile: Side of the tiles; None for what suits the device.
+        side: Side of the tiles; None for what suits the device.
 
     Returns:
         ``log sum_j exp(z_i . z_j)`` over all others, very negative where there are none, and
@@ -98,29 +85,18 @@ def pair_sums(
         every rank.
 
     Raises:
-        ValueError: If the inner products are too large for float64.
+        ValueError: If the logits are too large for float64.
     """
-    return _sums(z, 2, pairs, classes, largest, gather, tile)
-
-
-def _sums(
-    z: Tensor,
-    group: int,
-    grouped: int,
-    classes: Tensor | None,
-    largest: float,
-    gather: bool,
-    tile: int | None,
-) -> tuple[Tensor, Tensor]:
     dtype, shift = _exponents(z.dtype, largest)
     rank, world = rank_and_world(gather)
     samples, count, _ = z.shape
     area = _GPU_TILE if z.is_cuda else _CPU_TILE
-    if tile is None:
-        largest_tile = max(math.isqrt(area // samples), _LEAST_SIDE)
-        tile = math.ceil(count / max(math.ceil(count / largest_tile), world))  # all alike
-    side = math.ceil(tile / group) * group  # so that no group is cut
+    if side is None:
+        most = max(math.isqrt(area // max(samples, 1)), _LEAST_SIDE)
+        side = math.ceil(count / max(math.ceil(count / most), world))  # all alike
+    side = math.ceil(side / group) * group  # so that no group is cut
     keep = samples * count * count <= _KEPT_TILES * area
+    grouped = count if grouped is None else grouped
     plan = _Plan(shift, group, grouped, classes, side, keep, rank, world)
     sums, positives = all_reduce(_PairSums.apply(z.to(dtype), plan)[0], gather)
     log_sums = sums.clamp(min=torch.finfo(dtype).tiny).log() + shift

@@ -34,7 +34,7 @@ __all__ = [
 # Below this exp(-1 / tau2) is zero in every precision: the target is one-hot, its gradient zero.
 _ONE_HOT = 1e-3
 # Below this the rounding of a cosine to float32 would show in the gradient: float64 is used.
-_SHARP = 0.02
+_SHARP = 0.03
 
 
 @full_precision
