@@ -21,7 +21,7 @@ from probcl.distributions import ProjectedNormal
 from probcl.nn import ProjectedNormalHead
 from probcl.programs import VarCon, VSimCLR, VSupCon
 from probcl.sphere import normalize
-from probcl.training import ContrastiveModule, Digits
+from probcl.training import ContrastiveModule, Named
 
 BATCH, STEPS, DIM = 96, 20, 16
 
@@ -120,7 +120,9 @@ def main(folder: Path) -> None:
         module = ContrastiveModule(
             program, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.3, momentum=0.9)
         )
-        data = Digits(augmentation=Augmentation(Shift()), batch_size=BATCH // world, monitored=0)
+        data = Named(
+            "Digits", augmentation=Augmentation(Shift()), batch_size=BATCH // world, monitored=0
+        )
         trainer.fit(module, datamodule=data)
         losses = {k: v.double() for k, v in trainer.callback_metrics.items() if k != "memory_gib"}
         results[name] = {key: w.double().cpu() for key, w in program.state_dict().items()}

@@ -1,5 +1,6 @@
 """Data modules: what a batch holds, in training and in evaluation, from memory and from files."""
 
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,8 @@ from probcl.data import (
     RandomResizedCrop,
     SimAugment,
 )
-from probcl.training import Batch, Datasets, Digits, Folder, ImageData
-from probcl.training.order import ShuffledRows
+from probcl.training import Batch, Datasets, Folder, ImageData, Named
+from probcl.training.sampler import shuffled_batches
 
 
 class Memory(ImageData):
@@ -40,6 +41,7 @@ class Trainer:
     """As much of a Trainer as a data module asks for."""
 
     global_rank, world_size, num_training_batches = 0, 1, 10**6
+    overfit_batches, limit_test_batches = 0.0, 0.5  # without changes of the test images
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     precision_plugin = Precision()
 
@@ -167,15 +169,16 @@ def test_the_order_follows_from_the_seed_and_changes_with_the_epoch():
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_the_batches_of_one_process(world_size):
-    whole = ShuffledRows(range(100, 200), 12, seed=5)
-    parts = [ShuffledRows(range(100, 200), 12 // world_size, 5, rank, world_size)
-             for rank in range(world_size)]  # fmt: skip
-    for sampler in (whole, *parts):
-        sampler.epoch, sampler.start = 3, 2
-    together = torch.stack([torch.tensor(list(part)).view(-1, 12 // world_size) for part in parts])
-    assert together.transpose(0, 1).flatten().tolist() == list(whole)
-    assert len(list(whole)) == 6 * 12  # of eight batches, two are done
-    assert len(whole) == 8 * 12
+    options = {"seed": 5, "epoch": 3}
+    whole = shuffled_batches(range(100, 200), 12, **options)
+    parts = [
+        shuffled_batches(
+            range(100, 200), 12 // world_size, **options, rank=r, world_size=world_size
+        )
+        for r in range(world_size)
+    ]
+    assert [list(chain(*batches)) for batches in zip(*parts, strict=True)] == whole
+    assert len(whole) == 8
 
 
 def test_images_on_the_device_give_an_example_on_the_cpu(monkeypatch):
@@ -211,8 +214,8 @@ def test_channels_may_be_chosen(channels):
 
 
 class Unlabelled(Memory):
-    def unlabelled(self):
-        return ImageArrays(torch.zeros(30, 3, 12, 12))
+    def load(self):
+        return *super().load(), ImageArrays(torch.zeros(30, 3, 12, 12))
 
 
 def test_unlabelled_images_are_trained_on_and_the_labelled_ones_evaluated():
@@ -356,7 +359,7 @@ def test_images_of_different_channels_are_refused():
 )
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Digits(**arguments)
+        Named("Digits", **arguments)
 
 
 def test_a_batch_larger_than_what_is_left_is_refused():
@@ -374,7 +377,7 @@ class TestDegradedViews:
     """Of the views of a pair, the last is degraded where it is asked for."""
 
     def views(self, **options):
-        data = Digits(augmentation=nn.Identity(), batch_size=64, num_workers=0, **options)
+        data = Named("Digits", augmentation=nn.Identity(), batch_size=64, num_workers=0, **options)
         data.trainer = Trainer(training=True)
         images = data.sets[0].images[:64]
         batch = data.on_after_batch_transfer((images, torch.zeros(64), torch.arange(64)), 0)
@@ -393,11 +396,11 @@ class TestDegradedViews:
         with pytest.raises(
             ValueError, match="degraded_views must be from 0 to 2, the views, got 3"
         ):
-            Digits(degraded_views=3)
+            Named("Digits", degraded_views=3)
 
 
 def test_images_of_another_set_are_loaded_after_those_of_the_test_set():
-    data = Digits(batch_size=64, unfamiliar=Digits())
+    data = Named("Digits", batch_size=64, out_of_distribution=Named("Digits"))
     assert [len(loader.dataset) for loader in data.test_dataloader()] == [1437, 360, 360]
     assert len(data.predict_dataloader()) == 2
-    assert data.unfamiliar.set_name == "digits"
+    assert data.out_of_distribution.set_name == "digits"

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, Trainer
 
 from probcl.nn import ConvNet, ProjectedNormalHead, ResNet
 from probcl.programs import VSimCLR
-from probcl.training import ContrastiveModule, Digits
+from probcl.training import ContrastiveModule, Named
 
 # Lightning's notices, and what it does with PyTorch's trees.
 pytestmark = [
@@ -45,7 +45,7 @@ def fitted(module, path, epochs=2, batch_size=128, **options):
         num_sanity_val_steps=0,
         **options,
     )
-    trainer.fit(module, datamodule=Digits(batch_size=batch_size, monitored=0))
+    trainer.fit(module, datamodule=Named("Digits", batch_size=batch_size, monitored=0))
     return np.array(rates.rates)
 
 
