@@ -4,6 +4,7 @@ from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
     bootstrap_interval,
+    correlation_interval,
     error_auroc_interval,
     severity_interval,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "class_mean_angles",
     "classwise_calibration_error",
     "clustering_scores",
+    "correlation_interval",
     "effective_rank",
     "ensemble",
     "error_auroc",

@@ -9,12 +9,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from probcl.checks import as_truths, as_values
-from probcl.evaluation.ood import auroc, error_auroc, severity_correlation
+from probcl.evaluation.ood import auroc, error_auroc, rank_correlation, severity_correlation
 
 __all__ = [
     "Interval",
     "auroc_interval",
     "bootstrap_interval",
+    "correlation_interval",
     "error_auroc_interval",
     "severity_interval",
 ]
@@ -103,10 +104,21 @@ def error_auroc_interval(score: Any, error: Any, seed: int = 0) -> Interval:
     return auroc_interval(values[~wrong], values[wrong], seed=seed)
 
 
+def correlation_interval(score: Any, other: Any, seed: int = 0) -> Interval:
+    """Return ``rank_correlation`` with its interval; the ranks of all items are those of each draw.
+
+    Args:
+        score: Shape ``(N,)``.
+        other: Shape ``(N,)``.
+        seed: Seed of the draws.
+    """
+    value = rank_correlation(score, other)
+    x, y = as_values("score", score), as_values("other", other)
+    return _interval(value, _resampled_correlations(x[None], y[None], seed))
+
+
 def severity_interval(*scores: Mapping[int, Any], seed: int = 0) -> Interval:
     """Return ``severity_correlation`` with its interval, items resampled with all severities.
-
-    The ranks are those of all items, in each resample.
 
     Args:
         *scores: Scores of the same items by severity, each of shape ``(N,)``, for one or several
@@ -117,17 +129,21 @@ def severity_interval(*scores: Mapping[int, Any], seed: int = 0) -> Interval:
     for levels in scores:
         values.append(severity_correlation(levels))
         table = torch.stack([as_values("scores", level) for level in levels.values()])
-        rank = torch.as_tensor(rankdata(table, "average")).view(table.shape)
-        rank = rank - rank.mean()
-        severity = torch.as_tensor(rankdata(list(levels), "average"))
-        severity = (severity - severity.mean()) / severity.std(correction=0)
-        # Each item brings every severity: three sums for each are all that a resample needs.
-        sums = torch.stack([severity @ rank, rank.sum(0), rank.square().sum(0)], -1)
-        random = np.random.default_rng(seed)  # the same items for every corruption
-        drawn = _resampled(torch.ones(table.shape[1]), random) @ sums / table.numel()
-        covariance, mean, square = drawn.unbind(-1)
-        draws.append(covariance / (square - mean.square()).clamp_min(1e-300).sqrt())
+        severity = torch.tensor(list(levels), dtype=torch.double)[:, None].expand_as(table)
+        draws.append(_resampled_correlations(table, severity, seed))
     return _interval(sum(values) / len(values), torch.stack(draws).mean(0))
+
+
+def _resampled_correlations(x: Tensor, y: Tensor, seed: int) -> Tensor:
+    """Return Spearman's correlation of pairs ``(L, N)`` in each resample of the ``N`` items."""
+    x, y = (torch.as_tensor(rankdata(v, "average")).view(v.shape) for v in (x, y))
+    x, y = x - x.mean(), y - y.mean()
+    # Five sums for each item are all that a resample needs.
+    sums = torch.stack([x * y, x, y, x * x, y * y], -1).mean(0)
+    # By one seed, the same items for every score and corruption.
+    drawn = _resampled(torch.ones(len(sums)), np.random.default_rng(seed)) @ sums / len(sums)
+    xy, x, y, xx, yy = drawn.unbind(-1)
+    return (xy - x * y) / ((xx - x * x) * (yy - y * y)).clamp_min(1e-300).sqrt()
 
 
 def _resampled(counts: Tensor, random: np.random.Generator) -> Tensor:

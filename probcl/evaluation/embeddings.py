@@ -1,17 +1,18 @@
-"""What an encoder says of a set of items: the arrays that evaluation works on."""
+"""What an encoder says of items: the arrays that evaluation works on, and their checks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.checks import as_labels, as_matrix
+from probcl.checks import as_labels, as_matrix, require_two
 from probcl.distributions import Point, as_posterior
 
-__all__ = ["Embeddings"]
+__all__ = ["Embeddings", "Sets"]
 
 
 class Embeddings:
@@ -72,11 +73,15 @@ class Embeddings:
         """Row of each item in its data set, shape ``(N,)``."""
         return torch.arange(len(self)) if self._rows is None else self._rows
 
-    def with_labels(self, labels: Any) -> "Embeddings":
-        """Return the same items with these labels, shape ``(N,)``."""
-        other = copy(self)
-        other.labels = as_labels("labels", labels, len(self))
-        return other
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels, of two classes at least."""
+        return self.labels is not None and len(self.labels.unique()) > 1
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the features are others than the embedding."""
+        return self.features is not self.embedding
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -89,13 +94,122 @@ class Embeddings:
             present = [value for value in values if value is not None]
             return torch.cat(present) if len(present) == len(values) else None
 
-        own = [part.features is not part.embedding for part in parts]
         return cls(
             joined([part.embedding for part in parts]),
             joined([part.labels for part in parts]),
-            joined([part.features for part in parts]) if all(own) else None,
+            joined([part.features for part in parts])
+            if all(part.has_features for part in parts)
+            else None,
             [block for part in parts for block in part.posterior]
             if all(part.posterior for part in parts)
             else None,
             joined([part._rows for part in parts]),
         )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of items that an evaluation is of.
+
+    Args:
+        train: What others are compared with.
+        test: What is measured.
+        out_of_distribution: Sets unlike the training set, by name.
+        corrupted: Test items, corrupted, by name and severity; their rows are those of the test.
+
+    Raises:
+        ValueError: If the sets are not of one kind, or classes or rows are not known.
+    """
+
+    train: Embeddings
+    test: Embeddings
+    out_of_distribution: dict[str, Embeddings]
+    corrupted: dict[tuple[str, int], Embeddings]
+
+    @classmethod
+    def of(
+        cls,
+        train: tuple[Any, Any],
+        test: tuple[Any, Any],
+        out_of_distribution: Mapping[str, Any],
+        corrupted: Mapping[str, Mapping[int, Any]],
+    ) -> "Sets":
+        """Make sets of arrays, those of ``train`` and ``test`` with their labels."""
+        return cls(
+            _embeddings("train", *train),
+            _embeddings("test", *test),
+            {n: _embeddings(_outside(n), part) for n, part in out_of_distribution.items()},
+            {
+                (n, severity): _embeddings(_corrupted(n, severity), part)
+                for n, levels in corrupted.items()
+                for severity, part in levels.items()
+            },
+        )
+
+    def __post_init__(self) -> None:
+        require_two("train", self.train.embedding)
+        others = {"test": self.test}
+        others |= {_outside(name): part for name, part in self.out_of_distribution.items()}
+        others |= {_corrupted(*key): part for key, part in self.corrupted.items()}
+        for name, part in others.items():
+            _require_alike(name, part, self.train)
+        if self.train.labels is not None and self.test.labels is not None:
+            unknown = self.test.labels[~torch.isin(self.test.labels, self.train.labels)]
+            if len(unknown):
+                raise ValueError(
+                    f"test_labels must be among those of the training items, which lack class "
+                    f"{int(unknown[0])}: leave out the items of classes that training lacks."
+                )
+        for key, part in self.corrupted.items():
+            if not torch.isin(part.rows, self.test.rows).all():
+                raise ValueError(
+                    f"{_corrupted(*key)} must have rows of the test items: give Embeddings with "
+                    "rows."
+                )
+
+    @property
+    def there(self) -> set[str]:
+        """What there is of what scores and metrics need."""
+        given = {
+            "labels": self.train.labelled,
+            "test labels": self.train.labelled and self.test.labelled,
+            "posterior": bool(self.train.posterior),
+            "corrupted": bool(self.corrupted),
+        }
+        return {need for need, is_given in given.items() if is_given}
+
+
+def _outside(name: str) -> str:
+    return f"out_of_distribution[{name!r}]"
+
+
+def _corrupted(name: str, severity: int) -> str:
+    return f"corrupted[{name!r}][{severity}]"
+
+
+def _embeddings(name: str, value: Any, labels: Any = None) -> Embeddings:
+    """Return a set as ``Embeddings``, or raise ``ValueError`` that begins with its name."""
+    try:
+        if not isinstance(value, Embeddings):
+            return Embeddings(value, labels)
+        if labels is None:
+            return value
+        labelled = copy(value)
+        labelled.labels = as_labels("labels", labels, len(value))
+        return labelled
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _require_alike(name: str, part: Embeddings, train: Embeddings) -> None:
+    for what in ("embedding", "features"):
+        own, other = getattr(part, what).shape[1], getattr(train, what).shape[1]
+        if own != other:
+            raise ValueError(f"{name} must have an {what} of {other} numbers, as train, got {own}.")
+    for what, own, other in (
+        ("features", part.has_features, train.has_features),
+        ("a posterior", bool(part.posterior), bool(train.posterior)),
+    ):
+        if own != other:
+            has, lacks = (name, "train") if own else ("train", name)
+            raise ValueError(f"{lacks} must have {what} too, as {has}, or neither.")

@@ -4,21 +4,21 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from probcl.checks import as_values, require_two
+from probcl.checks import as_values
 from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
-    bootstrap_interval,
+    correlation_interval,
     error_auroc_interval,
     severity_interval,
 )
 from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
-from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.embeddings import Embeddings, Sets
 from probcl.evaluation.geometry import effective_rank
 from probcl.evaluation.items import Query, Reference
 from probcl.evaluation.metrics import METRICS, Metric, compute_metric
@@ -26,7 +26,6 @@ from probcl.evaluation.ood import (
     auroc,
     average_precision,
     false_positive_rate,
-    rank_correlation,
     severity_correlation,
 )
 from probcl.evaluation.probe import accuracy
@@ -129,25 +128,15 @@ def evaluate(
         >>> evaluation.metrics["unc/retrieval_error/agreement"] > 0.7
         True
     """
-    sets = _Sets(
-        _embeddings("train", train, train_labels),
-        _embeddings("test", test, test_labels),
-        {
-            name: _embeddings(f"out_of_distribution[{name!r}]", part)
-            for name, part in (out_of_distribution or {}).items()
-        },
-        {
-            name: {s: _embeddings(f"corrupted[{name!r}][{s}]", part) for s, part in levels.items()}
-            for name, levels in (corrupted or {}).items()
-        },
+    sets = Sets.of(
+        (train, train_labels), (test, test_labels), out_of_distribution or {}, corrupted or {}
     )
-    sets.check()
     truth = true_concentration
     if truth is not None:
         truth = as_values("true_concentration", truth, len(sets.test))
     left_out: dict[str, str] = {}
-    wanted_scores = _wanted("scores", scores, SCORES, sets.for_scores(), left_out)
-    wanted_metrics = _wanted("metrics", metrics, METRICS, sets.for_metrics(), left_out)
+    wanted_scores = _wanted("scores", scores, SCORES, sets.there, left_out)
+    wanted_metrics = _wanted("metrics", metrics, METRICS, sets.there, left_out)
     with progress_bar(progress), torch.no_grad():
         return _measure(sets, truth, wanted_scores, wanted_metrics, left_out)
 
@@ -173,88 +162,13 @@ def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
     return monitored
 
 
-class _Sets(NamedTuple):
-    """What an evaluation is of."""
-
-    train: Embeddings
-    test: Embeddings
-    out_of_distribution: dict[str, Embeddings]
-    corrupted: dict[str, dict[int, Embeddings]]
-
-    def by_name(self) -> dict[str, Embeddings]:
-        """Return all sets by the name of their argument."""
-        sets = {"train": self.train, "test": self.test}
-        for name, part in self.out_of_distribution.items():
-            sets[f"out_of_distribution[{name!r}]"] = part
-        for name, severity, part in self.of_corruptions():
-            sets[f"corrupted[{name!r}][{severity}]"] = part
-        return sets
-
-    def of_corruptions(self) -> list[tuple[str, int, Embeddings]]:
-        """Return the corrupted sets, with corruption and severity."""
-        return [(n, s, part) for n, levels in self.corrupted.items() for s, part in levels.items()]
-
-    def check(self) -> None:
-        """Raise ``ValueError`` unless the sets are of one kind, and the classes known."""
-        require_two("train", self.train.embedding)
-        for name, part in self.by_name().items():
-            for what in ("embedding", "features"):
-                own, other = getattr(part, what).shape[1], getattr(self.train, what).shape[1]
-                if own != other:
-                    raise ValueError(
-                        f"{name} must have an {what} of {other} numbers, as train, got {own}."
-                    )
-            if bool(part.posterior) != bool(self.train.posterior):
-                has, lacks = (name, "train") if part.posterior else ("train", name)
-                raise ValueError(
-                    f"posterior must be given for all sets or none, {has} has one and {lacks} none."
-                )
-        if self.train.labels is not None and self.test.labels is not None:
-            unknown = self.test.labels[~torch.isin(self.test.labels, self.train.labels)]
-            if len(unknown):
-                raise ValueError(
-                    f"test_labels must be among those of the training items, which lack class "
-                    f"{int(unknown[0])}: leave out the items of classes that training lacks."
-                )
-        for name, severity, part in self.of_corruptions():
-            if not torch.isin(part.rows, self.test.rows).all():
-                raise ValueError(
-                    f"corrupted[{name!r}][{severity}] must have rows of the test items: give "
-                    "Embeddings with rows."
-                )
-
-    def for_scores(self) -> set[str]:
-        """Return what there is of what scores need."""
-        there = {"labels": _labelled(self.train), "posterior": bool(self.train.posterior)}
-        return {need for need, is_there in there.items() if is_there}
-
-    def for_metrics(self) -> set[str]:
-        """Return what there is of what metrics need."""
-        labelled = _labelled(self.train) and _labelled(self.test)
-        there = {"labels": labelled, "corrupted": bool(self.corrupted)}
-        return {need for need, is_there in there.items() if is_there}
-
-
 #: What is missing where a need is not met.
 _MISSING = {
     "labels": "labels of two classes at least",
+    "test labels": "labels of two classes at least",
     "posterior": "posteriors",
     "corrupted": "corrupted test items",
 }
-
-
-def _labelled(part: Embeddings) -> bool:
-    return part.labels is not None and len(part.labels.unique()) > 1
-
-
-def _embeddings(name: str, value: Any, labels: Any = None) -> Embeddings:
-    """Return a set as ``Embeddings``, or raise ``ValueError`` that begins with its name."""
-    try:
-        if not isinstance(value, Embeddings):
-            return Embeddings(value, labels)
-        return value if labels is None else value.with_labels(labels)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _wanted(
@@ -265,7 +179,7 @@ def _wanted(
     left_out: dict[str, str],
 ) -> list[str]:
     """Return the names to compute; note why others are left out, or raise ``ValueError``."""
-    wanted = list(table) if names is None else list(names)
+    wanted = list(table) if names is None else [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in table:
             raise ValueError(
@@ -280,7 +194,7 @@ def _wanted(
 
 
 def _measure(
-    sets: _Sets,
+    sets: Sets,
     truth: Tensor | None,
     scores: list[str],
     metrics: list[str],
@@ -288,15 +202,14 @@ def _measure(
 ) -> Evaluation:
     reference = Reference(sets.train, "training items")
     test = Query(sets.test, "test items", reference)
-    labelled = "labels" in sets.for_metrics()
+    labelled = "test labels" in sets.there
     found = _scores_of(test, scores)
-    left_out |= {name: "these items have none" for name in scores if name not in found}
-    strange = {
+    outside = {
         name: _scores_of(Query(part, name, reference), found)
         for name, part in track("sets out of distribution", list(sets.out_of_distribution.items()))
     }
     by_severity: dict[str, dict[str, dict[int, Tensor]]] = {}
-    for name, severity, part in track("corruptions", sets.of_corruptions()):
+    for (name, severity), part in track("corruptions", list(sets.corrupted.items())):
         items = Query(part, f"{name}, severity {severity}", reference)
         place = torch.searchsorted(test.rows, items.rows)
         for score, values in _scores_of(items, found).items():
@@ -306,18 +219,22 @@ def _measure(
             items.labels = test.labels[place]
             test.shift.setdefault(name, {})[severity] = _shift(items)
     numbers = {name: compute_metric(name, test) for name in track("metrics", metrics)}
-    left_out |= {name: "too few items" for name, value in numbers.items() if value is None}
     flat = {name: value for name, value in numbers.items() if value is not None}
+    left_out |= {
+        name: "cannot be had of these items"
+        for name in (*scores, *metrics)
+        if name not in flat | found
+    }
     wrong = test.wrong if labelled and found else {}
     known = None if truth is None else test.sorted(truth)
     answers = {}
     for score, values in track("answers of the scores", list(found.items())):
-        others = {name: by_score[score] for name, by_score in strange.items()}
+        others = {name: by_score[score] for name, by_score in outside.items()}
         severe = {name: by_score[score] for name, by_score in by_severity.items()}
         answers[score] = _answers(values, wrong, others, severe, known)
-        own = {question: answer.value for question, answer in answers[score].items()}
-        own |= _numbers(values, wrong, others, severe)
-        flat |= {f"unc/{question}/{score}": value for question, value in own.items()}
+        flat |= {f"unc/{q}/{score}": answer.value for q, answer in answers[score].items()}
+        own = _numbers(values, wrong, others, severe)
+        flat |= {f"unc/{name}/{score}": value for name, value in own.items()}
     return Evaluation(
         metrics=flat,
         answers=answers,
@@ -325,7 +242,7 @@ def _measure(
         scores=found,
         probabilities=test.probabilities if wrong else torch.empty(len(test), 0),
         wrong=wrong,
-        out_of_distribution=strange,
+        out_of_distribution=outside,
         by_severity=by_severity,
         shift=test.shift,
         spectrum=test.spectrum,
@@ -350,7 +267,7 @@ def _shift(items: Query) -> dict[str, float]:
 def _answers(
     score: Tensor,
     wrong: Mapping[str, Tensor],
-    strange: Mapping[str, Tensor],
+    outside: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
     truth: Tensor | None,
 ) -> dict[str, Interval]:
@@ -358,19 +275,19 @@ def _answers(
     if wrong:
         answers["retrieval_error"] = error_auroc_interval(score, wrong["retrieval"])
         answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
-    if strange:
-        answers["out_of_distribution"] = auroc_interval(score, *strange.values())
+    if outside:
+        answers["out_of_distribution"] = auroc_interval(score, *outside.values())
     if by_severity:
         answers["corruption"] = severity_interval(*by_severity.values())
     if truth is not None:
-        answers["truth"] = bootstrap_interval(rank_correlation, score, -truth)
+        answers["truth"] = correlation_interval(score, -truth)
     return answers
 
 
 def _numbers(
     score: Tensor,
     wrong: Mapping[str, Tensor],
-    strange: Mapping[str, Tensor],
+    outside: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
 ) -> dict[str, float]:
     numbers: dict[str, float] = {}
@@ -382,7 +299,7 @@ def _numbers(
             "augrc": curve.generalised_area,
             "coverage_at_1_percent_risk": curve.coverage_at(0.01),
         }
-    for name, values in strange.items():
+    for name, values in outside.items():
         numbers[f"auroc_{name}"] = auroc(score, values)
         numbers[f"aupr_{name}"] = average_precision(score, values)
         numbers[f"fpr95_{name}"] = false_positive_rate(score, values)

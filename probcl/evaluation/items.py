@@ -1,6 +1,6 @@
 """Sets of items, and what scores and metrics share of them: each computed once, when asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from probcl.evaluation.ood import (
     fit_gaussians,
 )
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
-from probcl.evaluation.progress import track
+from probcl.evaluation.progress import step, track
 from probcl.evaluation.sampled import expected_entropy, predictive_entropy
 from probcl.sphere import normalize
 
@@ -46,8 +46,8 @@ class Items:
         self.name = name
         self.rows = rows[self._order]
         self.embedding = given.embedding[self._order]
-        self.own_features = given.features is not given.embedding
-        self.features = given.features[self._order] if self.own_features else self.embedding
+        self.has_features = given.has_features
+        self.features = given.features[self._order] if self.has_features else self.embedding
         none = torch.empty(0, dtype=torch.long)
         self.labels = none if given.labels is None else given.labels[self._order]
         self.posterior = given.posterior
@@ -84,7 +84,7 @@ class Items:
         return Embeddings(
             self.embedding,
             self.labels if len(self.labels) else None,
-            self.features if self.own_features else None,
+            self.features if self.has_features else None,
             rows=self.rows,
         )
 
@@ -97,12 +97,9 @@ class Items:
         Returns:
             Shape ``(N,)``.
         """
+        blocks = track(f"{self.name}: posteriors", self.posterior)
         with torch.no_grad():
-            values = [compute(q).cpu() for q in self._blocks("posteriors")]
-        return torch.cat(values)[self._order]
-
-    def _blocks(self, what: str) -> Iterator[Any]:
-        return track(f"{self.name}: {what}", self.posterior)
+            return torch.cat([compute(q).cpu() for q in blocks])[self._order]
 
 
 class Reference(Items):
@@ -137,7 +134,7 @@ class Reference(Items):
     @cached_property
     def embedding_probe(self) -> LinearProbe:
         """Linear probe of the directions."""
-        return fit_linear_probe(self.direction, self.labels) if self.own_features else self.probe
+        return fit_linear_probe(self.direction, self.labels) if self.has_features else self.probe
 
     @cached_property
     def aggregate(self) -> Aggregate:
@@ -243,7 +240,7 @@ class Query(Items):
         """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
         return self.logits.double().softmax(-1)
 
-    @cached_property
+    @property
     def standardised(self) -> Tensor:
         """Features and direction as the Gaussians take them, shape ``(N, F)``."""
         return self.reference.standardised(self)
@@ -261,12 +258,13 @@ class Query(Items):
     @cached_property
     def sampled(self) -> Sampled:
         """What 64 samples of each posterior say, from base samples that all items share."""
-        parts = [self._of_samples(q) for q in self._blocks("samples of the posteriors")]
+        total = _PASSES * len(self.posterior)
+        with step(f"{self.name}: samples of the posteriors", total) as advance, torch.no_grad():
+            parts = [self._of_samples(q, advance) for q in self.posterior]
         surprise, *others = (torch.cat(values)[self._order] for values in zip(*parts, strict=True))
         return Sampled(surprise, *(others or (None, None)))
 
-    @torch.no_grad()
-    def _of_samples(self, posterior: Any) -> tuple[Tensor, ...]:
+    def _of_samples(self, posterior: Any, advance: Callable[[], None]) -> tuple[Tensor, ...]:
         reference = self.reference
         dtype = reference.direction.dtype
         # A few at a time, each time by the next seed: memory does not grow with their number.
@@ -279,6 +277,7 @@ class Query(Items):
             z = first if seed == 0 else posterior.draw(_DRAWS, seed).cpu().to(dtype)
             p = reference.embedding_probe.probabilities(z)
             mean, entropy = mean + p.mean(0) / _PASSES, entropy + expected_entropy(p) / _PASSES
+            advance()
         total = predictive_entropy(mean[None])
         return surprise, total, (total - entropy).clamp_min(0)
 
@@ -316,6 +315,6 @@ class Query(Items):
 
 def _joint(items: Items) -> Tensor:
     """Return features and direction beside each other; the embedding where there are no others."""
-    if not items.own_features:
+    if not items.has_features:
         return items.embedding
     return torch.cat([items.features, items.direction.to(items.features.dtype)], -1)

@@ -7,6 +7,7 @@ A metric of your own is one more row, and ``evaluate`` takes it up:
     )
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from probcl.evaluation.conformal import fit_conformal, set_coverage, set_size
 from probcl.evaluation.items import Query
 from probcl.evaluation.knn import map_at_r
 from probcl.evaluation.probe import accuracy, few_shot_accuracy, top_k_accuracy
+from probcl.evaluation.progress import step
 
 __all__ = ["GROUPS", "METRICS", "Metric", "compute_metric"]
 
@@ -44,7 +46,7 @@ GROUPS = {
     "the probe's lower bound, InfoNCE's lower bound between two items of a class, and KSG's.",
 }
 
-_LABELS = ("labels",)
+_LABELS = ("test labels",)
 
 
 class Metric(NamedTuple):
@@ -56,8 +58,8 @@ class Metric(NamedTuple):
         compute: Test items (``probcl.evaluation.items.Query``) to the number; None where it cannot
             be had.
         headline: Whether it is among the few that are shown first.
-        needs: What must be given: ``"labels"`` of training and test items, of two classes at
-            least; ``"corrupted"`` test items.
+        needs: What must be given: ``"labels"`` of the training items, of two classes at least,
+            ``"test labels"`` too; ``"posterior"`` of all items; ``"corrupted"`` test items.
     """
 
     group: str
@@ -68,9 +70,10 @@ class Metric(NamedTuple):
 
 
 def compute_metric(name: str, items: Query) -> float | None:
-    """Return a metric of ``METRICS``; None where it cannot be had."""
-    value = METRICS[name].compute(items)
-    return None if value is None else float(value)
+    """Return a metric of ``METRICS``; None where it cannot be had, or is not finite."""
+    with step(name, 1):
+        value = METRICS[name].compute(items)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _top_5(items: Query) -> float | None:
@@ -235,7 +238,7 @@ METRICS = {
     **{
         f"shift/{measure}": Metric(
             "shift", f"{meaning} of the probe on corrupted items", partial(_shift, measure),
-            measure == "top1", ("labels", "corrupted"),
+            measure == "top1", ("test labels", "corrupted"),
         )
         for measure, meaning in {
             "top1": "accuracy", "nll": "negative log likelihood", "ece": "calibration error"

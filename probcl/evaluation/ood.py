@@ -32,7 +32,7 @@ __all__ = [
     "severity_correlation",
 ]
 
-_LARGEST = 50_000
+_LARGEST = 20_000
 _MIXTURE = 2048
 _NEAR, _FAR = 0.85, 0.985  # quantiles of the distances of clean items
 
@@ -177,7 +177,7 @@ class Gaussians:
 
 
 def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
-    """Fit Gaussians to at most 50,000 evenly spaced items, the covariance shrunk.
+    """Fit Gaussians to at most 20,000 evenly spaced items, the covariance shrunk.
 
     Args:
         features: Shape ``(N, F)``.

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probcl.checks import as_values
 from probcl.evaluation.items import Query
 from probcl.evaluation.knn import vote_entropy
+from probcl.evaluation.progress import step
 
 __all__ = ["QUESTIONS", "SCORES", "Score", "compute_score"]
 
@@ -49,11 +51,11 @@ class Score(NamedTuple):
 def compute_score(name: str, items: Query) -> Tensor | None:
     """Return a score of ``SCORES`` in float64, shape ``(N,)``; None where it cannot be had."""
     try:
-        with torch.no_grad():
+        with step(f"{items.name}: {name}", 1), torch.no_grad():
             values = SCORES[name].compute(items)
     except NotImplementedError:
         return None
-    return None if values is None else values.double()
+    return None if values is None else as_values(f"{name} of {items.name}", values, len(items))
 
 
 def _log_det_covariance(items: Query) -> Tensor | None:
