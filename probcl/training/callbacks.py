@@ -115,13 +115,18 @@ def peak_memory(device: torch.device) -> int:
 class RequireFinite(Callback):
     """Stop a training whose loss or weights are not finite, before a checkpoint is written."""
 
+    def __init__(self) -> None:
+        self._terms: tuple[str, ...] = ()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check the loss of a step that is logged: to read a number is to wait for the device."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if outputs and every and batch_idx % every == 0:
-            _require_finite_loss(trainer, outputs)
+        if outputs:
+            self._terms = tuple(outputs)
+            if every and batch_idx % every == 0:
+                _require_finite_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights."""
@@ -129,13 +134,13 @@ class RequireFinite(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the mean loss of the epoch, and the weights."""
-        if "loss" in trainer.callback_metrics:
-            _require_finite_loss(trainer, {"loss": trainer.callback_metrics["loss"]})
+        means = trainer.callback_metrics
+        _require_finite_loss(trainer, {name: means[name] for name in self._terms})
         _require_finite_weights(trainer, pl_module)
 
 
 def _require_finite_loss(trainer: Trainer, terms: dict[str, Tensor]) -> None:
-    if not terms["loss"].isfinite():
+    if terms and not terms["loss"].isfinite():
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise ValueError(
             f"the loss is not finite in epoch {trainer.current_epoch} ({values}): lower the "
@@ -167,8 +172,24 @@ class ProgressBar(RichProgressBar):
         """Return the numbers beside the bar."""
         if self._read[0] != trainer.current_epoch:
             self._read = (trainer.current_epoch, super().get_metrics(trainer, pl_module))
-        throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        (throughput,) = (c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
         return self._read[1] | {"images/s": round(throughput.images_per_second)}
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Name what is embedded."""
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if self.progress is not None and self.test_progress_bar_id is not None:
+            part = " ".join(
+                str(word) for word in as_batch(batch, dataloader_idx).part or () if word
+            )
+            self.progress.update(self.test_progress_bar_id, description=part.replace("_", " "))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make way for the bar of what is computed once all is embedded."""

@@ -13,9 +13,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from probcl.data import (
-    CORRUPTIONS,
-    OUT_OF_DISTRIBUTION,
-    SEVERITIES,
     Augmentation,
     Degrade,
     ImageArrays,
@@ -26,7 +23,7 @@ from probcl.data import (
 )
 from probcl.data.views import CroppedBatch, CroppedViews, collate_views, read_into_memory
 from probcl.training.batch import TEST, TRAIN, Batch, Part
-from probcl.training.evaluation import EVALUATION_BATCH
+from probcl.training.evaluation import CHANGED, CORRUPTED, EVALUATION_BATCH, changed
 from probcl.training.sampler import Batches, blocks, derived_seed, shuffled_batches
 
 __all__ = ["ImageData"]
@@ -241,13 +238,12 @@ class ImageData(LightningDataModule, ABC):
         count = len(test)  # type: ignore[arg-type]
         limit = 1.0 if self.trainer is None else self.trainer.limit_test_batches
         limited = limit != 1 or isinstance(limit, int)  # 1.0 is all of them, 1 is one
-        changed = self.example.dim() == 4 and not limited  # else vectors
-        changes = [Part("out_of_distribution", name) for name in OUT_OF_DISTRIBUTION if changed]
-        loaders = [self._evaluated(train, [TRAIN]), self._evaluated(test, [TEST, *changes])]
-        if changed and self.corrupted:
-            corrupted = [Part("corrupted", name, s) for name in CORRUPTIONS for s in SEVERITIES]
+        whole = self.example.dim() == 4 and not limited  # else vectors
+        loaders = [self._evaluated(train, [TRAIN])]
+        loaders.append(self._evaluated(test, [TEST, *CHANGED] if whole else [TEST]))
+        if whole and self.corrupted:
             rows = range(0, count, -(-count // self.corrupted))
-            loaders.append(self._evaluated(test, corrupted, rows))
+            loaders.append(self._evaluated(test, CORRUPTED, rows))
         if self.out_of_distribution is not None:
             other = self.out_of_distribution
             part = Part("out_of_distribution", other.set_name)
@@ -323,7 +319,7 @@ class ImageData(LightningDataModule, ABC):
                 views[-self.degraded_views :] = last
         else:
             image = self._with_channels(self._whole(batch))
-            views = [_changed(image, batch[2], part)]
+            views = [changed(image, batch[2], part)]
         if self.trainer is not None:  # bytes have become float32: the weights may be wider or not
             views = [self.trainer.precision_plugin.convert_input(view) for view in views]
         one_size = len({view.shape for view in views}) == 1
@@ -395,12 +391,3 @@ class ImageData(LightningDataModule, ABC):
 def _identity(batch: Any) -> Any:
     """Pass on a batch that the data set has already put together."""
     return batch
-
-
-def _changed(images: Tensor, rows: Tensor, part: Part) -> Tensor:
-    """Return images with the change that a part of the evaluation asks for."""
-    if part.kind == "corrupted":
-        return CORRUPTIONS[part.name].apply(images, part.severity, rows)
-    if part.kind == "out_of_distribution" and part.name in OUT_OF_DISTRIBUTION:
-        return OUT_OF_DISTRIBUTION[part.name].apply(images, rows)
-    return images

@@ -8,17 +8,46 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import pad
 
+from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.distributions import Point
 from probcl.evaluation import Embeddings, Evaluation, evaluate
 from probcl.programs import Program
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 
-__all__ = ["EVALUATION_BATCH", "embed", "encode", "evaluate_parts", "gather"]
+__all__ = [
+    "CHANGED",
+    "CORRUPTED",
+    "EVALUATION_BATCH",
+    "changed",
+    "embed",
+    "encode",
+    "evaluate_parts",
+    "gather",
+]
+
+#: Test images made into what is out of distribution, and corrupted ones.
+CHANGED = [Part("out_of_distribution", name) for name in OUT_OF_DISTRIBUTION]
+CORRUPTED = [Part("corrupted", name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
 
 #: Images of an evaluation are encoded so many at a time, whatever the batch of the training.
 EVALUATION_BATCH = 64
 # Posteriors are computed from so many features at a time.
 HEAD_BATCH = 4096
+
+
+def changed(images: Tensor, rows: Tensor, part: Part) -> Tensor:
+    """Return images ``(N, ...)`` with the change that a part of an evaluation asks for, if any.
+
+    Args:
+        images: Shape ``(N, channels, height, width)``, floats in [0, 1].
+        rows: Rows of the images in their data set, from which random draws follow, shape ``(N,)``.
+        part: Part of the evaluation.
+    """
+    if part.kind == "corrupted":
+        return CORRUPTIONS[part.name].apply(images, part.severity, rows)
+    if part in CHANGED:
+        return OUT_OF_DISTRIBUTION[part.name].apply(images, rows)
+    return images
 
 
 def encode(program: Program, batch: Batch) -> Batch:
@@ -71,16 +100,14 @@ def embed(program: Program, batches: Iterable[Batch], device: torch.device) -> E
 
 
 def gather(collected: Mapping[Part, list[Batch]], world_size: int) -> dict[Part, list[Batch]]:
-    """Return what all processes have collected, the same on each of them."""
-    if world_size == 1:
-        return dict(collected)
-    ranks: list[dict[Part, list[Batch]]] = [{} for _ in range(world_size)]
-    torch.distributed.all_gather_object(ranks, dict(collected))
-    together: dict[Part, list[Batch]] = defaultdict(list)
-    for rank in ranks:
-        for part, batches in rank.items():
-            together[part] += batches
-    return together
+    """Return what all processes have collected, the same in the same order on each of them."""
+    ranks: list[Mapping[Part, list[Batch]]] = [collected] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(ranks, dict(collected))
+    found = {part for rank in ranks for part in rank}
+    known = [part for part in (TRAIN, TEST, *CHANGED, *CORRUPTED) if part in found]
+    ordered = known + sorted(found.difference(known))
+    return {part: [batch for rank in ranks for batch in rank.get(part, [])] for part in ordered}
 
 
 @torch.inference_mode(False)

@@ -139,7 +139,7 @@ class ContrastiveModule(LightningModule):
         self.trainer.fit_loop.setup_data()
         with seeded(0):  # the loader may draw from the source that the training draws from
             first = as_batch(next(iter(self.trainer.train_dataloader)))  # type: ignore[arg-type]
-        return first.views[0], first.size
+        return first.views[0][:1].cpu(), first.size
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer, its learning rate rising and then falling to zero.
@@ -154,10 +154,17 @@ class ContrastiveModule(LightningModule):
         self.trainer.fit_loop.setup_data()
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         steps = self.trainer.estimated_stepping_batches
-        if self.warmup_epochs is not None:
-            warmup = self.warmup_epochs * per_epoch
-        else:
+        if self.warmup_epochs is None:
             warmup = min(10 * per_epoch, steps / 10) if batch > 256 else 0
+        else:
+            warmup = self.warmup_epochs and self.warmup_epochs * per_epoch
+        if warmup == math.inf:  # nobody knows when the training ends, or even an epoch
+            if self.warmup_epochs is not None:
+                raise ValueError(
+                    f"warmup_epochs must be 0 with a loader of unknown length, got "
+                    f"{self.warmup_epochs}."
+                )
+            warmup = 0
         # A resumed run may have more steps: the shape follows from them, and is not restored.
         factor = WarmupCosine(steps, round(warmup))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor.__call__)
