@@ -2,19 +2,15 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -25,24 +21,19 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-import probcl.data
-import probcl.infer
-import probcl.nn
-import probcl.programs
-import probcl.training
-from probcl.cli_errors import answer_to_bad_input, parser_sentence
-from probcl.evaluation import Embeddings
+from probcl.cli_arguments import names_a_run, program_of, with_config_of_run, with_our_names
+from probcl.cli_errors import Parser, answer_to_bad_input
 from probcl.hub import Pretrained
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
-    config_of_run,
     discard_if_unused,
     is_whole,
     make_run_dir,
     newest_checkpoint,
     newest_run,
     set_aside,
+    write_embeddings,
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
@@ -58,15 +49,6 @@ DESCRIPTIONS = {
     "predict": "Write the embeddings of the images by the checkpoint of a run to one .npz file.",
 }
 
-# Arguments by which a run is another one than the default run.
-_NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|$)"
-
-# Options whose value may be the name of a class; others, such as --data.root, take any text.
-_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.out_of_distribution$|--model\."
-
-# Options whose value may be the name of a data set.
-_TAKES_A_DATA_SET = r"--data(\.out_of_distribution)?"
-
 # How many of the files that cannot be read are named.
 SHOWN_FILES = 10
 
@@ -80,9 +62,23 @@ class ProbclCLI(LightningCLI):
     run_dir: Path
     resumed: Path | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, args: list[str]) -> None:
+        self.program = program_of(args)
+        defaults = [DEFAULT] if names_a_run(args) else [DEFAULT, DIGITS]
         try:
-            super().__init__(*args, **kwargs)
+            super().__init__(
+                ContrastiveModule,
+                ImageData,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                parser_kwargs={
+                    name: {"description": description, "default_config_files": defaults}
+                    for name, description in DESCRIPTIONS.items()
+                },
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
         finally:
             os.environ.pop(_RUN_DIR, None)
             if hasattr(self, "run_dir") and not _rank():
@@ -96,7 +92,9 @@ class ProbclCLI(LightningCLI):
         return {"fit": fit, "test": rest, "predict": rest}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the folder of the run, and whether a training ends with an evaluation."""
+        """Add options of our own, and the defaults of the program that is named."""
+        # Those of another class would hold for it too, where both have an argument.
+        parser.set_defaults({"model.program": self.program})
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -111,9 +109,8 @@ class ProbclCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the command line, with the configuration of the run that a checkpoint is of."""
-        given = sys.argv[1:] if args is None else list(args)
-        given = _with_our_classes(_with_config_of_run(given))
+        """Parse the command line, and find the run to go on with."""
+        given = list(args or ())
         self.config = parser.parse_args(given)
         if self.config.subcommand == "fit" and self.config.fit.ckpt_path == "last":
             self._go_on(parser, given)
@@ -253,10 +250,8 @@ class ProbclCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write the embeddings of the training and the test set to one ``.npz`` file."""
-        train, test = self.trainer.predict(**kwargs) or ([], [])
-        path = self.run_dir / "embeddings.npz"
-        np.savez(path, **_arrays({"train": train, "test": test}))
-        Console(highlight=False).print(f"embeddings: {path}", markup=False, soft_wrap=True)
+        parts = dict(zip(("train", "test"), self.trainer.predict(**kwargs) or (), strict=False))
+        _say(f"embeddings: {write_embeddings(self.run_dir, parts)}")
 
 
 def run(args: list[str]) -> None:
@@ -268,16 +263,7 @@ def run(args: list[str]) -> None:
     _show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
-        ProbclCLI(
-            ContrastiveModule,
-            ImageData,
-            subclass_mode_data=True,
-            parser_class=Parser,
-            parser_kwargs=_parser_kwargs(args),
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        ProbclCLI(with_our_names(with_config_of_run(args)))
     except SIGTERMException:
         _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)
@@ -286,25 +272,6 @@ def run(args: list[str]) -> None:
         if answer is None:
             raise
         sys.exit(f"probcl: error: {answer}")
-
-
-def _parser_kwargs(args: list[str]) -> dict[str, Any]:
-    """Return the defaults of each subcommand; those of the default run, if no other is named."""
-    named = any(re.match(_NAMES_A_RUN, arg) for arg in args)
-    defaults = [DEFAULT] if named else [DEFAULT, DIGITS]
-    return {
-        name: {"description": description, "default_config_files": defaults}
-        for name, description in DESCRIPTIONS.items()
-    }
-
-
-class Parser(LightningArgumentParser):
-    """Parser that answers bad input with one sentence instead of its whole usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the reason and exit with status 2."""
-        sys.stderr.write(f"probcl: error: {parser_sentence(message)}\n")
-        sys.exit(2)
 
 
 def _run_name(subcommand: str, config: Namespace) -> str:
@@ -316,66 +283,6 @@ def _run_name(subcommand: str, config: Namespace) -> str:
         )
         return f"{program}-{data}-seed{config.seed_everything}"
     return f"{Path(config.ckpt_path).absolute().parent.parent.name}-{subcommand}"
-
-
-def _with_config_of_run(args: list[str]) -> list[str]:
-    """Begin the arguments with the configuration beside a checkpoint, unless one is given."""
-    given = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
-    if args[:1] not in (["test"], ["predict"]) or given:
-        return args
-    for arg, following in pairwise([*args, ""]):
-        if arg == "--ckpt_path" or arg.startswith("--ckpt_path="):
-            config = config_of_run(arg.partition("=")[2] or following)
-            if config is not None:
-                return [args[0], f"--config={config}", "--run_dir=null", *args[1:]]
-    return args
-
-
-def _with_our_classes(args: list[str]) -> list[str]:
-    """Put the import path for the name of a class of ours, which torchvision may have too."""
-    paths: dict[str, str] = {}
-    for package in (probcl.data, probcl.infer, probcl.nn, probcl.programs, probcl.training):
-        paths |= {name: f"{package.__name__}.{name}" for name in package.__all__}
-    expanded = []
-    for before, arg in pairwise(["", *args]):
-        option, equals, value = arg.partition("=")
-        name, given = (option, value) if equals else (before, arg)
-        if re.fullmatch(_TAKES_A_DATA_SET, name) and given in probcl.data.DATASETS:
-            expanded.append(f"{name}=probcl.training.Named" if equals else "probcl.training.Named")
-            arg = f"{name}.name={given}"
-        elif not equals and re.match(_TAKES_A_CLASS, before):
-            arg = paths.get(arg, arg)
-        elif re.match(_TAKES_A_CLASS, option):
-            arg = f"{option}{equals}{paths.get(value, value)}"
-        expanded.append(arg)
-    return expanded
-
-
-def _arrays(batches: dict[str, list[Embeddings | None]]) -> dict[str, Any]:
-    """Return what is known of each image as arrays, with a row for each image of both splits."""
-    sets = {
-        split: Embeddings.concatenate([part for part in parts if part is not None])
-        for split, parts in batches.items()
-    }
-    arrays = [_of_split(part) for part in sets.values()]
-    joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
-    return joined | {"split": np.repeat(list(sets), [len(part) for part in sets.values()])}
-
-
-def _of_split(part: Embeddings) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"embedding": part.embedding, "row": part.rows}
-    if part.labels is not None:
-        arrays["label"] = part.labels
-    if part.posterior:
-        blocks = part.posterior
-        parameters = [name for name in blocks[0].arg_constraints if hasattr(blocks[0], name)]
-        names = {f"posterior_{name}": name for name in parameters}
-        names |= {name: name for name in ("mean_direction", "mean_resultant_length")}
-        with torch.no_grad():
-            arrays |= {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
-            with suppress(NotImplementedError):
-                arrays["entropy"] = torch.cat([q.entropy() for q in blocks])
-    return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 
 def _loggers(run_dir: Path) -> list[Logger]:

@@ -5,7 +5,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import count, takewhile
 from pathlib import Path
@@ -15,10 +16,13 @@ import numpy as np
 import torch
 import yaml
 
+from probcl.evaluation import Embeddings
+
 __all__ = [
     "TENSORBOARD",
     "config_of_run",
     "discard_if_unused",
+    "environment",
     "is_whole",
     "make_run_dir",
     "newest_checkpoint",
@@ -26,6 +30,7 @@ __all__ = [
     "read_history",
     "record_of_run",
     "set_aside",
+    "write_embeddings",
     "write_metrics",
     "write_whole",
 ]
@@ -150,9 +155,34 @@ def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
         run_dir: Folder of the run, which gets ``metrics.json`` and ``environment.json``.
         metrics: Numbers by name.
     """
-    for name, content in (("metrics", dict(metrics)), ("environment", _environment())):
+    for name, content in (("metrics", dict(metrics)), ("environment", environment())):
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_whole(run_dir / f"{name}.json", text)
+
+
+def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | None]]) -> Path:
+    """Write what a program says of images: arrays with a row for each image.
+
+    Args:
+        run_dir: Folder of the run, which gets ``embeddings.npz``.
+        splits: Embeddings of the batches of each split.
+
+    Returns:
+        The file, with ``embedding`` before it is normalised, ``row`` in the data set, ``split`` and
+        ``label``; of a posterior its parameters, ``posterior_NAME``, ``mean_direction``,
+        ``mean_resultant_length`` and ``entropy``, where it is known.
+    """
+    whole = {
+        split: Embeddings.concatenate([part for part in parts if part is not None])
+        for split, parts in splits.items()
+    }
+    arrays = [_arrays(part) for part in whole.values()]
+    joined: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]
+    }
+    split = np.repeat(list(whole), [len(part) for part in whole.values()])
+    np.savez(run_dir / "embeddings.npz", **joined, split=split)
+    return run_dir / "embeddings.npz"
 
 
 def record_of_run(run_dir: Path) -> dict[str, Any]:
@@ -178,7 +208,24 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _environment() -> dict[str, Any]:
+def _arrays(part: Embeddings) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"embedding": part.embedding, "row": part.rows}
+    if part.labels is not None:
+        arrays["label"] = part.labels
+    if part.posterior:
+        blocks = part.posterior
+        parameters = [name for name in blocks[0].arg_constraints if hasattr(blocks[0], name)]
+        names = {f"posterior_{name}": name for name in parameters}
+        names |= {name: name for name in ("mean_direction", "mean_resultant_length")}
+        with torch.no_grad():
+            arrays |= {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
+            with suppress(NotImplementedError):
+                arrays["entropy"] = torch.cat([q.entropy() for q in blocks])
+    return {name: values.cpu().numpy() for name, values in arrays.items()}
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the hardware that numbers are made with."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     hardware = {

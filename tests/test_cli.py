@@ -79,12 +79,16 @@ def test_a_program_by_name_has_its_published_defaults(name, capsys):
         (["--model.program=VSimCLR"], (0.07, 1)),
         (["--data=CIFAR10"], (0.07, 1)),
         (["--config=mine.yaml"], (0.07, 1)),
+        (["--config=theirs.yaml"], (0.05, 16)),
+        (["--config=mine.yaml", "--model.program=MCInfoNCE"], (0.05, 16)),
+        (["--config=theirs.yaml", "--model.program=VSimCLR"], (0.07, 1)),
     ],
 )
 def test_the_recipe_of_the_default_run_holds_where_nothing_is_named(
     options, expected, here, capsys
 ):
     Path("mine.yaml").write_text("trainer: {max_epochs: 3}")
+    Path("theirs.yaml").write_text("model: {program: {class_path: probcl.programs.MCInfoNCE}}")
     init = printed(capsys, *options)["model"]["program"]["init_args"]
     assert (init["temperature"], init["num_samples"]) == expected
 
@@ -153,28 +157,24 @@ def test_predict_writes_one_file_of_arrays(twin):
 
 
 def test_numbers_outlive_an_error_in_the_drawing(small, here, monkeypatch):
+    """Of the deterministic twin, without what has no meaning for it, and of a set of its own."""
+
     def fail(*_):
         raise ValueError("no picture")
 
     monkeypatch.setattr("probcl.report.run.sections_of", fail)
-    with pytest.raises(SystemExit, match="no picture"):
-        main(["fit", *QUICK, *small, "--evaluate=true", "--run_dir=run"])
-    assert numbers(here / "run")
-    assert (here / "run/pretrained/README.md").exists()
-    assert not (here / "run/report.html").exists()
-
-
-def test_the_deterministic_twin_leaves_out_in_words_what_has_no_meaning(small, here):
     images = small[1].partition("=")[2]
     itself = ["--data.out_of_distribution=Arrays", f"--data.out_of_distribution.path={images}"]
-    main(["fit", *QUICK, *small, *itself, "--model.program=SimCLR", "--evaluate=true"])
+    with pytest.raises(ValueError, match="no picture"):
+        main(["fit", *QUICK, *small, *itself, "--model.program=SimCLR", "--evaluate=true"])
     run = here / "runs/simclr-arrays-seed0"
+    assert (run / "pretrained/README.md").exists()
+    assert not (run / "report.html").exists()
     metrics = numbers(run)
     assert "unc/auroc_inverted/nearest_cosine" in metrics
     assert "unc/auroc_inverted/entropy" not in metrics
     assert metrics["unc/auroc_images/nearest_cosine"] == pytest.approx(0.5)
     assert not any("log_det_k" in name for name in metrics)
-    assert "needs posteriors" in (run / "report.html").read_text()
 
 
 def test_evaluation_can_be_limited_to_nothing(here):
@@ -273,6 +273,14 @@ def test_help_names_every_command_and_costs_little(here):
     assert done.returncode == 0, done.stderr
     for name in ("fit", "test", "predict", "compare"):
         assert f"\n  {name} " in done.stdout
+
+
+def test_help_on_a_program_is_short(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.program.help", "VSimCLR"])
+    told = capsys.readouterr().out
+    assert "--model.program.temperature" in told
+    assert len(told.splitlines()) < 60
 
 
 def arrays_file(**changes):
@@ -398,7 +406,7 @@ def test_a_development_run_leaves_nothing(small, here):
 
 
 def test_what_is_not_finite_stops_the_run(here):
-    with pytest.raises(SystemExit, match="z must be finite, got 512 of 512 embeddings"):
+    with pytest.raises(SystemExit, match=r"z must be finite, got (\d+) of \1 embeddings"):
         main([
             "fit", *QUICK, "--trainer.max_epochs=2", "--model.optimizer=SGD",
             "--model.optimizer.lr=1e30",
