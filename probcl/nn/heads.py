@@ -1,11 +1,12 @@
 """Heads: modules that map features to embeddings, or to distributions over embeddings."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from probcl.checks import check_choice
 from probcl.distributions import Point, PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.precision import at_least_float32
@@ -131,10 +132,7 @@ class ProjectedNormalHead(nn.Module):
         rank: int = 4,
     ) -> None:
         super().__init__()
-        if covariance not in get_args(Covariance):
-            raise ValueError(
-                f"covariance must be one of {', '.join(get_args(Covariance))}, got {covariance!r}."
-            )
+        check_choice("covariance", covariance, Covariance)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}.")
         self.dim = dim

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probcl.checks import check_choice
-from probcl.data import as_float
 from probcl.distributions import VonMisesFisher, as_posterior
-from probcl.evaluation.knn import nearest
 from probcl.nn import MLP, PointHead
 from probcl.programs.program import Anchors, Program
 from probcl.randomness import seeded
@@ -126,6 +124,8 @@ def fit_posterior(
         >>> program(torch.rand(4, 3, 32, 32)).concentration.shape
         torch.Size([4])
     """
+    from probcl.evaluation import nearest  # loads scikit-learn, which no program needs
+
     check_choice("likelihood", likelihood, Likelihood)
     if likelihood == "views" and views is None:
         raise ValueError("views is needed for likelihood='views': give images to augmented images.")
@@ -258,4 +258,5 @@ def _project(projection: nn.Module | None, features: Tensor) -> Tensor:
 def _batches(images: Tensor | Iterable[Any], encoder: nn.Module) -> Iterator[Tensor]:
     device = next(encoder.parameters(), torch.zeros(0)).device
     for batch in images.split(_BATCH) if isinstance(images, Tensor) else images:
-        yield as_float(batch if isinstance(batch, Tensor) else batch[0]).to(device)
+        pixels = batch if isinstance(batch, Tensor) else batch[0]
+        yield (pixels if pixels.is_floating_point() else pixels.float() / 255).to(device)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probcl.checks import check_temperature
 from probcl.nn import PointHead, ProjectedNormalHead
 from probcl.objectives.varcon import (
     check_epsilon,
@@ -77,7 +78,7 @@ class ProbabilisticVarCon(VariationalProgram):
         temperature = self.temperature()
         if isinstance(self.epsilon, nn.Parameter):
             # What an optimizer's step has moved out of the interval comes back to its end.
-            self.epsilon.data.clamp_(0.0, float(temperature))
+            self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
         tau2 = target_temperature(log_p, classes, temperature, self.epsilon)

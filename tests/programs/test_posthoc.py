@@ -48,7 +48,7 @@ def test_the_concentration_ranks_images_by_their_noise(likelihood, least):
         return batch + error
 
     program = fit_posterior(
-        nn.Flatten(), images, Drop(), likelihood, neighbours=30, views=views, steps=400
+        nn.Flatten(), images, Drop(), likelihood, neighbours=30, views=views, steps=250
     )
     new, noise = noisy_directions(300, seed=1)
     concentration = program(new).concentration
@@ -65,7 +65,7 @@ def test_a_constant_concentration_is_the_moment_estimate():
         def forward(self, images):
             return images.flatten(1)
 
-    program = fit_posterior(Both(), z.view(400, 1, 2, 4), neighbours=399, steps=300)
+    program = fit_posterior(Both(), z.view(400, 1, 2, 4), neighbours=399, steps=150)
     concentration = program(z.view(400, 1, 2, 4)).concentration
     cosine = ((z @ z.T).sum() - 400) / (400 * 399)
     expected = inverse_bessel_ratio(cosine.clamp_min(1e-3), DIM)
@@ -86,8 +86,12 @@ def test_the_network_and_its_embedding_stay_as_they_are():
     program.train()
     posterior = program(images)
     point.eval()
-    expected = normalize(point.posterior_head.projection(encoder(images)))
-    assert torch.equal(posterior.loc, expected)
+    features = encoder(images)
+    projection = point.posterior_head.projection(features)
+    assert torch.equal(posterior.loc, normalize(projection))
+    # What is measured of the embedding is measured of the projection, and not of the features.
+    assert torch.equal(program.project(features), projection)
+    assert not torch.allclose(projection.norm(dim=-1), features.norm(dim=-1), rtol=0.01)
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name])
     trained = {name for name, p in program.named_parameters() if p.requires_grad}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from probcl.data import Augmentation
 from probcl.distributions import ProjectedNormal
 from probcl.nn import ProjectedNormalHead
+from probcl.objectives.collectives import GATHER, SCATTER
 from probcl.programs import VarCon, VSimCLR, VSupCon
 from probcl.sphere import normalize
 from probcl.training import ContrastiveModule, Named
@@ -69,10 +70,7 @@ class Count:
 
     def __init__(self) -> None:
         self.sent: dict[str, int] = {}
-        self.originals = {
-            name: getattr(dist, name)
-            for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
-        }
+        self.originals = {name: getattr(dist, name) for name in (GATHER, SCATTER, "all_reduce")}
 
     def __enter__(self) -> "Count":
         for name, original in self.originals.items():
@@ -84,6 +82,8 @@ class Count:
             setattr(dist, name, original)
 
     def counting(self, name: str, original):
+        name = {GATHER: "all_gather_into_tensor", SCATTER: "reduce_scatter_tensor"}.get(name, name)
+
         def call(*tensors, **options):
             self.sent.setdefault(name, []).append(tensors[-1].numel())
             return original(*tensors, **options)
