@@ -61,16 +61,17 @@ EXPERIMENTS = {"digits": (DIGITS, (0, 1, 2)), "fashion_mnist": (FASHION_MNIST, (
 
 def fashion_mnist(data: Path, runs: Path) -> list[str]:
     """Write 20,000 training images, all test images and MNIST's as arrays; return the options."""
-    from probcl.data import DATASETS
-
     runs.mkdir(parents=True, exist_ok=True)
-    train, test = DATASETS["FashionMNIST"].read(data)
-    rows = np.random.default_rng(0).permutation(len(train))[:20_000]
-    save(runs / "fashion.npz", np.asarray(train.images)[rows], np.asarray(train.labels)[rows],
-         np.asarray(test.images), np.asarray(test.labels))  # fmt: skip
-    digits = read_idx(data / "MNIST_test/t10k-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
-    labels = read_idx(data / "MNIST_test/t10k-labels-idx1-ubyte.gz", 8).astype(int)
-    save(runs / "mnist.npz", digits, labels, digits, labels)
+    images, labels = read_idx(data / "FashionMNIST/raw", "train")
+    rows = np.random.default_rng(0).permutation(len(images))[:20_000]
+    test = read_idx(data / "FashionMNIST/raw", "t10k")
+    mnist = read_idx(data / "MNIST_test", "t10k")
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    for name, arrays in (
+        ("fashion", (images[rows], labels[rows], *test)),
+        ("mnist", (*mnist, *mnist)),
+    ):
+        np.savez(runs / f"{name}.npz", **dict(zip(names, arrays, strict=True)))
     return [
         f"--config={HERE / 'fashion_mnist/recipe.yaml'}", "--data=Arrays",
         f"--data.path={runs / 'fashion.npz'}", "--data.out_of_distribution=Arrays",
@@ -78,14 +79,12 @@ def fashion_mnist(data: Path, runs: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def save(path: Path, *arrays: NDArray) -> None:
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    np.savez(path, **dict(zip(names, arrays, strict=True)))
-
-
-def read_idx(path: Path, header: int) -> NDArray[np.uint8]:
-    with gzip.open(path) as file:
-        return np.frombuffer(file.read(), np.uint8, offset=header)
+def read_idx(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the images ``(N, 1, 28, 28)`` and labels ``(N,)`` of two files of MNIST's format."""
+    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
+        return images, np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
 
 
 def post_hoc(base: Path, folder: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "TENSORBOARD",
     "config_of_run",
     "discard_if_unused",
+    "environment",
     "is_whole",
     "make_run_dir",
     "newest_checkpoint",
@@ -154,7 +155,7 @@ def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
         run_dir: Folder of the run, which gets ``metrics.json`` and ``environment.json``.
         metrics: Numbers by name.
     """
-    for name, content in (("metrics", dict(metrics)), ("environment", _environment())):
+    for name, content in (("metrics", dict(metrics)), ("environment", environment())):
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_whole(run_dir / f"{name}.json", text)
 
@@ -223,7 +224,8 @@ def _arrays(part: Embeddings) -> dict[str, Any]:
     return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Return the versions and the hardware that numbers are made with."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     hardware = {

@@ -18,7 +18,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from probcl import programs
 from probcl.cli import main
 from probcl.data import load_digits
-from probcl.runs import read_history
+from probcl.runs import read_history, record_of_run
 
 QUICK = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--evaluate=false"]
 PROGRAMS = [
@@ -112,6 +112,12 @@ def test_a_run_leaves_what_it_says(trained):
     assert metrics.keys() >= set(expected)
     assert all(name.count("/") == 2 for name in metrics if name.startswith("unc/"))
     assert all(np.isfinite(list(metrics.values())))
+    record = record_of_run(trained)
+    assert list(record) == ["config", "versions", "hardware", "metrics"]
+    assert record["metrics"] == metrics
+    assert record["config"]["model"]["program"]["init_args"]["num_samples"] == 8
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["hardware"]["threads"] == torch.get_num_threads()
     with (trained / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]

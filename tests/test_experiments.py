@@ -8,7 +8,8 @@ from statistics import mean
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = runpy.run_path(str(ROOT / "experiments/run.py"))["EXPERIMENTS"]
+RUN = runpy.run_path(str(ROOT / "experiments/run.py"))
+EXPERIMENTS = RUN["EXPERIMENTS"]
 TABLES = runpy.run_path(str(ROOT / "experiments/tables.py"))
 RECORDS = {
     f"{experiment}/{name}-seed{seed}": ROOT / f"experiments/{experiment}/{name}-seed{seed}.json"
@@ -17,6 +18,14 @@ RECORDS = {
     for seed in seeds
 }
 runs_of = TABLES["runs_of"]
+
+
+def test_a_run_that_has_its_record_is_not_made_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "simclr-seed5.json").write_text("{}")
+    options = ["digits", "simclr", "--seeds", "5", "--records", str(tmp_path), "--", "--no.option"]
+    monkeypatch.setattr("sys.argv", ["run.py", *options])
+    assert RUN["main"]()
+    assert capsys.readouterr().out == "1 of 1 runs have their records\n"
 
 
 def test_there_are_no_records_but_those_of_the_runs():

@@ -1,7 +1,8 @@
 """The whole evaluation of an embedding: arrays in, numbers out."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.checks import as_values
+from probcl.checks import as_labels, as_values, require_two
 from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
@@ -18,9 +19,8 @@ from probcl.evaluation.bootstrap import (
     severity_interval,
 )
 from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
-from probcl.evaluation.embeddings import Embeddings, Sets
+from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.geometry import effective_rank
-from probcl.evaluation.items import Query, Reference
 from probcl.evaluation.metrics import METRICS, Metric, compute_metric
 from probcl.evaluation.ood import (
     auroc,
@@ -30,6 +30,7 @@ from probcl.evaluation.ood import (
 )
 from probcl.evaluation.probe import accuracy
 from probcl.evaluation.progress import progress_bar, track
+from probcl.evaluation.query import Query, Reference
 from probcl.evaluation.scores import SCORES, Score, compute_score
 from probcl.evaluation.selective import risk_coverage
 
@@ -128,17 +129,40 @@ def evaluate(
         >>> evaluation.metrics["unc/retrieval_error/agreement"] > 0.7
         True
     """
-    sets = Sets.of(
-        (train, train_labels), (test, test_labels), out_of_distribution or {}, corrupted or {}
-    )
+    known = _embeddings("train", train, train_labels)
+    require_two("train", known.embedding)
+    tested = _embeddings("test", test, test_labels, known)
+    outside = {
+        name: _embeddings(f"out_of_distribution[{name!r}]", part, None, known)
+        for name, part in (out_of_distribution or {}).items()
+    }
+    changed = {
+        (name, severity): _embeddings(f"corrupted[{name!r}][{severity}]", part, None, known, tested)
+        for name, levels in (corrupted or {}).items()
+        for severity, part in levels.items()
+    }
+    if known.labels is not None and tested.labels is not None:
+        lacking = tested.labels[~torch.isin(tested.labels, known.labels)]
+        if len(lacking):
+            raise ValueError(
+                f"test_labels must be among those of the training items, which lack class "
+                f"{int(lacking[0])}: leave out the items of classes that training lacks."
+            )
     truth = true_concentration
     if truth is not None:
-        truth = as_values("true_concentration", truth, len(sets.test))
+        truth = as_values("true_concentration", truth, len(tested))[tested.rows.argsort()]
+    there = {
+        "labels": known.labelled,
+        "test labels": known.labelled and tested.labelled,
+        "posterior": bool(known.posterior),
+        "corrupted": bool(changed),
+    }
     left_out: dict[str, str] = {}
-    wanted_scores = _wanted("scores", scores, SCORES, sets.there, left_out)
-    wanted_metrics = _wanted("metrics", metrics, METRICS, sets.there, left_out)
+    wanted_scores = _wanted("scores", scores, SCORES, there, left_out)
+    wanted_metrics = _wanted("metrics", metrics, METRICS, there, left_out)
     with progress_bar(progress), torch.no_grad():
-        return _measure(sets, truth, wanted_scores, wanted_metrics, left_out)
+        query = Query(tested, Reference(known), "test items")
+        return _measure(query, outside, changed, truth, wanted_scores, wanted_metrics, left_out)
 
 
 def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
@@ -152,14 +176,47 @@ def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
         The effective rank, the mean of the posteriors' mean resultant lengths, and with labels of
         two classes at least the accuracy of the vote of five neighbours and of the probe.
     """
-    query = Query(test, "test", Reference(train, "train"))
+    query = Query(test, Reference(train))
     monitored = {"effective_rank": effective_rank(query.spectrum)}
     if query.posterior:
         monitored["mean_resultant_length"] = query.mean_resultant_length.mean().item()
-    if query.reference.labelled and len(query.labels):
+    if query.reference.labelled and query.labels is not None:
         monitored["knn_top1"] = accuracy(query.predicted_by(5), query.labels)
         monitored["probe_top1"] = accuracy(query.logits.argmax(-1), query.labels)
     return monitored
+
+
+def _embeddings(
+    name: str,
+    value: Any,
+    labels: Any = None,
+    train: Embeddings | None = None,
+    test: Embeddings | None = None,
+) -> Embeddings:
+    """Return a set as ``Embeddings``; raise ``ValueError`` unless it fits the others."""
+    try:
+        items = value if isinstance(value, Embeddings) else Embeddings(value)
+        if labels is not None:
+            items = copy(items)
+            items.labels = as_labels("labels", labels, len(items))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if train is None:
+        return items
+    for what in ("embedding", "features"):
+        own, other = getattr(items, what).shape[1], getattr(train, what).shape[1]
+        if own != other:
+            raise ValueError(f"{name} must have an {what} of {other} numbers, as train, got {own}.")
+    for what, own, other in (
+        ("features", items.has_features, train.has_features),
+        ("a posterior", bool(items.posterior), bool(train.posterior)),
+    ):
+        if own != other:
+            has, lacks = (name, "train") if own else ("train", name)
+            raise ValueError(f"{lacks} must have {what} too, as {has}, or neither.")
+    if test is not None and not torch.isin(items.rows, test.rows).all():
+        raise ValueError(f"{name} must have rows of the test items: give Embeddings with rows.")
+    return items
 
 
 #: What is missing where a need is not met.
@@ -175,7 +232,7 @@ def _wanted(
     argument: str,
     names: Iterable[str] | None,
     table: Mapping[str, Score] | Mapping[str, Metric],
-    available: set[str],
+    there: Mapping[str, bool],
     left_out: dict[str, str],
 ) -> list[str]:
     """Return the names to compute; note why others are left out, or raise ``ValueError``."""
@@ -185,7 +242,7 @@ def _wanted(
             raise ValueError(
                 f"{argument} has no {name!r}: choose among {', '.join(table)}, or add a row."
             )
-        missing = [_MISSING.get(need, need) for need in table[name].needs if need not in available]
+        missing = [_MISSING.get(need, need) for need in table[name].needs if not there.get(need)]
         if missing:
             left_out[name] = f"needs {' and '.join(missing)}"
             if names is not None:
@@ -194,23 +251,23 @@ def _wanted(
 
 
 def _measure(
-    sets: Sets,
+    test: Query,
+    outside: Mapping[str, Embeddings],
+    changed: Mapping[tuple[str, int], Embeddings],
     truth: Tensor | None,
     scores: list[str],
     metrics: list[str],
     left_out: dict[str, str],
 ) -> Evaluation:
-    reference = Reference(sets.train, "training items")
-    test = Query(sets.test, "test items", reference)
-    labelled = "test labels" in sets.there
+    labelled = test.labelled and test.reference.labelled
     found = _scores_of(test, scores)
-    outside = {
-        name: _scores_of(Query(part, name, reference), found)
-        for name, part in track("sets out of distribution", list(sets.out_of_distribution.items()))
+    out_of_distribution = {
+        name: _scores_of(Query(part, test.reference, name), found)
+        for name, part in track("sets out of distribution", outside.items())
     }
     by_severity: dict[str, dict[str, dict[int, Tensor]]] = {}
-    for (name, severity), part in track("corruptions", list(sets.corrupted.items())):
-        items = Query(part, f"{name}, severity {severity}", reference)
+    for (name, severity), part in track("corruptions", changed.items()):
+        items = Query(part, test.reference, f"{name}, severity {severity}")
         place = torch.searchsorted(test.rows, items.rows)
         for score, values in _scores_of(items, found).items():
             levels = by_severity.setdefault(name, {}).setdefault(score, {0: found[score][place]})
@@ -220,29 +277,25 @@ def _measure(
             test.shift.setdefault(name, {})[severity] = _shift(items)
     numbers = {name: compute_metric(name, test) for name in track("metrics", metrics)}
     flat = {name: value for name, value in numbers.items() if value is not None}
-    left_out |= {
-        name: "cannot be had of these items"
-        for name in (*scores, *metrics)
-        if name not in flat | found
-    }
+    missing = [name for name in (*scores, *metrics) if name not in flat | found]
+    left_out |= dict.fromkeys(missing, "cannot be had of these items")
     wrong = test.wrong if labelled and found else {}
-    known = None if truth is None else test.sorted(truth)
     answers = {}
-    for score, values in track("answers of the scores", list(found.items())):
-        others = {name: by_score[score] for name, by_score in outside.items()}
-        severe = {name: by_score[score] for name, by_score in by_severity.items()}
-        answers[score] = _answers(values, wrong, others, severe, known)
+    for score, values in track("answers of the scores", found.items()):
+        others = {name: part[score] for name, part in out_of_distribution.items() if score in part}
+        severe = {name: part[score] for name, part in by_severity.items() if score in part}
+        answers[score] = _answers(values, wrong, others, severe, truth)
         flat |= {f"unc/{q}/{score}": answer.value for q, answer in answers[score].items()}
         own = _numbers(values, wrong, others, severe)
         flat |= {f"unc/{name}/{score}": value for name, value in own.items()}
     return Evaluation(
         metrics=flat,
         answers=answers,
-        test=test.as_embeddings(),
+        test=test.given,
         scores=found,
         probabilities=test.probabilities if wrong else torch.empty(len(test), 0),
         wrong=wrong,
-        out_of_distribution=outside,
+        out_of_distribution=out_of_distribution,
         by_severity=by_severity,
         shift=test.shift,
         spectrum=test.spectrum,
@@ -250,9 +303,9 @@ def _measure(
     )
 
 
-def _scores_of(items: Query, names: Iterable[str]) -> dict[str, Tensor]:
+def _scores_of(items: Query, names: Collection[str]) -> dict[str, Tensor]:
     """Return the scores that there are."""
-    values = {name: compute_score(name, items) for name in track(items.name, list(names))}
+    values = {name: compute_score(name, items) for name in track(items.name, names)}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -1,6 +1,6 @@
 """A progress bar that follows the work wherever it is done, without being passed around."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
@@ -53,7 +53,7 @@ def step(name: str, total: int) -> Iterator[Callable[[], None]]:
         bar.remove_task(task)
 
 
-def track(name: str, parts: Sequence[T]) -> Iterator[T]:
+def track(name: str, parts: Collection[T]) -> Iterator[T]:
     """Go through the parts of some work as one step."""
     with step(name, len(parts)) as advance:
         for part in parts:

@@ -16,7 +16,7 @@ from probcl.evaluation import (
     evaluate,
     monitor,
 )
-from probcl.evaluation.items import Items
+from probcl.evaluation.query import Reference
 from probcl.sphere import normalize
 
 DIM, CLASSES = 8, 4
@@ -144,7 +144,7 @@ def test_a_row_of_ones_own_is_taken_up(monkeypatch):
     monkeypatch.setitem(
         SCORES, "first", Score("the first feature", "ambiguity", (), lambda q: q.features[:, 0])
     )
-    monkeypatch.setitem(METRICS, "mine/two", Metric("mine", "two", lambda q: 2))
+    monkeypatch.setitem(METRICS, "mine/two", Metric("mine", "two", lambda q: 2, needs=()))
     test = items(40, seed=2)
     evaluation = evaluate(items(60), None, test, None, scores=["first"], metrics=["mine/two"])
     assert torch.equal(evaluation.scores["first"], test.features[:, 0].double())
@@ -201,7 +201,7 @@ X, Y = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 1, 2, 0, 1, 2]
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments, options, message, monkeypatch):
-    monkeypatch.setattr(Items, "__init__", None)
+    monkeypatch.setattr(Reference, "__init__", None)
     with pytest.raises(ValueError, match=message):
         evaluate(*arguments, **options)
 

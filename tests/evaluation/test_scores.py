@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from probcl.distributions import Point, PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.evaluation import SCORES, Embeddings, evaluate, fit_gate
-from probcl.evaluation.items import Query, Reference
+from probcl.evaluation.query import Query, Reference
 from probcl.evaluation.scores import compute_score
 from probcl.sphere import normalize
 
@@ -25,8 +25,8 @@ def given(count, seed, dtype=torch.double, family=VonMisesFisher):
 
 @pytest.fixture(scope="module", params=[torch.double, torch.float], ids=["float64", "float32"])
 def query(request):
-    reference = Reference(given(200, 0, request.param), "train")
-    return Query(given(40, 1, request.param), "test", reference)
+    reference = Reference(given(200, 0, request.param))
+    return Query(given(40, 1, request.param), reference)
 
 
 def close(score, query, expected, atol=1e-5):
@@ -106,7 +106,7 @@ def test_the_length_before_normalisation(query):
 def scores_of(posterior):
     loc = torch.ones(posterior.batch_shape[0], posterior.event_shape[0])
     items = Embeddings(loc, posterior=posterior)
-    query = Query(items, "test", Reference(items, "train"))
+    query = Query(items, Reference(items))
     return {name: compute_score(name, query) for name in ("entropy", "log_det_k")}
 
 

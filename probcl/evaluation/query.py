@@ -1,4 +1,4 @@
-"""Sets of items, and what scores and metrics share of them: each computed once, when asked for."""
+"""What scores and metrics share: each computed once, when it is asked for."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -20,90 +20,25 @@ from probcl.evaluation.ood import (
     fit_gaussians,
 )
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
-from probcl.evaluation.progress import step, track
+from probcl.evaluation.progress import step
 from probcl.evaluation.sampled import expected_entropy, predictive_entropy
-from probcl.sphere import normalize
 
-__all__ = ["Items", "Query", "Reference", "Sampled"]
+__all__ = ["Query", "Reference"]
 
 _NEIGHBOURS, _NEAR, _TEMPERATURE = 20, 5, 0.1
 _HELD_OUT = 10  # one reference item in ten
 _DRAWS, _PASSES = 8, 8  # samples that are held at once, and how often
 
 
-class Items:
-    """Items sorted by their rows.
+class Reference(Embeddings):
+    """The items that others are compared with, sorted, and what is fitted to them.
 
     Args:
         given: The items in any order.
-        name: What to call them while there is work.
     """
 
-    def __init__(self, given: Embeddings, name: str) -> None:
-        rows = given.rows
-        # A slice is a view: items that come in order are not copied.
-        self._order = slice(None) if (rows.diff() > 0).all() else rows.argsort()
-        self.name = name
-        self.rows = rows[self._order]
-        self.embedding = given.embedding[self._order]
-        self.has_features = given.has_features
-        self.features = given.features[self._order] if self.has_features else self.embedding
-        none = torch.empty(0, dtype=torch.long)
-        self.labels = none if given.labels is None else given.labels[self._order]
-        self.posterior = given.posterior
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @cached_property
-    def direction(self) -> Tensor:
-        """Unit vectors of the embeddings, shape ``(N, d)``."""
-        return normalize(self.embedding)
-
-    @cached_property
-    def length(self) -> Tensor:
-        """Lengths of the embeddings before they are normalised, in float64, shape ``(N,)``."""
-        return torch.linalg.vector_norm(self.embedding.double(), dim=-1)  # squares may overflow
-
-    @cached_property
-    def mean_resultant_length(self) -> Tensor:
-        """Mean resultant lengths of the posteriors, shape ``(N,)``."""
-        return self.each(lambda q: q.mean_resultant_length)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there are labels, of two classes at least."""
-        return len(self.labels.unique()) > 1
-
-    def sorted(self, values: Tensor) -> Tensor:
-        """Return values of the items in the order given, ``(N, *)``, in that of the rows."""
-        return values[self._order]
-
-    def as_embeddings(self) -> Embeddings:
-        """Return the items as they are sorted, without posteriors."""
-        return Embeddings(
-            self.embedding,
-            self.labels if len(self.labels) else None,
-            self.features if self.has_features else None,
-            rows=self.rows,
-        )
-
-    def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
-        """Return what a function says of every posterior, block by block.
-
-        Args:
-            compute: Posterior of batch shape ``(B,)`` to a number for each item, shape ``(B,)``.
-
-        Returns:
-            Shape ``(N,)``.
-        """
-        blocks = track(f"{self.name}: posteriors", self.posterior)
-        with torch.no_grad():
-            return torch.cat([compute(q).cpu() for q in blocks])[self._order]
-
-
-class Reference(Items):
-    """The items that others are compared with, and what is fitted to them."""
+    def __init__(self, given: Embeddings) -> None:
+        vars(self).update(vars(given.sorted()))  # a copy that shares the arrays
 
     @cached_property
     def split(self) -> tuple[Tensor, Tensor]:
@@ -144,10 +79,10 @@ class Reference(Items):
     @cached_property
     def _standard(self) -> tuple[Tensor, Tensor]:
         rest = _joint(self)[self.split[1]]
-        scale = rest.std(0, correction=0)
-        return rest.mean(0), torch.where(scale > 0, scale, 1.0)
+        mean, scale = rest.mean(0), rest.std(0, correction=0)
+        return mean, torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)  # one may never change
 
-    def standardised(self, items: Items) -> Tensor:
+    def standardised(self, items: Embeddings) -> Tensor:
         """Return features and direction of items beside each other, standardised; ``(N, G)``."""
         mean, scale = self._standard
         return (_joint(items) - mean) / scale
@@ -185,20 +120,18 @@ class Sampled(NamedTuple):
     mutual_information: Tensor | None
 
 
-class Query(Items):
-    """Items that are compared with reference items: what a score or a metric is computed from.
+class Query(Embeddings):
+    """Items that are compared with reference items, sorted: what scores and metrics are made from.
 
     Args:
         given: The items in any order.
-        name: What to call them.
         reference: What they are compared with.
+        name: What to call them.
     """
 
-    def __init__(self, given: Embeddings, name: str, reference: Reference) -> None:
-        super().__init__(given, name)
-        self.reference = reference
-        self.embedding = self.embedding.to(reference.embedding.dtype)
-        self.features = self.features.to(reference.features.dtype)
+    def __init__(self, given: Embeddings, reference: Reference, name: str = "items") -> None:
+        self.given, self.reference, self.name = given.sorted(), reference, name
+        vars(self).update(vars(self.given))
         #: Accuracy, likelihood and calibration of the probe, by corruption and severity.
         self.shift: dict[str, dict[int, dict[str, float]]] = {}
 
@@ -313,7 +246,7 @@ class Query(Items):
         return singular_spectrum(self.direction)
 
 
-def _joint(items: Items) -> Tensor:
+def _joint(items: Embeddings) -> Tensor:
     """Return features and direction beside each other; the embedding where there are no others."""
     if not items.has_features:
         return items.embedding

@@ -1,4 +1,4 @@
-"""Two ranks together train a baseline as one process does with the whole batch."""
+"""Two ranks train a program, its temperature too, as one process does with the whole batch."""
 
 import importlib.util
 import os
@@ -13,10 +13,10 @@ import torch
 pytest.importorskip("lightly", reason="needs lightly: pip install 'probcl[baselines]'")
 
 HERE = Path(__file__).parent
-WORKER = HERE / "gloo_baselines.py"
+WORKER = HERE / "gloo_programs.py"
 _SPEC = importlib.util.spec_from_file_location(WORKER.stem, WORKER)
-gloo_baselines = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(gloo_baselines)
+gloo_programs = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(gloo_programs)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", gloo_baselines.PROGRAMS)
+@pytest.mark.parametrize("name", gloo_programs.PROGRAMS)
 def test_weights_and_queue_are_those_of_one_process(ranks, name):
-    expected = gloo_baselines.train(name)
+    expected = gloo_programs.train(name)
     for result in ranks:
         torch.testing.assert_close(result[name], expected, rtol=1e-9, atol=1e-10)
