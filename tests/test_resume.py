@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities import cloud_io as io
 
 from probcl.cli import main
-from probcl.report import read_history
+from probcl.runs import read_history
 
 STEPS = 11  # batches of 128 in an epoch of the digits
 COMMON = [
@@ -124,9 +124,9 @@ def test_told_to_stop_it_saves_and_goes_on_in_the_middle_of_an_epoch(
     assert Path("mine/report.html").exists()
     assert Path("mine/metrics-1.csv").exists()  # nothing of the first part is lost
     assert Path("mine/config-1.yaml").exists()
-    history = read_history(Path("mine/metrics.csv"))
+    history = read_history(Path("mine"))
     assert history["epoch"].tolist() == [0, 1, 2, 3]
-    uninterrupted = read_history(run / "metrics.csv")
+    uninterrupted = read_history(run)
     for name, values in uninterrupted.items():
         np.testing.assert_array_equal(history[name][[0, 1, 3]], values[[0, 1, 3]])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from probcl.report import read_history
+from probcl.runs import read_history
 
 HERE = Path(__file__).parent
 WORKER = HERE / "ranks_worker.py"
@@ -90,7 +90,7 @@ def test_the_command_trains_on_two_devices_and_reports_once(tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["probe/top1"] > 0.5
-    history = read_history(run / "metrics.csv")
+    history = read_history(run)
     assert np.isfinite(history["loss"]).all()
     assert (run / "checkpoints/last.ckpt").exists()
     assert (run / "pretrained/model.safetensors").exists()

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from probcl.cli import _with_our_classes, main
-from probcl.report import read_history
+from probcl.cli import main
+from probcl.cli_arguments import with_our_names
+from probcl.runs import read_history
 
 QUICK = ["--trainer.enable_progress_bar=false", "--data.num_workers=0"]
 
@@ -47,7 +48,7 @@ def test_two_epochs_on_photographs_teach_something(program, cifar, tmp_path, mon
         "--data.augmentation=SimAugment", "--data.batch_size=100", "--data.monitored=500",
     ])  # fmt: skip
     (run,) = Path("runs").iterdir()
-    loss = read_history(run / "metrics.csv")["loss"]
+    loss = read_history(run)["loss"]
     assert loss[1] < loss[0]
     metrics = json.loads((run / "metrics.json").read_text())
     print({k: v for k, v in metrics.items() if "top1" in k}, loss)
@@ -85,11 +86,11 @@ def test_a_folder_of_images_trains_and_names_what_it_left_out(folder, capsys):
 
 
 def test_a_class_of_ours_is_meant_where_torchvision_has_one_of_that_name(folder):
-    assert _with_our_classes(["fit", "--data=Folder", "--data.path", "CIFAR10"]) == [
+    assert with_our_names(["fit", "--data=Folder", "--data.path", "CIFAR10"]) == [
         "fit", "--data=probcl.training.Folder", "--data.path", "CIFAR10",
     ]  # fmt: skip
     given = ["--model.program.encoder", "ResNet", "--data.root=MNIST", "--run_dir=ResNet"]
-    assert _with_our_classes(given) == [given[0], "probcl.nn.ResNet", *given[2:]]
+    assert with_our_names(given) == [given[0], "probcl.nn.ResNet", *given[2:]]
 
 
 def test_a_residual_network_trains_as_a_cluster_would(folder):
