@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.randomness import seeded
+from probcl.distributions import as_posterior
 
 __all__ = ["to_arviz"]
 
@@ -27,7 +27,8 @@ def to_arviz(
 ) -> Any:
     """Draw from posteriors over the sphere, and give the draws to ArviZ.
 
-    The draws are independent: the chains only make ArviZ's diagnostics possible. The groups are
+    The draws of an item are independent: the chains only make ArviZ's diagnostics possible. Items
+    share their base samples, so differences between them are not noise. The groups are
 
     - ``posterior``: ``embedding`` (chain, draw, item, dim);
     - ``sample_stats``: ``lp`` (chain, draw, item), the log density of each draw;
@@ -69,8 +70,8 @@ def to_arviz(
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}.")
     count = posterior.batch_shape[0]
-    with seeded(seed), torch.no_grad():
-        z = posterior.sample(torch.Size([chains, draws]))
+    with torch.no_grad():
+        z = as_posterior(posterior).draw(chains * draws, seed).unflatten(0, (chains, draws))
         density = posterior.log_prob(z)
     per_item = ("item",)
     draw = ("chain", "draw", "item")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -116,8 +117,10 @@ def off_the_sphere(z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def check_unit(name: str, z: Tensor, dtype: torch.dtype | None = None) -> None:
     """Raise ``ValueError`` unless vectors ``(*, d)`` are finite and of unit length.
 
-    The tolerance is that of ``off_the_sphere``.
+    The tolerance is that of ``off_the_sphere``. Code that ``torch.compile`` has made does not look.
     """
+    if torch.compiler.is_compiling():
+        return  # a graph does not branch on values
     if off_the_sphere(z, dtype).any():
         check_vectors(name, z)
         _refuse_norm(name, z, dtype)
@@ -222,7 +225,7 @@ def as_values(name: str, values: Any, count: int | None = None) -> Tensor:
         values: Numbers, a tensor or whatever ``torch.as_tensor`` takes.
         count: Length ``N`` that they must have, if any.
     """
-    tensor = torch.as_tensor(values).detach().cpu().double()
+    tensor = _as_tensor(name, values).double()
     _require_shape(name, tensor, 1, count)
     _require_finite(name, tensor)
     return tensor
@@ -251,13 +254,14 @@ def as_labels(name: str, labels: Any, count: int | None = None) -> Tensor:
         labels: Classes.
         count: Length ``N`` that they must have, if any.
     """
-    tensor = torch.as_tensor(labels).detach().cpu()
+    tensor = _as_tensor(name, labels)
     _require_shape(name, tensor, 1, count)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, the classes, got {tensor.dtype}.")
+    tensor = tensor.long()
     if tensor.min() < 0:
         raise ValueError(f"{name} must be at least 0, got {int(tensor.min())}: number the classes.")
-    return tensor.long()
+    return tensor
 
 
 def as_matrix(name: str, values: Any, count: int | None = None) -> Tensor:
@@ -268,7 +272,7 @@ def as_matrix(name: str, values: Any, count: int | None = None) -> Tensor:
         values: Numbers; their precision is kept.
         count: Number ``N`` of rows that they must have, if any.
     """
-    tensor = torch.as_tensor(values).detach().cpu()
+    tensor = _as_tensor(name, values)
     tensor = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
     _require_shape(name, tensor, 2, count)
     _require_finite(name, tensor)
@@ -300,6 +304,21 @@ def require_two(name: str, values: Tensor) -> None:
     """Raise ``ValueError`` unless there are two rows at least."""
     if len(values) < 2:
         raise ValueError(f"{name} must have at least 2 rows, got {len(values)}.")
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """Return numbers of any kind as a tensor on the CPU, or raise ``ValueError``."""
+    if hasattr(values, "__array__") and not torch.is_tensor(values):
+        array = np.asarray(values)  # in the form that a tensor can share
+        values = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    try:
+        return torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise ValueError(
+            f"{name} must be numbers, got {kind}: number names by np.unique(names, "
+            "return_inverse=True)[1]."
+        ) from error
 
 
 def _require_shape(name: str, tensor: Tensor, dims: int, count: int | None) -> None:

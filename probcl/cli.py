@@ -45,8 +45,8 @@ def main(args: list[str] | None = None) -> None:
 def _compare(args: list[str]) -> None:
     """Run ``probcl compare``."""
     parser = ArgumentParser(prog="probcl compare", description="Set runs side by side on one page.")
-    help_of_runs = "folders of runs, their metrics.json, or records of experiments"
-    parser.add_argument("runs", nargs="+", type=Path, help=help_of_runs)
+    which = "folders of runs, their metrics.json, or records of experiments"
+    parser.add_argument("runs", nargs="+", type=Path, help=which)
     parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write")
     chosen = parser.parse_args(args)
     from probcl.report import compare_runs

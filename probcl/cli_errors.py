@@ -2,21 +2,40 @@
 
 import errno
 import re
+import sys
 import traceback
 from inspect import isabstract, isclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
 
 import probcl.programs
+from probcl.data import DATASETS
 
-__all__ = ["answer_to_bad_input", "parser_sentence"]
+__all__ = ["Parser", "answer_to_bad_input"]
 
 # How PyTorch begins the message of an error that a loader's worker has met.
 _FROM_WORKER = "Caught ValueError in DataLoader worker"
 
 
-def parser_sentence(message: str) -> str:
+class Parser(LightningArgumentParser):
+    """Parser that answers bad input with one sentence, and asks for help with not too many."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return the help, without the list of every module of PyTorch where any would do."""
+        return re.sub(
+            r",\s+known\s+subclasses:\s+torch\.nn\.Module,[^)]*", "", super().format_help()
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the reason and exit with status 2."""
+        sys.stderr.write(f"probcl: error: {_sentence(message)}\n")
+        sys.exit(2)
+
+
+def _sentence(message: str) -> str:
     """Turn a message of the parser into one sentence."""
     message = " ".join(message.split())
     key = re.search(r'Parser key "([\w.]+)"', message)
@@ -27,9 +46,9 @@ def parser_sentence(message: str) -> str:
     if key and name:
         known = ""
         if key[1].endswith("program"):
-            named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
-            programs = (p.__name__ for p in named if isclass(p) and not isabstract(p))
-            known = f"one of {', '.join(sorted(programs))}, or "
+            known = f"one of {', '.join(sorted(_programs()))}, or "
+        elif key[1].endswith(("data", "out_of_distribution")):
+            known = f"one of {', '.join(sorted(DATASETS))}, or "
         missing = name[1] or name[2]
         if missing.startswith("lightly."):
             return f"{key[1]}: {missing} needs lightly: pip install 'probcl[baselines]'."
@@ -42,6 +61,11 @@ def parser_sentence(message: str) -> str:
     if message.startswith("unrecognized arguments"):
         return f"{message}: see probcl fit --help for those there are."
     return message
+
+
+def _programs() -> list[str]:
+    named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
+    return [p.__name__ for p in named if isclass(p) and not isabstract(p)]
 
 
 def answer_to_bad_input(error: BaseException | None) -> str | None:

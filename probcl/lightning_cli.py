@@ -2,20 +2,16 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
@@ -25,28 +21,23 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-import probcl.data
-import probcl.infer
-import probcl.nn
-import probcl.programs
-import probcl.training
-from probcl.cli_errors import answer_to_bad_input, parser_sentence
-from probcl.evaluation import Embeddings
+from probcl.cli_arguments import names_a_run, program_of, with_config_of_run, with_our_names
+from probcl.cli_errors import Parser, answer_to_bad_input
 from probcl.hub import Pretrained
+from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
-    config_of_run,
     discard_if_unused,
     is_whole,
     make_run_dir,
     newest_checkpoint,
     newest_run,
     set_aside,
+    write_embeddings,
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
-from probcl.training.checkpoints import checkpoint_callbacks
-from probcl.training.progress import ProgressBar
+from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
 
 __all__ = ["ProbclCLI", "run"]
 
@@ -58,11 +49,8 @@ DESCRIPTIONS = {
     "predict": "Write the embeddings of the images by the checkpoint of a run to one .npz file.",
 }
 
-# Arguments by which a run is another one than the default run.
-_NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|$)"
-
-# Options whose value may be the name of a class; others, such as --data.root, take any text.
-_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.unfamiliar|--model\."
+# How many of the files that cannot be read are named.
+SHOWN_FILES = 10
 
 # In which a process that trains with others is told where the run is.
 _RUN_DIR = "PROBCL_RUN_DIR"
@@ -74,9 +62,23 @@ class ProbclCLI(LightningCLI):
     run_dir: Path
     resumed: Path | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, args: list[str]) -> None:
+        self.program = program_of(args)
+        defaults = [DEFAULT] if names_a_run(args) else [DEFAULT, DIGITS]
         try:
-            super().__init__(*args, **kwargs)
+            super().__init__(
+                ContrastiveModule,
+                ImageData,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                parser_kwargs={
+                    name: {"description": description, "default_config_files": defaults}
+                    for name, description in DESCRIPTIONS.items()
+                },
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
         finally:
             os.environ.pop(_RUN_DIR, None)
             if hasattr(self, "run_dir") and not _rank():
@@ -90,7 +92,9 @@ class ProbclCLI(LightningCLI):
         return {"fit": fit, "test": rest, "predict": rest}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the folder of the run, and whether a training ends with an evaluation."""
+        """Add options of our own, and the defaults of the program that is named."""
+        # Those of another class would hold for it too, where both have an argument.
+        parser.set_defaults({"model.program": self.program})
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -105,9 +109,8 @@ class ProbclCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the command line, with the configuration of the run that a checkpoint is of."""
-        given = sys.argv[1:] if args is None else list(args)
-        given = _with_our_classes(_with_config_of_run(given))
+        """Parse the command line, and find the run to go on with."""
+        given = list(args or ())
         self.config = parser.parse_args(given)
         if self.config.subcommand == "fit" and self.config.fit.ckpt_path == "last":
             self._go_on(parser, given)
@@ -227,28 +230,28 @@ class ProbclCLI(LightningCLI):
         write_metrics(self.run_dir, metrics)
         if self.subcommand == "fit":
             self._share(metrics)
-        # Drawing loads matplotlib and scikit-learn, which nothing before needs.
-        from probcl.report import print_summary, write_report
-
-        self._dump_config()
-        path = write_report(self.run_dir, evaluation, yaml.safe_dump(self.config_dump), seconds)
-        print_summary(evaluation, seconds, path, sorted(self.datamodule.unreadable))
+        path = write_report(evaluation, self.run_dir / "report.html", run_dir=self.run_dir)
+        print_summary(metrics, evaluation.answers)
+        unreadable = sorted(self.datamodule.unreadable)
+        if unreadable:
+            names = ", ".join(unreadable[:SHOWN_FILES]) + ", ..." * (len(unreadable) > SHOWN_FILES)
+            _say(f"left out {len(unreadable)} files that cannot be read: {names}")
+        _say(f"report: {path}")
 
     def _share(self, metrics: Mapping[str, float]) -> None:
         """Write the weights and the configuration of the program, for others to load."""
         self._dump_config()
         shape = self.datamodule.example.shape[1:]
         program, data = self.config_dump["model"]["program"], self.config_dump["data"]
-        shared = Pretrained(program, tuple(shape), data=data, metrics=dict(metrics))
+        shown = headline(metrics)
+        shared = Pretrained(program, tuple(shape), data=data, metrics=shown)
         shared.program.load_state_dict(self.model.program.state_dict())
         shared.save_pretrained(self.run_dir / "pretrained")
 
     def predict(self, **kwargs: Any) -> None:
         """Write the embeddings of the training and the test set to one ``.npz`` file."""
-        train, test = self.trainer.predict(**kwargs) or ([], [])
-        path = self.run_dir / "embeddings.npz"
-        np.savez(path, **_arrays({"train": train, "test": test}))
-        Console(highlight=False).print(f"embeddings: {path}", markup=False, soft_wrap=True)
+        parts = dict(zip(("train", "test"), self.trainer.predict(**kwargs) or (), strict=False))
+        _say(f"embeddings: {write_embeddings(self.run_dir, parts)}")
 
 
 def run(args: list[str]) -> None:
@@ -260,16 +263,7 @@ def run(args: list[str]) -> None:
     _show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
-        ProbclCLI(
-            ContrastiveModule,
-            ImageData,
-            subclass_mode_data=True,
-            parser_class=Parser,
-            parser_kwargs=_parser_kwargs(args),
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        ProbclCLI(with_our_names(with_config_of_run(args)))
     except SIGTERMException:
         _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)
@@ -280,87 +274,15 @@ def run(args: list[str]) -> None:
         sys.exit(f"probcl: error: {answer}")
 
 
-def _parser_kwargs(args: list[str]) -> dict[str, Any]:
-    """Return the defaults of each subcommand; those of the default run, if no other is named."""
-    named = any(re.match(_NAMES_A_RUN, arg) for arg in args)
-    defaults = [DEFAULT] if named else [DEFAULT, DIGITS]
-    return {
-        name: {"description": description, "default_config_files": defaults}
-        for name, description in DESCRIPTIONS.items()
-    }
-
-
-class Parser(LightningArgumentParser):
-    """Parser that answers bad input with one sentence instead of its whole usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the reason and exit with status 2."""
-        sys.stderr.write(f"probcl: error: {parser_sentence(message)}\n")
-        sys.exit(2)
-
-
 def _run_name(subcommand: str, config: Namespace) -> str:
     """Name a run after what it trains, or after the run that its checkpoint is of."""
     if subcommand == "fit":
         program, data = (
-            part.class_path.rsplit(".", 1)[-1].lower()
+            (part.init_args.get("name") or part.class_path.rsplit(".", 1)[-1]).lower()
             for part in (config.model.program, config.data)
         )
         return f"{program}-{data}-seed{config.seed_everything}"
     return f"{Path(config.ckpt_path).absolute().parent.parent.name}-{subcommand}"
-
-
-def _with_config_of_run(args: list[str]) -> list[str]:
-    """Begin the arguments with the configuration beside a checkpoint, unless one is given."""
-    given = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
-    if args[:1] not in (["test"], ["predict"]) or given:
-        return args
-    for arg, following in pairwise([*args, ""]):
-        if arg == "--ckpt_path" or arg.startswith("--ckpt_path="):
-            config = config_of_run(arg.partition("=")[2] or following)
-            if config is not None:
-                return [args[0], f"--config={config}", "--run_dir=null", *args[1:]]
-    return args
-
-
-def _with_our_classes(args: list[str]) -> list[str]:
-    """Put the import path for the name of a class of ours, which torchvision may have too."""
-    paths: dict[str, str] = {}
-    for package in (probcl.data, probcl.infer, probcl.nn, probcl.programs, probcl.training):
-        paths |= {name: f"{package.__name__}.{name}" for name in package.__all__}
-    expanded = []
-    for before, arg in pairwise(["", *args]):
-        option, equals, value = arg.partition("=")
-        if not equals and re.match(_TAKES_A_CLASS, before):
-            arg = paths.get(arg, arg)
-        elif re.match(_TAKES_A_CLASS, option):
-            arg = f"{option}{equals}{paths.get(value, value)}"
-        expanded.append(arg)
-    return expanded
-
-
-def _arrays(batches: dict[str, list[Embeddings]]) -> dict[str, Any]:
-    """Return the embeddings of each split as arrays with a row for each image."""
-    sets = {
-        split: Embeddings.concatenate([part for part in parts if part is not None])
-        for split, parts in batches.items()
-    }
-    arrays = [_set_arrays(part) for part in sets.values()]
-    joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
-    return joined | {"split": np.repeat(list(sets), [len(part) for part in sets.values()])}
-
-
-def _set_arrays(part: Embeddings) -> dict[str, Any]:
-    assert part.labels is not None
-    arrays = {"embedding": part.embedding, "label": part.labels, "index": part.rows}
-    if part.posterior:
-        with torch.no_grad():
-            for name in part.posterior[0].arg_constraints:
-                if hasattr(part.posterior[0], name):
-                    values = [getattr(q, name) for q in part.posterior]
-                    arrays[f"posterior_{name}"] = torch.cat(values)
-            arrays["uncertainty_entropy"] = torch.cat([q.entropy() for q in part.posterior])
-    return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 
 def _loggers(run_dir: Path) -> list[Logger]:

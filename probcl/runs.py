@@ -1,28 +1,36 @@
 """The folders of runs: made without ever writing into one in use, found again, and recorded."""
 
+import csv
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+
+from probcl.evaluation import Embeddings
 
 __all__ = [
     "TENSORBOARD",
     "config_of_run",
     "discard_if_unused",
+    "environment",
     "is_whole",
     "make_run_dir",
     "newest_checkpoint",
     "newest_run",
+    "read_history",
     "record_of_run",
     "set_aside",
+    "write_embeddings",
     "write_metrics",
     "write_whole",
 ]
@@ -111,6 +119,35 @@ def config_of_run(ckpt_path: str) -> Path | None:
     return config if config.is_file() else None
 
 
+def read_history(run_dir: Path) -> dict[str, np.ndarray]:
+    """Read the epochs and each logged term of a training from its ``metrics.csv``.
+
+    A training that was taken up again has left its earlier parts beside it, ``metrics-1.csv`` and
+    so on; an epoch that is in several is read from the last.
+
+    Args:
+        run_dir: Folder of the run; an empty history is returned where it did not train.
+
+    Returns:
+        Values by column, each of shape ``(E,)``, the columns ``epoch`` and ``loss`` first.
+    """
+    path = run_dir / "metrics.csv"
+    earlier = sorted(run_dir.glob("metrics-*.csv"), key=_part)
+    epochs: dict[int, dict[str, str]] = {}
+    for part in (*earlier, path):
+        if part.is_file():
+            with part.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("loss")]
+            epochs |= {int(row["epoch"]): row for row in rows}
+    rows = [epochs[epoch] for epoch in sorted(epochs)]
+    # Columns of other callbacks share the file, and are empty in these rows or not terms.
+    if not rows:
+        return {}
+    columns = rows[0]
+    names = sorted(n for n in columns if n in ("contrastive", "y") or n.startswith("kl_"))
+    return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+
+
 def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
     """Write the numbers of a run, and what they were measured with: versions and hardware.
 
@@ -118,9 +155,34 @@ def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
         run_dir: Folder of the run, which gets ``metrics.json`` and ``environment.json``.
         metrics: Numbers by name.
     """
-    for name, content in (("metrics", dict(metrics)), ("environment", _environment())):
+    for name, content in (("metrics", dict(metrics)), ("environment", environment())):
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_whole(run_dir / f"{name}.json", text)
+
+
+def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | None]]) -> Path:
+    """Write what a program says of images: arrays with a row for each image.
+
+    Args:
+        run_dir: Folder of the run, which gets ``embeddings.npz``.
+        splits: Embeddings of the batches of each split.
+
+    Returns:
+        The file, with ``embedding`` before it is normalised, ``row`` in the data set, ``split`` and
+        ``label``; of a posterior its parameters, ``posterior_NAME``, ``mean_direction``,
+        ``mean_resultant_length`` and ``entropy``, where it is known.
+    """
+    whole = {
+        split: Embeddings.concatenate([part for part in parts if part is not None])
+        for split, parts in splits.items()
+    }
+    arrays = [_arrays(part) for part in whole.values()]
+    joined: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]
+    }
+    split = np.repeat(list(whole), [len(part) for part in whole.values()])
+    np.savez(run_dir / "embeddings.npz", **joined, split=split)
+    return run_dir / "embeddings.npz"
 
 
 def record_of_run(run_dir: Path) -> dict[str, Any]:
@@ -146,7 +208,24 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _environment() -> dict[str, Any]:
+def _arrays(part: Embeddings) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"embedding": part.embedding, "row": part.rows}
+    if part.labels is not None:
+        arrays["label"] = part.labels
+    if part.posterior:
+        blocks = part.posterior
+        parameters = [name for name in blocks[0].arg_constraints if hasattr(blocks[0], name)]
+        names = {f"posterior_{name}": name for name in parameters}
+        names |= {name: name for name in ("mean_direction", "mean_resultant_length")}
+        with torch.no_grad():
+            arrays |= {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
+            with suppress(NotImplementedError):
+                arrays["entropy"] = torch.cat([q.entropy() for q in blocks])
+    return {name: values.cpu().numpy() for name, values in arrays.items()}
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the hardware that numbers are made with."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     hardware = {
@@ -164,6 +243,11 @@ def _processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(iter(models), platform.processor() or platform.machine())
+
+
+def _part(path: Path) -> int:
+    """Return the number of a part of the history."""
+    return int(path.stem.rpartition("-")[2])
 
 
 def _first_free(path: Path) -> Path:

@@ -4,10 +4,14 @@ import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from torch import Tensor
+
+from probcl.cli import main
+from probcl.data import load_digits
 
 
 @pytest.fixture(autouse=True)
@@ -18,12 +22,25 @@ def _seeded_and_validated():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _few_images_are_corrupted():
-    """85 changes of each image would make every run of the command ten seconds longer."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probcl.training.module.CORRUPTED_IMAGES", 30)
-        yield
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that all tests share: the default one, of two epochs."""
+    folder = tmp_path_factory.mktemp("trained") / "vsimclr-digits-seed0"
+    main(["fit", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false",
+          "--data.corrupted=30", f"--run_dir={folder}"])  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options by which the command takes a few of the digits only."""
+    path = tmp_path_factory.mktemp("small") / "images.npz"
+    train, test = (part.images for part in load_digits())
+    labels = [part.labels for part in load_digits()]
+    np.savez(path, train_images=train[:200], train_labels=labels[0][:200],
+             test_images=test[:100], test_labels=labels[1][:100])  # fmt: skip
+    return ["--data=Arrays", f"--data.path={path}", "--data.batch_size=100",
+            "--data.corrupted=30"]  # fmt: skip
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])

@@ -1,5 +1,6 @@
-"""Figures of experiments: the tables shown are those of the files, and the files meet the bars."""
+"""Figures of experiments: they carry how they were made, are those shown, and meet the bars."""
 
+import json
 import runpy
 from pathlib import Path
 from statistics import mean
@@ -7,29 +8,68 @@ from statistics import mean
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-DIGITS = runpy.run_path(str(ROOT / "experiments/digits/table.py"))
-UNCERTAINTY = runpy.run_path(str(ROOT / "experiments/uncertainty/table.py"))
+RUN = runpy.run_path(str(ROOT / "experiments/run.py"))
+EXPERIMENTS = RUN["EXPERIMENTS"]
+TABLES = runpy.run_path(str(ROOT / "experiments/tables.py"))
+RECORDS = {
+    f"{experiment}/{name}-seed{seed}": ROOT / f"experiments/{experiment}/{name}-seed{seed}.json"
+    for experiment, (programs, seeds) in EXPERIMENTS.items()
+    for name in programs
+    for seed in seeds
+}
+runs_of = TABLES["runs_of"]
 
 
-def test_the_tables_of_the_digits_are_those_of_the_files():
-    assert DIGITS["table"]() in (ROOT / "experiments/digits/README.md").read_text()
-    assert DIGITS["uncertainty_table"]() in README
+def test_a_run_that_has_its_record_is_not_made_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "simclr-seed5.json").write_text("{}")
+    options = ["digits", "simclr", "--seeds", "5", "--records", str(tmp_path), "--", "--no.option"]
+    monkeypatch.setattr("sys.argv", ["run.py", *options])
+    assert RUN["main"]()
+    assert capsys.readouterr().out == "1 of 1 runs have their records\n"
 
 
-@pytest.mark.parametrize("program", DIGITS["PROGRAMS"])
+def test_there_are_no_records_but_those_of_the_runs():
+    found = {
+        path for experiment in EXPERIMENTS for path in ROOT.glob(f"experiments/{experiment}/*.json")
+    }
+    assert found == set(RECORDS.values())
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_figure_carries_how_it_was_made(name):
+    record = json.loads(RECORDS[name].read_text())
+    assert list(record) == ["config", "versions", "hardware", "metrics"]
+    assert record["versions"].keys() >= {"python", "probcl", "torch", "pyro-ppl", "lightning"}
+    assert record["hardware"]["threads"] == 1
+    assert record["hardware"].keys() >= {"processor", "cores", "gpus"}
+    config = str(record["config"])
+    assert f"'seed_everything': {name[-1]}" in config
+    assert "'temperature': 0.2" in config or "fashion_mnist" not in name or "expected" in name
+    assert all(key.count("/") == 2 for key in record["metrics"] if key.startswith("unc/"))
+
+
+@pytest.mark.parametrize("path", TABLES["READMES"], ids=lambda path: path.parent.name)
+def test_the_tables_are_those_of_the_records(path):
+    page = path.read_text()
+    assert TABLES["with_tables"](page) == page
+
+
+def test_every_table_is_shown():
+    pages = "".join(path.read_text() for path in TABLES["READMES"])
+    assert not [name for name in TABLES["TABLES"] if f"<!-- table: {name} -->\n|" not in pages]
+
+
+@pytest.mark.parametrize("program", EXPERIMENTS["digits"][0])
 def test_each_seed_of_each_program_classifies_the_digits(program):
-    runs = DIGITS["runs_of"](program)
-    assert len(runs) == 3
-    assert min(run["probe/top1"] for run in runs) >= 0.95
+    assert min(run["probe/top1"] for run in runs_of("digits", program)) >= 0.95
 
 
 def test_each_seed_of_the_default_run_meets_its_bars():
-    for run in DIGITS["runs_of"]("VSimCLR"):
+    for run in runs_of("digits", "default"):
         assert run["probe/top1"] >= 0.97
         assert run["knn/top1"] >= 0.96
         assert run["cal/ece"] <= 0.03
-        assert run["unc/auroc_inverted"] >= 0.80
+        assert run["unc/auroc_inverted/entropy"] >= 0.80
 
 
 @pytest.mark.parametrize(
@@ -43,40 +83,35 @@ def test_each_seed_of_the_default_run_meets_its_bars():
     ],
 )
 def test_the_default_runs_entropy_notices_what_it_should(question, bar):
-    runs = DIGITS["runs_of"]("VSimCLR")
-    assert mean(run[f"unc/{question}"] for run in runs) >= bar
-    assert all(f"unc/{question}/{score}" in run for run in runs for score in DIGITS["SCORES"][1:])
-
-
-def test_the_tables_of_fashion_mnist_are_those_of_the_files():
-    page = (ROOT / "experiments/uncertainty/README.md").read_text()
-    assert UNCERTAINTY["short_table"]() in README
-    for question in UNCERTAINTY["QUESTIONS"]:
-        assert UNCERTAINTY["question_table"](question) in page
+    runs = runs_of("digits", "default")
+    assert mean(run[f"unc/{question}/entropy"] for run in runs) >= bar
+    scores = TABLES["DIGITS_SCORES"]
+    assert all(f"unc/{question}/{score}" in run for run in runs for score in scores)
 
 
 @pytest.mark.parametrize(
     ("program", "metric", "bar"),
     [
-        ("vsupcon", "unc/retrieval_error", 0.75),
-        ("vsimclr-degraded", "unc/retrieval_error", 0.65),
+        ("vsupcon", "unc/retrieval_error/entropy", 0.75),
+        ("vsimclr-degraded", "unc/retrieval_error/entropy", 0.65),
         ("supcon", "unc/retrieval_error/trust", 0.82),
         ("supcon", "unc/out_of_distribution/trust", 0.90),
     ],
 )
 def test_scores_on_fashion_mnist_meet_their_bars(program, metric, bar):
-    runs = UNCERTAINTY["runs"]()[program]
-    assert len(runs) == 2
-    assert mean(run[metric] for run in runs) >= bar
+    assert mean(run[metric] for run in runs_of("fashion_mnist", program)) >= bar
 
 
-def test_mahalanobis_distances_find_what_is_unfamiliar():
-    for runs in UNCERTAINTY["runs"]().values():
-        assert mean(run["unc/out_of_distribution/mahalanobis"] for run in runs) >= 0.95
+@pytest.mark.parametrize("program", EXPERIMENTS["fashion_mnist"][0])
+def test_mahalanobis_distances_find_what_is_out_of_distribution(program):
+    runs = runs_of("fashion_mnist", program)
+    assert mean(run["unc/out_of_distribution/mahalanobis"] for run in runs) >= 0.95
 
 
 def test_a_post_hoc_head_costs_no_accuracy_and_beats_what_needs_no_training():
-    every = UNCERTAINTY["runs"]()
-    for point, head in zip(every["simclr"], every["simclr-posthoc"], strict=True):
+    points = runs_of("fashion_mnist", "simclr-degraded")
+    heads = runs_of("fashion_mnist", "simclr-degraded-posthoc")
+    for point, head in zip(points, heads, strict=True):
         assert head["retrieval/recall_at_1"] == point["retrieval/recall_at_1"]
-        assert head["unc/retrieval_error"] > point["unc/retrieval_error/nearest_cosine"]
+        entropy = head["unc/retrieval_error/entropy"]
+        assert entropy > point["unc/retrieval_error/nearest_cosine"]

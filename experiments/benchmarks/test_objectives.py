@@ -6,6 +6,7 @@ Run with ``python -m pytest experiments/benchmarks -s``; lightly's loss needs th
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -16,11 +17,14 @@ from torch.nn.functional import normalize
 from probcl.objectives import info_nce, sup_con, varcon
 
 COUNT, DIM, CLASSES, TEMPERATURE, EPSILON = 8192, 128, 100, 0.1, 0.02
+SAMPLES, ITEMS = 8, 256  # of a step with several samples of the posterior
 ROUNDS, WARM_UP = 7, 2
 BARS = [
     ("InfoNCE", "lightly's NTXentLoss", 0.3),
     ("SupCon", "dense SupCon", 0.3),
     ("VarCon", "dense VarCon", 0.7),
+    ("InfoNCE of samples", "lightly's NTXentLoss of samples", 0.5),
+    ("SupCon of samples", "dense SupCon of samples", 0.5),
 ]
 MEMORY_BARS = {8192: 40.0, 32768: 150.0}  # MiB
 GROWTH_SIZES, GROWTH_BAR = (2048, 4096, 8192, 16384, 32768), 1.15
@@ -64,20 +68,36 @@ def cases(count: int, device: str = "cpu") -> dict[str, Callable[[], None]]:
         "VarCon": lambda: varcon(views, classes, TEMPERATURE, epsilon=EPSILON),
         "dense VarCon": lambda: dense_varcon(z, classes.repeat(2)),
     }
+    return {name: partial(with_backward, loss, z) for name, loss in losses.items()}
 
-    def with_backward(loss: Callable[[], Tensor]) -> Callable[[], None]:
-        def run() -> None:
-            z.grad = None
-            loss().backward()
 
-        return run
+def cases_of_samples(device: str = "cpu") -> dict[str, Callable[[], None]]:
+    """Return the losses of a few hundred embeddings, of all samples at once and one by one."""
+    lightly_loss = pytest.importorskip("lightly.loss", reason="pip install 'probcl[baselines]'")
+    nt_xent = lightly_loss.NTXentLoss(temperature=TEMPERATURE)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(SAMPLES, 2, ITEMS, DIM, generator=generator)
+    z = normalize(z, dim=-1).to(device).requires_grad_()
+    labels = torch.randint(CLASSES, (ITEMS,), generator=generator).to(device)
+    losses: dict[str, Callable[[], Tensor]] = {
+        "InfoNCE of samples": lambda: info_nce(z, TEMPERATURE),
+        "lightly's NTXentLoss of samples": lambda: sum(nt_xent(*views) for views in z),
+        "SupCon of samples": lambda: sup_con(z, labels, TEMPERATURE),
+        "dense SupCon of samples": lambda: sum(
+            dense_sup_con(views.flatten(0, 1), labels.repeat(2)) for views in z
+        ),
+    }
+    return {name: partial(with_backward, loss, z) for name, loss in losses.items()}
 
-    return {name: with_backward(loss) for name, loss in losses.items()}
+
+def with_backward(loss: Callable[[], Tensor], z: Tensor) -> None:
+    z.grad = None
+    loss().backward()
 
 
 def ours(functions: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
     """Leave out the peers."""
-    return {name: functions[name] for name, _, _ in BARS}
+    return {name: functions[name] for name, _, _ in BARS if name in functions}
 
 
 def ratios(milliseconds: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -92,7 +112,7 @@ def gpu_figures() -> dict[str, object] | str:
     """Measure on a GPU, if there is one."""
     if not torch.cuda.is_available():
         return "not measured"
-    times = interleaved_times(cases(COUNT, "cuda"), 20, 5, "cuda")
+    times = interleaved_times(cases(COUNT, "cuda") | cases_of_samples("cuda"), 20, 5, "cuda")
     peaks = {}
     for name, function in cases(COUNT, "cuda").items():
         torch.cuda.reset_peak_memory_stats()
@@ -107,6 +127,7 @@ def test_bars() -> None:
     """Every ratio, every peak and the growth stay within their bars."""
     with threads(2):
         milliseconds = interleaved_times(cases(COUNT), ROUNDS, WARM_UP)
+        milliseconds |= interleaved_times(cases_of_samples(), 10 * ROUNDS, WARM_UP)
         growth = {
             count: interleaved_times(ours(cases(count)), 3 if count > COUNT else 9, 1)
             for count in GROWTH_SIZES
@@ -119,9 +140,9 @@ def test_bars() -> None:
     exponent = math.log(growth[last]["VarCon"] / growth[first]["VarCon"]) / math.log(last / first)
     print()
     for name, median in milliseconds.items():
-        print(f"{name:26s} {median:8.1f} ms")
+        print(f"{name:32s} {median:8.1f} ms")
     for name, entry in ratios(milliseconds).items():
-        print(f"{name:46s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
+        print(f"{name:52s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
     for count, peaks in memory.items():
         each = ", ".join(f"{name} {peak:.1f}" for name, peak in peaks.items())
         print(f"peak MiB at N = {count}: {each}  (bar {MEMORY_BARS[count]:.0f})")
@@ -129,7 +150,8 @@ def test_bars() -> None:
     record(
         "objectives",
         {
-            "setting": f"N = {COUNT}, d = {DIM}, {CLASSES} classes, float32, forward + backward",
+            "setting": f"N = {COUNT}, d = {DIM}, {CLASSES} classes, float32, forward + backward; "
+            f"of samples: {SAMPLES} samples of two views of {ITEMS} images",
             "cpu": {
                 "hardware": f"{hardware()}, 2 threads",
                 "milliseconds": milliseconds,

@@ -26,8 +26,7 @@ from probcl.distributions.kl import gaussian_bound
 from probcl.nn import ConvNet, ProjectedNormalHead, ResNet
 from probcl.objectives import info_nce
 from probcl.programs import VSimCLR
-from probcl.training import Arrays, ContrastiveModule
-from probcl.training.progress import ProgressBar
+from probcl.training import Arrays, ContrastiveModule, ProgressBar, Throughput
 
 SIZE, TEMPERATURE = 32, 0.2
 WHOLE_BAR, LIGHTLY_BAR, EPOCH_BAR = 0.85, 5.0, 4.0
@@ -65,7 +64,8 @@ class Rates(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ContrastiveModule) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.rates.append(pl_module.images_per_second)
+        (throughput,) = (c for c in trainer.callbacks if isinstance(c, Throughput))
+        self.rates.append(throughput.images_per_second)
         super().on_train_epoch_end(trainer, pl_module)
 
 

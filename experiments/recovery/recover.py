@@ -6,13 +6,12 @@ concentration of each view's own, and what it says of new items is compared with
 """
 
 import datetime
+import inspect
 import json
-import platform
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean, stdev
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -23,16 +22,26 @@ from probcl.data import ConjugateGenerator
 from probcl.infer import ContrastiveELBO
 from probcl.nn import VonMisesFisherHead
 from probcl.programs import ExpectedLikelihood, MCInfoNCE, Program, VSimCLR
+from probcl.runs import environment
 
-DIM, CONCENTRATION, LEARNING_RATE, ITEMS = 10, (16.0, 32.0), 1e-3, 2048
-SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "recovery.json"
+SEEDS = (0, 1, 2)
+SETTING = {
+    "data": {"class": "ConjugateGenerator", "dim": 10, "concentration": [16.0, 32.0]},
+    "encoder": {"layers": 3, "width": 128, "activation": "SiLU"},
+    "posterior": {"class": "VonMisesFisherHead", "hidden": 128, "concentration": 24.0},
+    "optimizer": {"class": "Adam", "lr": 1e-3, "schedule": "cosine to 0"},
+    "new items": 2048,
+    "threads": 1,
+}
+MEASURES = ("concentration rank correlation", "cosine rank correlation", "mean log bias")
 
 
 class Method(NamedTuple):
-    """A program, given encoder and head, and how long it is trained."""
+    """A program, what its arguments are beside encoder and head, and how long it is trained."""
 
-    program: Callable[[nn.Module, nn.Module], Program]
+    kind: type[Program]
+    arguments: dict[str, Any] = {}  # noqa: RUF012 - never written to
     steps: int = 3500
     batch: int = 256
 
@@ -42,36 +51,37 @@ METHODS = {
     "ExpectedLikelihood": Method(ExpectedLikelihood),
     # With few samples inside the logarithm the concentration runs away: many, of fewer items.
     "MCInfoNCE, temperature 0.05, 64 samples": Method(
-        partial(MCInfoNCE, temperature=0.05, num_samples=64), steps=1000, batch=64
+        MCInfoNCE, {"temperature": 0.05, "num_samples": 64}, steps=1000, batch=64
     ),
-    "VSimCLR, temperature 0.05, beta 1": Method(partial(VSimCLR, temperature=0.05)),
-    "VSimCLR, temperature 0.2, beta 1": Method(partial(VSimCLR, temperature=0.2)),
+    "VSimCLR, temperature 0.05, beta 1": Method(VSimCLR, {"temperature": 0.05}),
+    "VSimCLR, temperature 0.2, beta 1": Method(VSimCLR, {"temperature": 0.2}),
 }
 
 
-def recover(method: str, seed: int) -> dict[str, float]:
+def recover(name: str, seed: int) -> dict[str, float]:
     """Train one method on views of hidden directions, and compare it with the truth."""
     pyro.set_rng_seed(seed)
-    source = ConjugateGenerator(DIM, CONCENTRATION, seed)
-    width = 128
-    encoder = nn.Sequential(
-        *(nn.Linear(DIM + 1, width), nn.SiLU()),
-        *(nn.Linear(width, width), nn.SiLU()),
-        *(nn.Linear(width, width), nn.SiLU()),
+    data, width = SETTING["data"], SETTING["encoder"]["width"]
+    source = ConjugateGenerator(data["dim"], tuple(data["concentration"]), seed)
+    layers: list[nn.Module] = []
+    for inputs in (data["dim"] + 1, width, width):
+        layers += [nn.Linear(inputs, width), nn.SiLU()]
+    head = VonMisesFisherHead(
+        data["dim"], SETTING["posterior"]["hidden"], SETTING["posterior"]["concentration"]
     )
-    make, steps, batch = METHODS[method]
-    program = make(encoder, VonMisesFisherHead(DIM, width, concentration=24.0))
+    method = METHODS[name]
+    program = method.kind(nn.Sequential(*layers), head, **method.arguments)
     program.materialize(source.sample(1).views[0])
-    start = time.perf_counter()
-    train(program, source, steps, batch)
-    seconds = time.perf_counter() - start
+    start = time.process_time()
+    train(program, source, method.steps, method.batch)
+    seconds = time.process_time() - start  # of one thread, whatever else the machine does
     return measure(program, source) | {"seconds": seconds}
 
 
 def train(program: Program, source: ConjugateGenerator, steps: int, batch: int) -> None:
     """Minimise a program's loss over new views in every step."""
     loss = ContrastiveELBO()(program.model, program.guide)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=SETTING["optimizer"]["lr"])
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for _ in range(steps):
         optimizer.zero_grad()
@@ -83,41 +93,54 @@ def train(program: Program, source: ConjugateGenerator, steps: int, batch: int) 
 @torch.no_grad()
 def measure(program: Program, source: ConjugateGenerator) -> dict[str, float]:
     """Compare the posteriors of new items with the true ones."""
-    (views,), (loc,), (concentration,), _ = source.sample(ITEMS, views=1)
+    items = SETTING["new items"]
+    (views,), (loc,), (concentration,), _ = source.sample(items, views=1)
     posterior = program.eval()(views)
-    pairs = torch.triu_indices(ITEMS, ITEMS, offset=1).unbind()
-    cosines = [(mean @ mean.T)[pairs] for mean in (posterior.loc, loc)]
+    pairs = torch.triu_indices(items, items, offset=1).unbind()
+    cosines = [(mean @ mean.T)[pairs] for mean in (posterior.mean_direction, loc)]
     bias = posterior.concentration.log().mean() - concentration.log().mean()
-    return {
-        "concentration rank correlation": spearmanr(posterior.concentration, concentration)[0],
-        "cosine rank correlation": spearmanr(*cosines)[0],
-        "mean log bias": bias.item(),
-    }
+    correlations = spearmanr(posterior.concentration, concentration)[0], spearmanr(*cosines)[0]
+    return dict(zip(MEASURES, (*correlations, bias.item()), strict=True))
+
+
+def configuration(method: Method) -> dict[str, Any]:
+    """Return the class of a program with every argument, those left to their defaults too."""
+    arguments = inspect.signature(method.kind).bind_partial(**method.arguments)
+    arguments.apply_defaults()
+    given = {name: value for name, value in arguments.arguments.items() if name != "posterior"}
+    program = {"class": method.kind.__name__, **given}
+    return {"program": program, "kl": "auto", "steps": method.steps, "batch": method.batch}
+
+
+def table() -> str:
+    """Return the figures as a table in Markdown: mean and standard deviation over the seeds."""
+    record = json.loads(RESULTS.read_text())
+    rows = [f"| method | steps x batch | {' | '.join(MEASURES)} | seconds |", "|---" * 6 + "|"]
+    rows[0] = rows[0].replace(" rank", ", rank")
+    for name, method in record["methods"].items():
+        seeds = list(method["seeds"].values())
+        values = [[seed[measure] for seed in seeds] for measure in MEASURES]
+        cells = [f"{mean(v):.3f} ± {stdev(v):.3f}" for v in values[:2]]
+        cells.append(f"{mean(values[2]):+.2f} ± {stdev(values[2]):.2f}")
+        work = f"{method['steps']:,} x {method['batch']}" if method["steps"] else "none"
+        seconds = f"{mean(seed['seconds'] for seed in seeds):.0f}" if method["steps"] else ""
+        rows.append(f"| {name} | {work} | {' | '.join(cells)} | {seconds} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
-    """Write the figures of every method and seed, with date, versions and setting."""
-    torch.set_num_threads(1)
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-        },
-        "setting": (
-            f"d = {DIM}, true concentration {CONCENTRATION[0]:g} to {CONCENTRATION[1]:g}, Adam at "
-            f"{LEARNING_RATE:g} with cosine decay, {ITEMS} new items, 1 CPU thread"
-        ),
-    }
+    """Write the figures of every method and seed, with all that they were made with."""
+    torch.set_num_threads(SETTING["threads"])
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    record = {"date": date, **environment(), "setting": SETTING, "methods": {}}
     for name, method in METHODS.items():
-        figures = {"steps": method.steps, "batch": method.batch}
-        report[name] = figures
+        seeds: dict[str, dict[str, float]] = {}
+        record["methods"][name] = configuration(method) | {"seeds": seeds}
         for seed in SEEDS:
             result = recover(name, seed)
-            figures[f"seed {seed}"] = {key: round(float(x), 4) for key, x in result.items()}
-            print(name, seed, figures[f"seed {seed}"], flush=True)
-            RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+            seeds[str(seed)] = {key: round(float(x), 4) for key, x in result.items()}
+            print(name, seed, seeds[str(seed)], flush=True)
+            RESULTS.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

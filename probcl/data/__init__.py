@@ -1,23 +1,17 @@
 """Data sets in memory and in files, augmentation on the device, corruptions, synthetic data."""
 
-from probcl.data.augment import (
+from probcl.data.augment.colour import ColorJitter, GaussianBlur, RandomGrayscale
+from probcl.data.augment.crop import RandomResizedCrop
+from probcl.data.augment.draws import as_float
+from probcl.data.augment.policies import AutoAugmentPolicy, RandAugmentPolicy
+from probcl.data.augment.recipes import (
     Augmentation,
     AutoAugment,
-    AutoAugmentPolicy,
-    ColorJitter,
-    Degrade,
-    GaussianBlur,
     MultiCrop,
-    RandAugmentPolicy,
-    RandomAffine,
-    RandomContrast,
-    RandomGrayscale,
-    RandomNoise,
-    RandomResizedCrop,
     SimAugment,
     StackedRandAugment,
-    as_float,
 )
+from probcl.data.augment.simple import Degrade, RandomAffine, RandomContrast, RandomNoise
 from probcl.data.corruptions import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
 from probcl.data.named import DATASETS, load_digits

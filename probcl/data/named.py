@@ -20,7 +20,8 @@ from torch import nn
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from probcl.data.augment import Augmentation, RandomAffine, RandomContrast, RandomNoise, SimAugment
+from probcl.data.augment.recipes import Augmentation, SimAugment
+from probcl.data.augment.simple import RandomAffine, RandomContrast, RandomNoise
 from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
 from probcl.data.readers import Listed, list_images, number_classes, pair
 

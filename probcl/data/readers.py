@@ -220,7 +220,9 @@ def read_folder(
             )
     there = {name: numbers[name] for name in there}
     parts = list_images(train, numbers), list_images(test, there)
-    others = [path for part in parts for path in part.others]
+    others = [entry.path for part in (train, test) for entry in _entries(part)
+              if entry.name not in numbers]  # fmt: skip
+    others += [path for part in parts for path in part.others]
     if others:
         warnings.warn(
             f"path: left out of {root}: {len(others)} that are no image files, such as "
@@ -244,8 +246,8 @@ def number_classes(folder: Path, count: int | None = None) -> dict[str, int]:
     names = []
     for entry in _entries(folder) if folder.is_dir() else ():
         # A class may be a link to a folder elsewhere, but not to one that holds it.
-        circle = entry.is_symlink() and folder.resolve().is_relative_to(Path(entry).resolve())
-        if entry.is_dir() and not circle:
+        circle = entry.is_symlink() and folder.resolve().is_relative_to(os.path.realpath(entry))
+        if os.path.isdir(entry) and not circle:
             names.append(entry.name)
     if count is not None and len(names) != count:
         raise ValueError(
@@ -266,7 +268,9 @@ def list_images(folder: Path, numbers: Mapping[str, int]) -> Listed:
     for name, number in numbers.items():
         before = len(listed.paths)
         for entry in _within(folder / name) if (folder / name).is_dir() else ():
-            if entry.is_file() and entry.name.lower().endswith(_ENDINGS):  # a pipe is no file
+            # Pipes and broken links are none; most are plain files, of which no more is asked.
+            regular = entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
+            if regular and entry.name.lower().endswith(_ENDINGS):
                 listed.paths.append(entry.path)
                 listed.labels.append(number)
             else:

@@ -9,12 +9,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from probcl.checks import as_truths, as_values
-from probcl.evaluation.detection import auroc, error_auroc, severity_correlation
+from probcl.evaluation.ood import auroc, error_auroc, rank_correlation, severity_correlation
 
 __all__ = [
     "Interval",
     "auroc_interval",
     "bootstrap_interval",
+    "correlation_interval",
     "error_auroc_interval",
     "severity_interval",
 ]
@@ -61,25 +62,29 @@ def bootstrap_interval(
     return _interval(statistic(*arrays), torch.tensor(drawn, dtype=torch.double))
 
 
-def auroc_interval(familiar: Any, *unfamiliar: Any, seed: int = 0) -> Interval:
+def auroc_interval(in_distribution: Any, *out_of_distribution: Any, seed: int = 0) -> Interval:
     """Return ``auroc`` with its interval, all sets resampled.
 
     Args:
-        familiar: Scores, shape ``(N,)``.
-        *unfamiliar: Scores of one or several sets, each of shape ``(M,)``; of several, the mean.
+        in_distribution: Scores, shape ``(N,)``.
+        *out_of_distribution: Scores of one or several sets, each of shape ``(M,)``; of several, the
+            mean.
         seed: Seed of the draws.
     """
-    known = as_values("familiar", familiar)
+    inside = as_values("in_distribution", in_distribution)
     values, draws = [], []
-    for part in unfamiliar:
-        strange = as_values("unfamiliar", part)
-        rank = torch.as_tensor(rankdata(torch.cat([known, strange]), "average"))
+    for part in out_of_distribution:
+        outside = as_values("out_of_distribution", part)
+        rank = torch.as_tensor(rankdata(torch.cat([inside, outside]), "average"))
         bins = ((rank - 0.5) / len(rank) * _BINS).long().clamp(0, _BINS - 1)
-        random = np.random.default_rng(seed)  # the familiar are the same draw for every set
-        counts = [_resampled(part, random) for part in bins.split([len(known), len(strange)])]
-        below = counts[0].cumsum(-1) - counts[0] / 2
-        draws.append((counts[1] * below).sum(-1) / (len(known) * len(strange)))
-        values.append(auroc(known, strange))
+        random = np.random.default_rng(seed)  # those inside are the same draw for every set
+        drawn, others = (
+            _resampled(part.bincount(minlength=_BINS), random)
+            for part in bins.split([len(inside), len(outside)])
+        )
+        below = drawn.cumsum(-1) - drawn / 2
+        draws.append((others * below).sum(-1) / (len(inside) * len(outside)))
+        values.append(auroc(inside, outside))
     return _interval(sum(values) / len(values), torch.stack(draws).mean(0))
 
 
@@ -99,42 +104,52 @@ def error_auroc_interval(score: Any, error: Any, seed: int = 0) -> Interval:
     return auroc_interval(values[~wrong], values[wrong], seed=seed)
 
 
-def severity_interval(*scores: Mapping[int, Any], seed: int = 0) -> Interval:
-    """Return ``severity_correlation`` with its interval, images resampled with all severities.
-
-    The ranks are those of all images, in each resample.
+def correlation_interval(score: Any, other: Any, seed: int = 0) -> Interval:
+    """Return ``rank_correlation`` with its interval; the ranks of all items are those of each draw.
 
     Args:
-        *scores: Scores of the same images by severity, each of shape ``(N,)``, for one or several
+        score: Shape ``(N,)``.
+        other: Shape ``(N,)``.
+        seed: Seed of the draws.
+    """
+    value = rank_correlation(score, other)
+    x, y = as_values("score", score), as_values("other", other)
+    return _interval(value, _resampled_correlations(x[None], y[None], seed))
+
+
+def severity_interval(*scores: Mapping[int, Any], seed: int = 0) -> Interval:
+    """Return ``severity_correlation`` with its interval, items resampled with all severities.
+
+    Args:
+        *scores: Scores of the same items by severity, each of shape ``(N,)``, for one or several
             corruptions; of several, the mean.
         seed: Seed of the draws.
     """
-    values = [severity_correlation(levels) for levels in scores]
-    draws = []
+    values, draws = [], []
     for levels in scores:
-        generator = torch.Generator().manual_seed(seed)  # the same images for every corruption
-        draws.append(_severity_draws(levels, generator))
+        values.append(severity_correlation(levels))
+        table = torch.stack([as_values("scores", level) for level in levels.values()])
+        severity = torch.tensor(list(levels), dtype=torch.double)[:, None].expand_as(table)
+        draws.append(_resampled_correlations(table, severity, seed))
     return _interval(sum(values) / len(values), torch.stack(draws).mean(0))
 
 
-def _severity_draws(levels: Mapping[int, Any], generator: torch.Generator) -> Tensor:
-    values = torch.stack([as_values("scores", level) for level in levels.values()])
-    rank = torch.as_tensor(rankdata(values, "average")).view(values.shape)
-    rank = rank - rank.mean()
-    severity = torch.as_tensor(rankdata(list(levels), "average"))
-    severity = (severity - severity.mean()) / severity.std(correction=0)
-    # Each image brings every severity: three sums for each are all that a resample needs.
-    sums = torch.stack([severity @ rank, rank.sum(0), rank.square().sum(0)], -1) / len(values)
-    count = values.shape[1]
-    rows = torch.randint(count, (_RESAMPLES, count), generator=generator)
-    covariance, mean, square = sums[rows].mean(1).unbind(-1)
-    return covariance / (square - mean.square()).clamp_min(1e-300).sqrt()
+def _resampled_correlations(x: Tensor, y: Tensor, seed: int) -> Tensor:
+    """Return Spearman's correlation of pairs ``(L, N)`` in each resample of the ``N`` items."""
+    x, y = (torch.as_tensor(rankdata(v, "average")).view(v.shape) for v in (x, y))
+    x, y = x - x.mean(), y - y.mean()
+    # Five sums for each item are all that a resample needs.
+    sums = torch.stack([x * y, x, y, x * x, y * y], -1).mean(0)
+    # By one seed, the same items for every score and corruption.
+    drawn = _resampled(torch.ones(len(sums)), np.random.default_rng(seed)) @ sums / len(sums)
+    xy, x, y, xx, yy = drawn.unbind(-1)
+    return (xy - x * y) / ((xx - x * x) * (yy - y * y)).clamp_min(1e-300).sqrt()
 
 
-def _resampled(bins: Tensor, random: np.random.Generator) -> Tensor:
+def _resampled(counts: Tensor, random: np.random.Generator) -> Tensor:
     """Return how many items of each bin are in each resample, shape ``(resamples, bins)``."""
-    share = bins.bincount(minlength=_BINS).double() / len(bins)
-    return torch.as_tensor(random.multinomial(len(bins), share.numpy(), _RESAMPLES)).double()
+    share = counts.double() / counts.sum()
+    return torch.as_tensor(random.multinomial(int(counts.sum()), share, _RESAMPLES)).double()
 
 
 def _interval(value: float, drawn: Tensor) -> Interval:

@@ -1,8 +1,12 @@
-"""Calibration: is a predicted probability the frequency with which it comes true?"""
+"""Calibration: is a predicted probability the frequency with which it comes true?
+
+And scaling of logits, learned on held-out items, by which it becomes so.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,12 +14,16 @@ from probcl.checks import as_labels, as_probabilities
 
 __all__ = [
     "Reliability",
+    "Scaling",
     "adaptive_calibration_error",
     "brier_score",
     "calibration_error",
     "classwise_calibration_error",
+    "fit_temperature",
+    "fit_vector",
     "maximum_calibration_error",
     "negative_log_likelihood",
+    "smooth_calibration_error",
     "smooth_reliability",
 ]
 
@@ -79,7 +87,8 @@ def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -
 def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
     """Return the mean |accuracy - confidence| in bins of as many items each.
 
-    Items of equal confidence stay in their order; sizes of bins differ by one at most.
+    Items of one confidence, to six decimals, share their mean, so that their order does not count;
+    sizes of bins differ by one at most.
 
     Args:
         probabilities: Shape ``(N, C)``.
@@ -91,10 +100,10 @@ def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) 
         https://arxiv.org/abs/1904.01685
     """
     confidence, correct = _confidence(probabilities, labels)
-    order = confidence.argsort(stable=True)
-    gap = (correct - confidence)[order]
-    parts = gap.tensor_split(min(bins, len(gap)))
-    return sum(abs(part.sum().item()) for part in parts) / len(gap)
+    _, tie, size = confidence.round(decimals=6).unique(return_inverse=True, return_counts=True)
+    gap = torch.zeros(len(size), dtype=torch.double).index_add_(0, tie, correct - confidence) / size
+    parts = gap.repeat_interleave(size).tensor_split(min(bins, len(tie)))
+    return sum(abs(part.sum().item()) for part in parts) / len(tie)
 
 
 def classwise_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
@@ -164,13 +173,8 @@ def smooth_reliability(
     counts = kind.bincount(minlength=2 * _GRID).double()
     means = torch.zeros(2 * _GRID, dtype=torch.double).index_add_(0, kind, confidence)
     means = means / counts.clamp_min(1)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.stack([
-        kind[torch.randint(len(kind), (len(kind),), generator=generator)].bincount(
-            minlength=2 * _GRID
-        )
-        for _ in range(resamples)
-    ]).double()  # fmt: skip
+    random, share = np.random.default_rng(seed), (counts / len(kind)).numpy()
+    drawn = torch.as_tensor(random.multinomial(len(kind), share, resamples)).double()
     kernel = _kernel(bandwidth)
 
     def curve(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,6 +190,109 @@ def smooth_reliability(
     shown = slice(int(seen[0]), int(seen[-1]) + 1)
     density = mass[shown] / mass[shown].sum()
     return Reliability(mean[shown], accuracy[shown], band[0][shown], band[1][shown], density)
+
+
+def smooth_calibration_error(probabilities: Any, labels: Any, bandwidth: float = 0.05) -> float:
+    """Return the error of ``smooth_reliability``: a calibration error without bins."""
+    return smooth_reliability(probabilities, labels, bandwidth, resamples=1).error
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """An affine map of each class's logit.
+
+    Args:
+        weight: Of all logits, shape ``()``, or of each class's, ``(C,)``.
+        bias: Shape ``()`` or ``(C,)``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map logits ``(*, C)``; one of minus infinity stays."""
+        scaled = logits * self.weight.to(logits) + self.bias.to(logits)
+        return torch.where(logits.isneginf(), -torch.inf, scaled)
+
+
+def fit_temperature(logits: Any, labels: Any) -> Scaling:
+    """Fit the temperature that makes held-out labels likely; the order of classes stays.
+
+    The logarithm of the temperature has a standard normal prior: without one, items that are all
+    right would send it to zero.
+
+    Args:
+        logits: Shape ``(N, C)``, minus infinity for a class that was not seen.
+        labels: Classes, shape ``(N,)``.
+
+    Returns:
+        A scaling whose ``weight`` is one divided by the temperature, above 0.
+
+    Raises:
+        ValueError: If a label's logit is minus infinity, or one is not a number.
+
+    References:
+        Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
+        >>> round((1 / fit_temperature(logits, torch.tensor([0, 0, 0, 1])).weight).item(), 3)
+        1.393
+    """
+    return _fit(logits, labels, per_class=False)
+
+
+def fit_vector(logits: Any, labels: Any) -> Scaling:
+    """Fit a weight and a bias for each class's logit that make held-out labels likely.
+
+    The biases and the logarithms of the weights have standard normal priors.
+
+    Args:
+        logits: Shape ``(N, C)``, minus infinity for a class that was not seen.
+        labels: Classes, shape ``(N,)``.
+
+    Raises:
+        ValueError: If a label's logit is minus infinity, or one is not a number.
+
+    References:
+        Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
+    """
+    return _fit(logits, labels, per_class=True)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _fit(logits: Any, labels: Any, per_class: bool) -> Scaling:
+    values = torch.as_tensor(logits).detach().cpu().double().clone()  # of no inference mode
+    y = as_labels("labels", labels, len(values)).clone()
+    if values.isnan().any() or values.isposinf().any():
+        raise ValueError("logits must be numbers or minus infinity, got NaN or infinity.")
+    if not values.gather(1, y[:, None]).isfinite().all():
+        raise ValueError(
+            "logits must be finite for the class of each item, got minus infinity: leave out items "
+            "of classes that were not seen."
+        )
+    unseen = values.isneginf()
+    finite = torch.where(unseen, 0.0, values)
+    shape = (values.shape[1],) if per_class else ()
+    log_weight = torch.zeros(shape, dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(shape, dtype=torch.double, requires_grad=per_class)
+    fitted = [log_weight, bias] if per_class else [log_weight]
+    optimizer = torch.optim.LBFGS(
+        fitted, max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        scaled = (finite * log_weight.exp() + bias).masked_fill(unseen, -torch.inf)
+        prior = torch.stack([p.square().sum() for p in fitted]).sum() / (2 * len(y))
+        loss = torch.nn.functional.cross_entropy(scaled, y) + prior
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return Scaling(log_weight.detach().exp(), bias.detach())
 
 
 def _kernel(bandwidth: float) -> Tensor:

@@ -1,8 +1,7 @@
-"""What an encoder says of a set of items: the arrays that evaluation works on."""
+"""What an encoder says of items: the arrays that evaluation works on."""
 
-from collections.abc import Sequence
-from contextlib import suppress
-from copy import copy
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +9,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from probcl.checks import as_labels, as_matrix
-from probcl.randomness import seeded
+from probcl.distributions import Point, as_posterior
+from probcl.evaluation.progress import track
+from probcl.sphere import normalize
 
 __all__ = ["Embeddings"]
 
@@ -24,7 +25,7 @@ class Embeddings:
         labels: Classes, integers of at least 0, shape ``(N,)``.
         features: Output of the backbone, shape ``(N, F)``; by default the embedding.
         posterior: Distribution over the sphere of batch shape ``(N,)``, or several whose batches
-            add up to ``N``, as they came.
+            add up to ``N``, as they came; points say nothing and are left out.
         rows: Row of each item in its data set, all different, shape ``(N,)``; by default 0, 1, ...
             By it evaluation sorts the items, so that batches and their order change nothing.
 
@@ -46,39 +47,85 @@ class Embeddings:
         rows: Any = None,
     ) -> None:
         self.embedding = as_matrix("embedding", embedding)
-        count = len(self.embedding)
-        self.labels = None if labels is None else as_labels("labels", labels, count)
-        given = features is not None
-        self.features = as_matrix("features", features, count) if given else self.embedding
+        count, dim = self.embedding.shape
+        self.labels: Any = None if labels is None else as_labels("labels", labels, count)
+        self.has_features = features is not None
+        self.features = self.embedding
+        if features is not None:
+            self.features = as_matrix("features", features, count)
         self._rows = None if rows is None else as_labels("rows", rows, count)
         if self._rows is not None and len(self._rows.unique()) < count:
             raise ValueError("rows must all be different, got one twice: give each item its own.")
         blocks = [posterior] if isinstance(posterior, Distribution) else list(posterior or ())
-        self.posterior: tuple[Any, ...] = tuple(_AsPosterior(block) for block in blocks)
+        blocks = [as_posterior(block) for block in blocks]
         for block in blocks:
-            if len(block.batch_shape) != 1 or block.event_shape != self.embedding.shape[1:]:
+            if len(block.batch_shape) != 1 or block.event_shape != (dim,):
                 raise ValueError(
-                    f"posterior must have batch shape (N,) and event shape "
-                    f"({self.embedding.shape[1]},), got {tuple(block.batch_shape)} and "
-                    f"{tuple(block.event_shape)}."
+                    f"posterior must have batch shape (N,) and event shape ({dim},), got "
+                    f"{tuple(block.batch_shape)} and {tuple(block.event_shape)}."
                 )
         described = sum(block.batch_shape[0] for block in blocks)
         if blocks and described != count:
             raise ValueError(f"posterior must be of the {count} items, got {described}.")
+        points = all(isinstance(block, Point) for block in blocks)
+        self.posterior: tuple[Any, ...] = () if points else tuple(blocks)
+        self._order: Any = slice(None)
+
+    def __len__(self) -> int:
+        return len(self.embedding)
 
     @property
     def rows(self) -> Tensor:
         """Row of each item in its data set, shape ``(N,)``."""
         return torch.arange(len(self)) if self._rows is None else self._rows
 
-    def with_labels(self, labels: Any) -> "Embeddings":
-        """Return the same items with these labels, shape ``(N,)``."""
-        other = copy(self)
-        other.labels = as_labels("labels", labels, len(self))
-        return other
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels, of two classes at least."""
+        return self.labels is not None and len(self.labels.unique()) > 1
 
-    def __len__(self) -> int:
-        return len(self.embedding)
+    @cached_property
+    def direction(self) -> Tensor:
+        """Unit vectors of the embeddings, shape ``(N, d)``."""
+        return normalize(self.embedding)
+
+    @cached_property
+    def length(self) -> Tensor:
+        """Lengths of the embeddings before they are normalised, in float64, shape ``(N,)``."""
+        return torch.linalg.vector_norm(self.embedding.double(), dim=-1)  # squares may overflow
+
+    @cached_property
+    def mean_resultant_length(self) -> Tensor:
+        """Mean resultant lengths of the posteriors, shape ``(N,)``."""
+        return self.each(lambda q: q.mean_resultant_length)
+
+    def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
+        """Return what a function says of every posterior, block by block.
+
+        Args:
+            compute: Posterior of batch shape ``(B,)`` to a number for each item, shape ``(B,)``.
+
+        Returns:
+            Shape ``(N,)``.
+        """
+        with torch.no_grad():
+            values = [compute(q).cpu() for q in track("posteriors", self.posterior)]
+        return torch.cat(values)[self._order]
+
+    def sorted(self) -> "Embeddings":
+        """Return the items in the order of their rows; the posteriors stay in their blocks."""
+        if (self.rows.diff() > 0).all():
+            return self
+        order = self.rows.argsort()
+        other = Embeddings(
+            self.embedding[order],
+            None if self.labels is None else self.labels[order],
+            self.features[order] if self.has_features else None,
+            self.posterior,
+            self.rows[order],
+        )
+        other._order = order
+        return other
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
@@ -88,38 +135,12 @@ class Embeddings:
             present = [value for value in values if value is not None]
             return torch.cat(present) if len(present) == len(values) else None
 
-        own = [part.features is not part.embedding for part in parts]
         return cls(
-            joined([part.embedding for part in parts]),
+            torch.cat([part.embedding for part in parts]),
             joined([part.labels for part in parts]),
-            joined([part.features for part in parts]) if all(own) else None,
-            [block for part in parts for block in part.posterior]
-            if all(part.posterior for part in parts)
-            else None,
+            joined([part.features if part.has_features else None for part in parts]),
+            [q for part in parts for q in part.posterior]
+            if all(p.posterior for p in parts)
+            else (),
             joined([part._rows for part in parts]),
         )
-
-
-class _AsPosterior:  # until the distributions have the interface themselves
-    def __init__(self, posterior: Any) -> None:
-        self.posterior: Any = getattr(posterior, "posterior", posterior)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["posterior"], name)
-
-    def draw(self, count: int, seed: int = 0) -> Tensor:
-        with seeded(seed), torch.no_grad():
-            return self.posterior.sample(torch.Size([count]))
-
-    @property
-    def mean_resultant_length(self) -> Tensor:
-        with suppress(AttributeError, NotImplementedError):
-            return self.posterior.mean_resultant_length
-        z = self.draw(64)
-        total = z.sum(0).square().sum(-1)
-        return ((total - len(z)) / (len(z) * (len(z) - 1))).clamp_min(0).sqrt()
-
-    @property
-    def log_det_covariance(self) -> Tensor:
-        half = self.posterior.covariance.half_log_det(self.posterior.event_shape[0])
-        return (2 * half).expand(self.posterior.batch_shape)

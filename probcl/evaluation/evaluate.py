@@ -1,36 +1,36 @@
 """The whole evaluation of an embedding: arrays in, numbers out."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from probcl.checks import as_values, require_two
+from probcl.checks import as_labels, as_values, require_two
 from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
-    bootstrap_interval,
+    correlation_interval,
     error_auroc_interval,
     severity_interval,
 )
 from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
-from probcl.evaluation.detection import (
+from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.geometry import effective_rank
+from probcl.evaluation.metrics import METRICS, Metric, compute_metric
+from probcl.evaluation.ood import (
     auroc,
     average_precision,
     false_positive_rate,
-    rank_correlation,
     severity_correlation,
 )
-from probcl.evaluation.embeddings import Embeddings
-from probcl.evaluation.geometry import effective_rank
-from probcl.evaluation.items import Query, Reference
-from probcl.evaluation.metrics import METRICS, Metric, compute_metric
 from probcl.evaluation.probe import accuracy
 from probcl.evaluation.progress import progress_bar, track
+from probcl.evaluation.query import Query, Reference
 from probcl.evaluation.scores import SCORES, Score, compute_score
 from probcl.evaluation.selective import risk_coverage
 
@@ -129,27 +129,40 @@ def evaluate(
         >>> evaluation.metrics["unc/retrieval_error/agreement"] > 0.7
         True
     """
-    sets = _Sets(
-        _embeddings("train", train, train_labels),
-        _embeddings("test", test, test_labels),
-        {
-            name: _embeddings(f"out_of_distribution[{name!r}]", part)
-            for name, part in (out_of_distribution or {}).items()
-        },
-        {
-            name: {s: _embeddings(f"corrupted[{name!r}][{s}]", part) for s, part in levels.items()}
-            for name, levels in (corrupted or {}).items()
-        },
-    )
-    sets.check()
+    known = _embeddings("train", train, train_labels)
+    require_two("train", known.embedding)
+    tested = _embeddings("test", test, test_labels, known)
+    outside = {
+        name: _embeddings(f"out_of_distribution[{name!r}]", part, None, known)
+        for name, part in (out_of_distribution or {}).items()
+    }
+    changed = {
+        (name, severity): _embeddings(f"corrupted[{name!r}][{severity}]", part, None, known, tested)
+        for name, levels in (corrupted or {}).items()
+        for severity, part in levels.items()
+    }
+    if known.labels is not None and tested.labels is not None:
+        lacking = tested.labels[~torch.isin(tested.labels, known.labels)]
+        if len(lacking):
+            raise ValueError(
+                f"test_labels must be among those of the training items, which lack class "
+                f"{int(lacking[0])}: leave out the items of classes that training lacks."
+            )
     truth = true_concentration
     if truth is not None:
-        truth = as_values("true_concentration", truth, len(sets.test))
+        truth = as_values("true_concentration", truth, len(tested))[tested.rows.argsort()]
+    there = {
+        "labels": known.labelled,
+        "test labels": known.labelled and tested.labelled,
+        "posterior": bool(known.posterior),
+        "corrupted": bool(changed),
+    }
     left_out: dict[str, str] = {}
-    wanted_scores = _wanted("scores", scores, SCORES, sets.for_scores(), left_out)
-    wanted_metrics = _wanted("metrics", metrics, METRICS, sets.for_metrics(), left_out)
+    wanted_scores = _wanted("scores", scores, SCORES, there, left_out)
+    wanted_metrics = _wanted("metrics", metrics, METRICS, there, left_out)
     with progress_bar(progress), torch.no_grad():
-        return _measure(sets, truth, wanted_scores, wanted_metrics, left_out)
+        query = Query(tested, Reference(known), "test items")
+        return _measure(query, outside, changed, truth, wanted_scores, wanted_metrics, left_out)
 
 
 def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
@@ -163,115 +176,73 @@ def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
         The effective rank, the mean of the posteriors' mean resultant lengths, and with labels of
         two classes at least the accuracy of the vote of five neighbours and of the probe.
     """
-    query = Query(test, "test", Reference(train, "train"))
+    query = Query(test, Reference(train))
     monitored = {"effective_rank": effective_rank(query.spectrum)}
     if query.posterior:
         monitored["mean_resultant_length"] = query.mean_resultant_length.mean().item()
-    if query.reference.labelled and len(query.labels):
+    if query.reference.labelled and query.labels is not None:
         monitored["knn_top1"] = accuracy(query.predicted_by(5), query.labels)
         monitored["probe_top1"] = accuracy(query.logits.argmax(-1), query.labels)
     return monitored
 
 
-class _Sets(NamedTuple):
-    """What an evaluation is of."""
-
-    train: Embeddings
-    test: Embeddings
-    out_of_distribution: dict[str, Embeddings]
-    corrupted: dict[str, dict[int, Embeddings]]
-
-    def by_name(self) -> dict[str, Embeddings]:
-        """Return all sets by the name of their argument."""
-        sets = {"train": self.train, "test": self.test}
-        for name, part in self.out_of_distribution.items():
-            sets[f"out_of_distribution[{name!r}]"] = part
-        for name, severity, part in self.of_corruptions():
-            sets[f"corrupted[{name!r}][{severity}]"] = part
-        return sets
-
-    def of_corruptions(self) -> list[tuple[str, int, Embeddings]]:
-        """Return the corrupted sets, with corruption and severity."""
-        return [(n, s, part) for n, levels in self.corrupted.items() for s, part in levels.items()]
-
-    def check(self) -> None:
-        """Raise ``ValueError`` unless the sets are of one kind, and the classes known."""
-        require_two("train", self.train.embedding)
-        for name, part in self.by_name().items():
-            for what in ("embedding", "features"):
-                own, other = getattr(part, what).shape[1], getattr(self.train, what).shape[1]
-                if own != other:
-                    raise ValueError(
-                        f"{name} must have an {what} of {other} numbers, as train, got {own}."
-                    )
-            if bool(part.posterior) != bool(self.train.posterior):
-                has, lacks = (name, "train") if part.posterior else ("train", name)
-                raise ValueError(
-                    f"posterior must be given for all sets or none, {has} has one and {lacks} none."
-                )
-        if self.train.labels is not None and self.test.labels is not None:
-            unknown = self.test.labels[~torch.isin(self.test.labels, self.train.labels)]
-            if len(unknown):
-                raise ValueError(
-                    f"test_labels must be among those of the training items, which lack class "
-                    f"{int(unknown[0])}: leave out the items of classes that training lacks."
-                )
-        for name, severity, part in self.of_corruptions():
-            if not torch.isin(part.rows, self.test.rows).all():
-                raise ValueError(
-                    f"corrupted[{name!r}][{severity}] must have rows of the test items: give "
-                    "Embeddings with rows."
-                )
-
-    def for_scores(self) -> set[str]:
-        """Return what there is of what scores need."""
-        there = {"labels": _labelled(self.train), "posterior": bool(self.train.posterior)}
-        return {need for need, is_there in there.items() if is_there}
-
-    def for_metrics(self) -> set[str]:
-        """Return what there is of what metrics need."""
-        labelled = _labelled(self.train) and _labelled(self.test)
-        there = {"labels": labelled, "corrupted": bool(self.corrupted)}
-        return {need for need, is_there in there.items() if is_there}
+def _embeddings(
+    name: str,
+    value: Any,
+    labels: Any = None,
+    train: Embeddings | None = None,
+    test: Embeddings | None = None,
+) -> Embeddings:
+    """Return a set as ``Embeddings``; raise ``ValueError`` unless it fits the others."""
+    try:
+        items = value if isinstance(value, Embeddings) else Embeddings(value)
+        if labels is not None:
+            items = copy(items)
+            items.labels = as_labels("labels", labels, len(items))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if train is None:
+        return items
+    for what in ("embedding", "features"):
+        own, other = getattr(items, what).shape[1], getattr(train, what).shape[1]
+        if own != other:
+            raise ValueError(f"{name} must have an {what} of {other} numbers, as train, got {own}.")
+    for what, own, other in (
+        ("features", items.has_features, train.has_features),
+        ("a posterior", bool(items.posterior), bool(train.posterior)),
+    ):
+        if own != other:
+            has, lacks = (name, "train") if own else ("train", name)
+            raise ValueError(f"{lacks} must have {what} too, as {has}, or neither.")
+    if test is not None and not torch.isin(items.rows, test.rows).all():
+        raise ValueError(f"{name} must have rows of the test items: give Embeddings with rows.")
+    return items
 
 
 #: What is missing where a need is not met.
 _MISSING = {
     "labels": "labels of two classes at least",
+    "test labels": "labels of two classes at least",
     "posterior": "posteriors",
     "corrupted": "corrupted test items",
 }
-
-
-def _labelled(part: Embeddings) -> bool:
-    return part.labels is not None and len(part.labels.unique()) > 1
-
-
-def _embeddings(name: str, value: Any, labels: Any = None) -> Embeddings:
-    """Return a set as ``Embeddings``, or raise ``ValueError`` that begins with its name."""
-    try:
-        if not isinstance(value, Embeddings):
-            return Embeddings(value, labels)
-        return value if labels is None else value.with_labels(labels)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _wanted(
     argument: str,
     names: Iterable[str] | None,
     table: Mapping[str, Score] | Mapping[str, Metric],
-    available: set[str],
+    there: Mapping[str, bool],
     left_out: dict[str, str],
 ) -> list[str]:
     """Return the names to compute; note why others are left out, or raise ``ValueError``."""
-    wanted = list(table) if names is None else list(names)
+    wanted = list(table) if names is None else [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in table:
             raise ValueError(
                 f"{argument} has no {name!r}: choose among {', '.join(table)}, or add a row."
             )
-        missing = [_MISSING.get(need, need) for need in table[name].needs if need not in available]
+        missing = [_MISSING.get(need, need) for need in table[name].needs if not there.get(need)]
         if missing:
             left_out[name] = f"needs {' and '.join(missing)}"
             if names is not None:
@@ -280,24 +251,23 @@ def _wanted(
 
 
 def _measure(
-    sets: _Sets,
+    test: Query,
+    outside: Mapping[str, Embeddings],
+    changed: Mapping[tuple[str, int], Embeddings],
     truth: Tensor | None,
     scores: list[str],
     metrics: list[str],
     left_out: dict[str, str],
 ) -> Evaluation:
-    reference = Reference(sets.train, "training items")
-    test = Query(sets.test, "test items", reference)
-    labelled = "labels" in sets.for_metrics()
+    labelled = test.labelled and test.reference.labelled
     found = _scores_of(test, scores)
-    left_out |= {name: "these items have none" for name in scores if name not in found}
-    strange = {
-        name: _scores_of(Query(part, name, reference), found)
-        for name, part in track("sets out of distribution", list(sets.out_of_distribution.items()))
+    out_of_distribution = {
+        name: _scores_of(Query(part, test.reference, name), found)
+        for name, part in track("sets out of distribution", outside.items())
     }
     by_severity: dict[str, dict[str, dict[int, Tensor]]] = {}
-    for name, severity, part in track("corruptions", sets.of_corruptions()):
-        items = Query(part, f"{name}, severity {severity}", reference)
+    for (name, severity), part in track("corruptions", changed.items()):
+        items = Query(part, test.reference, f"{name}, severity {severity}")
         place = torch.searchsorted(test.rows, items.rows)
         for score, values in _scores_of(items, found).items():
             levels = by_severity.setdefault(name, {}).setdefault(score, {0: found[score][place]})
@@ -306,26 +276,26 @@ def _measure(
             items.labels = test.labels[place]
             test.shift.setdefault(name, {})[severity] = _shift(items)
     numbers = {name: compute_metric(name, test) for name in track("metrics", metrics)}
-    left_out |= {name: "too few items" for name, value in numbers.items() if value is None}
     flat = {name: value for name, value in numbers.items() if value is not None}
+    missing = [name for name in (*scores, *metrics) if name not in flat | found]
+    left_out |= dict.fromkeys(missing, "cannot be had of these items")
     wrong = test.wrong if labelled and found else {}
-    known = None if truth is None else test.sorted(truth)
     answers = {}
-    for score, values in track("answers of the scores", list(found.items())):
-        others = {name: by_score[score] for name, by_score in strange.items()}
-        severe = {name: by_score[score] for name, by_score in by_severity.items()}
-        answers[score] = _answers(values, wrong, others, severe, known)
-        own = {question: answer.value for question, answer in answers[score].items()}
-        own |= _numbers(values, wrong, others, severe)
-        flat |= {f"unc/{question}/{score}": value for question, value in own.items()}
+    for score, values in track("answers of the scores", found.items()):
+        others = {name: part[score] for name, part in out_of_distribution.items() if score in part}
+        severe = {name: part[score] for name, part in by_severity.items() if score in part}
+        answers[score] = _answers(values, wrong, others, severe, truth)
+        flat |= {f"unc/{q}/{score}": answer.value for q, answer in answers[score].items()}
+        own = _numbers(values, wrong, others, severe)
+        flat |= {f"unc/{name}/{score}": value for name, value in own.items()}
     return Evaluation(
         metrics=flat,
         answers=answers,
-        test=test.as_embeddings(),
+        test=test.given,
         scores=found,
         probabilities=test.probabilities if wrong else torch.empty(len(test), 0),
         wrong=wrong,
-        out_of_distribution=strange,
+        out_of_distribution=out_of_distribution,
         by_severity=by_severity,
         shift=test.shift,
         spectrum=test.spectrum,
@@ -333,9 +303,9 @@ def _measure(
     )
 
 
-def _scores_of(items: Query, names: Iterable[str]) -> dict[str, Tensor]:
+def _scores_of(items: Query, names: Collection[str]) -> dict[str, Tensor]:
     """Return the scores that there are."""
-    values = {name: compute_score(name, items) for name in track(items.name, list(names))}
+    values = {name: compute_score(name, items) for name in track(items.name, names)}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -350,7 +320,7 @@ def _shift(items: Query) -> dict[str, float]:
 def _answers(
     score: Tensor,
     wrong: Mapping[str, Tensor],
-    strange: Mapping[str, Tensor],
+    outside: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
     truth: Tensor | None,
 ) -> dict[str, Interval]:
@@ -358,19 +328,19 @@ def _answers(
     if wrong:
         answers["retrieval_error"] = error_auroc_interval(score, wrong["retrieval"])
         answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
-    if strange:
-        answers["out_of_distribution"] = auroc_interval(score, *strange.values())
+    if outside:
+        answers["out_of_distribution"] = auroc_interval(score, *outside.values())
     if by_severity:
         answers["corruption"] = severity_interval(*by_severity.values())
     if truth is not None:
-        answers["truth"] = bootstrap_interval(rank_correlation, score, -truth)
+        answers["truth"] = correlation_interval(score, -truth)
     return answers
 
 
 def _numbers(
     score: Tensor,
     wrong: Mapping[str, Tensor],
-    strange: Mapping[str, Tensor],
+    outside: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
 ) -> dict[str, float]:
     numbers: dict[str, float] = {}
@@ -382,7 +352,7 @@ def _numbers(
             "augrc": curve.generalised_area,
             "coverage_at_1_percent_risk": curve.coverage_at(0.01),
         }
-    for name, values in strange.items():
+    for name, values in outside.items():
         numbers[f"auroc_{name}"] = auroc(score, values)
         numbers[f"aupr_{name}"] = average_precision(score, values)
         numbers[f"fpr95_{name}"] = false_positive_rate(score, values)

@@ -1,6 +1,7 @@
 """The linear probe: multinomial logistic regression on the features of a frozen encoder."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,18 +9,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from probcl.checks import as_labels, as_matrix, as_truths
+from probcl.evaluation.progress import step, track
 
 __all__ = [
     "LinearProbe",
     "accuracy",
+    "few_shot_accuracy",
+    "few_shot_rows",
     "fit_linear_probe",
     "multi_label_accuracy",
     "top_k_accuracy",
 ]
 
-# Numbers above which a probe is fitted by stochastic gradients: a gigabyte in float64.
-_LARGE = 2**27
-_EPOCHS, _BATCH = 30, 1024
+_BATCH, _ITERATIONS = 1024, 300
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,27 @@ class LinearProbe:
 
 
 def fit_linear_probe(
-    features: Any, labels: Any, num_classes: int | None = None, penalty: float = 1.0
+    features: Any,
+    labels: Any,
+    num_classes: int | None = None,
+    penalty: float = 1.0,
+    exact_up_to: int = 2**27,
+    epochs: int = 30,
 ) -> LinearProbe:
     r"""Fit a multinomial logistic regression on standardised features.
 
         min_W,b  sum_i -log softmax(W x_i + b)[y_i] + penalty / 2 |W|^2
 
-    by L-BFGS in float64; where there are more than 2^27 numbers, by stochastic gradients (Nesterov
-    momentum, 30 epochs, a cosine) in float32, on the device of the features.
+    by L-BFGS in float64; for more numbers than that takes well, by stochastic gradients (Nesterov
+    momentum, a cosine) in float32, on the device of the features.
 
     Args:
         features: Output of the frozen backbone, shape ``(N, F)``.
         labels: Classes, shape ``(N,)``.
         num_classes: Number ``C`` of classes; by default the largest label and one.
         penalty: Of the weights; as scikit-learn's ``1 / C``.
+        exact_up_to: Most numbers, ``N F``, for L-BFGS; by default a gigabyte of them.
+        epochs: Of the stochastic gradients.
 
     Raises:
         ValueError: If there is only one class, or an argument does not fit.
@@ -76,8 +85,8 @@ def fit_linear_probe(
         >>> fit_linear_probe(x, torch.tensor([0, 0, 1, 1])).predict(x)
         tensor([0, 0, 1, 1])
     """
-    large = torch.is_tensor(features) and features.numel() > _LARGE
-    x = features if large else as_matrix("features", features).double()
+    large = torch.is_tensor(features) and features.numel() > exact_up_to
+    x = features if large else as_matrix("features", features)
     y = as_labels("labels", labels, len(x))
     seen, target = y.unique(return_inverse=True)
     if len(seen) < 2:
@@ -85,62 +94,123 @@ def fit_linear_probe(
     count = int(seen.max()) + 1 if num_classes is None else num_classes
     if count <= seen.max():
         raise ValueError(f"num_classes must be above every label, {int(seen.max())}, got {count}.")
-    mean, scale = x.mean(0), x.std(0, correction=0)
+    # One copy, standardised in place, with ones for the bias.
+    x = torch.cat([x if large else x.double(), x.new_ones(len(x), 1)], -1)
+    mean, scale = x[:, :-1].mean(0), x[:, :-1].std(0, correction=0)
     scale = torch.where(scale > 1e-12 * mean.abs().clamp_min(1e-300), scale, 1.0)
-    scaled, target = (x - mean) / scale, target.to(x.device)
-    fit = _by_stochastic_gradients if large else _by_lbfgs
-    weight, bias = fit(scaled, target, len(seen), penalty)
-    all_weights = torch.zeros(count, x.shape[1]).index_copy_(0, seen, weight.cpu().float())
-    all_biases = torch.full((count,), -torch.inf).index_copy_(0, seen, bias.cpu().float())
-    return LinearProbe(mean.cpu().float(), scale.cpu().float(), all_weights, all_biases)
+    x[:, :-1].sub_(mean).div_(scale)
+    fit = partial(_by_stochastic_gradients, epochs=epochs) if large else _by_lbfgs
+    weights = torch.zeros(count, x.shape[1])
+    weights[:, -1] = -torch.inf
+    weights[seen] = fit(x, target.to(x.device), len(seen), penalty).cpu().float()
+    return LinearProbe(mean.cpu().float(), scale.cpu().float(), weights[:, :-1], weights[:, -1])
 
 
-def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
     # By hand the gradient takes two products; the objective is a mean, so that its scale is known.
-    weight = torch.zeros(classes, x.shape[1] + 1, dtype=x.dtype)
-    x = torch.cat([x, x.new_ones(len(x), 1)], -1)
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype)
     decay = torch.full_like(weight, penalty / len(x))
     decay[:, -1] = 0
     one_hot = torch.nn.functional.one_hot(y, classes).to(x.dtype)
     weight.requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight], max_iter=300, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
+        [weight], max_iter=_ITERATIONS, history_size=20, tolerance_grad=1e-6,
+        tolerance_change=1e-10, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
     def closure() -> Tensor:
+        advance()
         with torch.no_grad():
             log_p = (x @ weight.T).log_softmax(-1)
             weight.grad = (log_p.exp() - one_hot).T @ x / len(x) + decay * weight
             return -(log_p * one_hot).sum() / len(x) + 0.5 * (decay * weight.square()).sum()
 
-    optimizer.step(closure)
-    return weight.detach()[:, :-1], weight.detach()[:, -1]
+    with step("linear probe", _ITERATIONS) as advance:
+        optimizer.step(closure)
+    return weight.detach()
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _by_stochastic_gradients(
-    x: Tensor, y: Tensor, classes: int, penalty: float
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, y: Tensor, classes: int, penalty: float, epochs: int
+) -> Tensor:
     x = x.float()
     weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, device=x.device, requires_grad=True)
-    groups: list[dict[str, Any]] = [
-        {"params": [weight], "weight_decay": penalty / len(x)},
-        {"params": [bias]},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
-    steps = _EPOCHS * -(-len(x) // _BATCH)
+    decay = torch.full_like(weight, penalty / len(x))
+    decay[:, -1] = 0
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, nesterov=True)
+    steps = epochs * -(-len(x) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(_EPOCHS):
+    for _ in track("linear probe", range(epochs)):
         for rows in torch.randperm(len(x), generator=generator).to(x.device).split(_BATCH):
             optimizer.zero_grad()
-            cross_entropy(x[rows] @ weight.T + bias, y[rows]).backward()
+            loss = cross_entropy(x[rows] @ weight.T, y[rows])
+            (loss + 0.5 * (decay * weight.square()).sum()).backward()
             optimizer.step()
             schedule.step()
-    return weight.detach(), bias.detach()
+    return weight.detach()
+
+
+def few_shot_rows(labels: Any, shots: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return the rows of ``shots`` random items of each class; shape ``(C shots,)``.
+
+    Args:
+        labels: Classes, shape ``(N,)``.
+        shots: Number of items.
+        generator: Of the random numbers; by default the global one.
+
+    Raises:
+        ValueError: If a class has fewer items than asked for.
+    """
+    y = as_labels("labels", labels)
+    classes, counts = y.unique(return_counts=True)
+    if not 1 <= shots <= counts.min():
+        raise ValueError(
+            f"shots must be from 1 to {int(counts.min())}, the items of class "
+            f"{int(classes[counts.argmin()])}, got {shots}."
+        )
+    order = torch.randperm(len(y), generator=generator)
+    order = order[y[order].argsort(stable=True)]
+    first = counts.cumsum(0) - counts
+    return order[(first[:, None] + torch.arange(shots)).flatten()]
+
+
+def few_shot_accuracy(
+    features: Any,
+    labels: Any,
+    test_features: Any,
+    test_labels: Any,
+    shots: int = 5,
+    subsets: int = 5,
+    seed: int = 0,
+) -> list[float]:
+    """Return the accuracy of probes fitted on a few random training items of each class.
+
+    Args:
+        features: Of the training items, shape ``(M, F)``.
+        labels: Classes, shape ``(M,)``.
+        test_features: Shape ``(N, F)``.
+        test_labels: Shape ``(N,)``.
+        shots: Items of each class.
+        subsets: How many times they are drawn.
+        seed: Seed of the draws.
+
+    Returns:
+        The accuracies of the subsets.
+
+    Raises:
+        ValueError: If a class has fewer items than asked for, or an argument does not fit.
+    """
+    x, test = as_matrix("features", features), as_matrix("test_features", test_features)
+    y = as_labels("labels", labels, len(x))
+    generator = torch.Generator().manual_seed(seed)
+    scores = []
+    for _ in track("few-shot probes", range(subsets)):
+        rows = few_shot_rows(y, shots, generator)
+        scores.append(accuracy(fit_linear_probe(x[rows], y[rows]).predict(test), test_labels))
+    return scores
 
 
 def accuracy(predicted: Any, labels: Any) -> float:

@@ -1,7 +1,7 @@
 """A progress bar that follows the work wherever it is done, without being passed around."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -21,21 +21,22 @@ def progress_bar(shown: bool = True) -> Iterator[None]:
 
     Another live display of rich's, as Lightning's, is left alone: then there is no bar.
     """
+    if not shown:
+        yield
+        return
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         transient=True,
     )  # fmt: skip
-    try:
-        if shown:
-            bar.start()
-    except LiveError:
-        shown = False
-    token = _SHOWN.set(bar if shown else None)
+    with suppress(LiveError):
+        bar.start()
+    token = _SHOWN.set(bar if bar.live.is_started else None)
     try:
         yield
     finally:
         _SHOWN.reset(token)
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def step(name: str, total: int) -> Iterator[Callable[[], None]]:
         bar.remove_task(task)
 
 
-def track(name: str, parts: Sequence[T]) -> Iterator[T]:
+def track(name: str, parts: Collection[T]) -> Iterator[T]:
     """Go through the parts of some work as one step."""
     with step(name, len(parts)) as advance:
         for part in parts:

@@ -3,7 +3,7 @@
 A score of your own is one more row, and ``evaluate`` takes it up:
 
     SCORES["first_feature"] = Score(
-        "the first feature", "ambiguity", (), lambda items: items.features[:, 0]
+        "the first feature", "ambiguity", (), lambda query: query.features[:, 0]
     )
 """
 
@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probcl.evaluation.items import Query
-from probcl.evaluation.neighbour_vote import vote_entropy
+from probcl.checks import as_values
+from probcl.evaluation.knn import vote_entropy
+from probcl.evaluation.progress import step
+from probcl.evaluation.query import Query
 
 __all__ = ["QUESTIONS", "SCORES", "Score", "compute_score"]
 
@@ -36,7 +38,7 @@ class Score(NamedTuple):
         question: The question, of ``QUESTIONS``, that it answers best by its construction.
         needs: What must be given: ``"labels"`` of the training items, of two classes at least;
             ``"posterior"`` of all items.
-        compute: Items (``probcl.evaluation.items.Query``) to their scores, shape ``(N,)``; None,
+        compute: Items (``probcl.evaluation.query.Query``) to their scores, shape ``(N,)``; None,
             or ``NotImplementedError``, where it cannot be had.
     """
 
@@ -46,41 +48,41 @@ class Score(NamedTuple):
     compute: Callable[[Query], Tensor | None]
 
 
-def compute_score(name: str, items: Query) -> Tensor | None:
+def compute_score(name: str, query: Query) -> Tensor | None:
     """Return a score of ``SCORES`` in float64, shape ``(N,)``; None where it cannot be had."""
     try:
-        with torch.no_grad():
-            values = SCORES[name].compute(items)
+        with step(f"{query.name}: {name}", 1), torch.no_grad():
+            values = SCORES[name].compute(query)
     except NotImplementedError:
         return None
-    return None if values is None else values.double()
+    return None if values is None else as_values(f"{name} of {query.name}", values, len(query))
 
 
-def _log_det_covariance(items: Query) -> Tensor | None:
-    if not all(hasattr(block, "log_det_covariance") for block in items.posterior):
+def _log_det_covariance(query: Query) -> Tensor | None:
+    if not all(hasattr(block, "log_det_covariance") for block in query.posterior):
         return None
-    return items.each(lambda q: q.log_det_covariance)
+    return query.each(lambda q: q.log_det_covariance)
 
 
-def _agreement(items: Query) -> Tensor:
-    return 1 - (items.probabilities * items.vote.double()).sum(-1)
+def _agreement(query: Query) -> Tensor:
+    return 1 - (query.probabilities * query.vote.double()).sum(-1)
 
 
-def _embedding_norm(items: Query) -> Tensor | None:
-    lengths = items.reference.length
+def _embedding_norm(query: Query) -> Tensor | None:
+    lengths = query.reference.length
     if lengths.max() - lengths.min() <= 1e-3 * lengths.max():  # normalised already
         return None
-    return -items.length
+    return -query.length
 
 
-def _gated(ambiguity: Tensor, items: Query) -> Tensor:
-    return 1 - (1 - ambiguity) * items.typicality
+def _gated(ambiguity: Tensor, query: Query) -> Tensor:
+    return 1 - (1 - ambiguity) * query.typicality
 
 
-def _rank_of_nearest(items: Query) -> Tensor:
+def _rank_of_nearest(query: Query) -> Tensor:
     """Return the share of the reference items held out whose ``1 - cos`` is no larger."""
-    held_out = items.reference.held_out_nearest
-    own = (1 - items.nearest_cosine).double()
+    held_out = query.reference.held_out_nearest
+    own = (1 - query.nearest_cosine).double()
     return torch.searchsorted(held_out, own, right=True) / len(held_out)
 
 
@@ -88,12 +90,12 @@ SCORES = {
     "entropy": Score(
         "entropy of the posterior over the sphere (nats): log area less the KL to the uniform",
         "ambiguity", ("posterior",),
-        lambda items: items.each(lambda q: q.entropy()),
+        lambda query: query.each(lambda q: q.entropy()),
     ),
     "mean_resultant_length": Score(
         "1 - length of E[z]: how far the posterior is from a point",
         "ambiguity", ("posterior",),
-        lambda items: 1 - items.mean_resultant_length,
+        lambda query: 1 - query.mean_resultant_length,
     ),
     "log_det_k": Score(
         "log det K, the score of the VCL paper: it changes with the joint scale of (mu, K), which "
@@ -102,31 +104,31 @@ SCORES = {
     ),
     "aggregate_surprise": Score(
         "-E log p(z) over the posterior, p the mean of the training items' posteriors",
-        "out_of_distribution", ("posterior",), lambda items: items.sampled.surprise,
+        "out_of_distribution", ("posterior",), lambda query: query.sampled.surprise,
     ),
     "expected_cosine": Score(
         "1 - mean of the 5 largest E[z].E[z'] among the nearest training items",
-        "retrieval_error", ("posterior",), lambda items: 1 - items.expected_cosine,
+        "retrieval_error", ("posterior",), lambda query: 1 - query.expected_cosine,
     ),
     "predictive_entropy": Score(
         "entropy of a probe's prediction, averaged over posterior samples",
-        "ambiguity", ("posterior", "labels"), lambda items: items.sampled.predictive_entropy,
+        "ambiguity", ("posterior", "labels"), lambda query: query.sampled.predictive_entropy,
     ),
     "mutual_information": Score(
         "disagreement of a probe's predictions on posterior samples",
-        "ambiguity", ("posterior", "labels"), lambda items: items.sampled.mutual_information,
+        "ambiguity", ("posterior", "labels"), lambda query: query.sampled.mutual_information,
     ),
     "max_probability": Score(
         "1 - largest probability of the linear probe",
-        "ambiguity", ("labels",), lambda items: 1 - items.probabilities.amax(-1),
+        "ambiguity", ("labels",), lambda query: 1 - query.probabilities.amax(-1),
     ),
     "energy": Score(
         "-log sum exp of the linear probe's logits",
-        "out_of_distribution", ("labels",), lambda items: -items.logits.logsumexp(-1),
+        "out_of_distribution", ("labels",), lambda query: -query.logits.logsumexp(-1),
     ),
     "vote_entropy": Score(
         "entropy of the vote of the 20 nearest training embeddings, of weights exp(cos / 0.1)",
-        "ambiguity", ("labels",), lambda items: vote_entropy(items.vote),
+        "ambiguity", ("labels",), lambda query: vote_entropy(query.vote),
     ),
     "agreement": Score(
         "1 - sum_c p(c) v(c): the chance that a class drawn from the linear probe p and one drawn "
@@ -135,16 +137,16 @@ SCORES = {
     ),
     "nearest_cosine": Score(
         "1 - cosine to the 5th nearest training embedding",
-        "retrieval_error", (), lambda items: 1 - items.nearest_cosine,
+        "retrieval_error", (), lambda query: 1 - query.nearest_cosine,
     ),
     "mahalanobis": Score(
         "distance to the Gaussian of the training items' features and embeddings, standardised",
-        "out_of_distribution", (), lambda items: items.distance,
+        "out_of_distribution", (), lambda query: query.distance,
     ),
     "class_mahalanobis": Score(
         "distance to the nearest class, Gaussians of one covariance",
         "out_of_distribution", ("labels",),
-        lambda items: items.reference.class_gaussians.distance(items.standardised),
+        lambda query: query.reference.class_gaussians.distance(query.standardised),
     ),
     "embedding_norm": Score(
         "-length of the embedding before it is normalised",
@@ -153,11 +155,11 @@ SCORES = {
     "trust": Score(
         "1 - (1 - agreement) w, w the gate on the Mahalanobis distance D: 0.99 at the .85 quantile "
         "of D of clean items that were held out, 0.5 at the .985 quantile",
-        "ambiguity", ("labels",), lambda items: _gated(_agreement(items), items),
+        "ambiguity", ("labels",), lambda query: _gated(_agreement(query), query),
     ),
     "trust_without_labels": Score(
         "the same, with the rank of nearest_cosine among clean items that were held out in place "
         "of agreement",
-        "retrieval_error", (), lambda items: _gated(_rank_of_nearest(items), items),
+        "retrieval_error", (), lambda query: _gated(_rank_of_nearest(query), query),
     ),
 }  # fmt: skip

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from probcl.checks import as_values
-from probcl.evaluation.detection import error_auroc
-from probcl.evaluation.retrieval import nearest_is_wrong
+from probcl.evaluation.knn import nearest_is_wrong
+from probcl.evaluation.ood import error_auroc
 
 __all__ = ["RiskCoverage", "retrieval_error_auroc", "risk_coverage"]
 

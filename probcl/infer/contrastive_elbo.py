@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import pyro
 import torch
@@ -17,6 +17,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor, nn
 
+from probcl.checks import check_choice
 from probcl.infer.divergence import KL, divergence
 
 __all__ = ["ContrastiveELBO", "ContrastiveLoss"]
@@ -62,8 +63,7 @@ class ContrastiveELBO(ELBO):
 
     def __init__(self, kl: KL | Mapping[str, KL] = "auto") -> None:
         for estimator in kl.values() if isinstance(kl, Mapping) else [kl]:
-            if estimator not in get_args(KL):
-                raise ValueError(f"kl must be one of {', '.join(get_args(KL))}, got {estimator!r}.")
+            check_choice("kl", estimator, KL)
         super().__init__()
         self.kl = kl
         self.kl_weight = 1.0

@@ -1,19 +1,20 @@
 """Heads: modules that map features to embeddings, or to distributions over embeddings."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor, nn
 
-from probcl.distributions import PowerSpherical, ProjectedNormal, VonMisesFisher
+from probcl.checks import check_choice
+from probcl.distributions import Point, PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.precision import at_least_float32
 from probcl.sphere import normalize
 
 __all__ = [
     "MLP",
+    "BatchNormMLP",
     "Covariance",
     "PointHead",
     "PowerSphericalHead",
@@ -44,15 +45,41 @@ class MLP(nn.Sequential):
         self.dim = dim
 
 
+class BatchNormMLP(nn.Sequential):
+    """Perceptron with batch normalisation; the number of inputs is taken from the first batch.
+
+    Each hidden layer is linear, normalised over the batch and cut off at zero; the last is linear.
+
+    Args:
+        dim: Number of outputs.
+        hidden: Number of units of each hidden layer.
+        layers: Number of linear layers, at least 2.
+
+    Raises:
+        ValueError: If ``layers`` is less than 2.
+
+    Example:
+        >>> BatchNormMLP(3, hidden=8)(torch.zeros(2, 5)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, dim: int = 128, hidden: int = 512, layers: int = 2) -> None:
+        if layers < 2:
+            raise ValueError(f"layers must be at least 2, got {layers}.")
+        modules: list[nn.Module] = []
+        for _ in range(layers - 1):
+            # Batch normalisation would take a bias away again.
+            modules += [nn.LazyLinear(hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+        super().__init__(*modules, nn.LazyLinear(dim))
+        self.dim = dim
+
+
 class PointHead(nn.Module):
     """A point on the sphere as posterior: the normalised projection, for deterministic methods.
 
     Args:
-        projection: Features to the embedding before normalisation; by default ``MLP()``. Its
-            dimension is its attribute ``dim``, or the width of its last linear layer.
-
-    Raises:
-        ValueError: If ``projection`` has neither.
+        projection: Features to the embedding before normalisation; by default ``MLP()``. The
+            attribute ``dim`` is its own, or the width of its last linear layer, or None.
 
     Example:
         >>> PointHead(MLP(3))(torch.zeros(2, 5)).event_shape
@@ -63,13 +90,7 @@ class PointHead(nn.Module):
         super().__init__()
         self.projection = MLP() if projection is None else projection
         widths = [m.out_features for m in self.projection.modules() if isinstance(m, nn.Linear)]
-        dim = getattr(self.projection, "dim", widths[-1] if widths else None)
-        if not isinstance(dim, int):
-            raise ValueError(
-                f"projection {type(projection).__name__} has no attribute dim, the dimension of "
-                "its output, and no linear layer: add a dim."
-            )
-        self.dim = dim
+        self.dim = getattr(self.projection, "dim", widths[-1] if widths else None)
 
     def project(self, features: Tensor) -> Tensor:
         """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
@@ -77,9 +98,9 @@ class PointHead(nn.Module):
         flat = self.projection(features.reshape(-1, features.shape[-1]))
         return at_least_float32(flat).reshape(*features.shape[:-1], -1)
 
-    def forward(self, features: Tensor) -> Delta:
+    def forward(self, features: Tensor) -> Point:
         """Map features ``(*, F)`` to points, distributions of batch shape ``(*,)``."""
-        return Delta(normalize(self.project(features)), event_dim=1)
+        return Point(normalize(self.project(features)))
 
 
 class ProjectedNormalHead(nn.Module):
@@ -111,10 +132,7 @@ class ProjectedNormalHead(nn.Module):
         rank: int = 4,
     ) -> None:
         super().__init__()
-        if covariance not in get_args(Covariance):
-            raise ValueError(
-                f"covariance must be one of {', '.join(get_args(Covariance))}, got {covariance!r}."
-            )
+        check_choice("covariance", covariance, Covariance)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}.")
         self.dim = dim

@@ -1,11 +1,12 @@
 """Residual networks as encoders."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from probcl.checks import check_choice
 from probcl.nn.images import Normalize, imagenet_statistics
 
 __all__ = ["ResNet", "Stem"]
@@ -62,8 +63,7 @@ class ResNet(resnet.ResNet):
     ) -> None:
         if depth not in _STAGES:
             raise ValueError(f"depth must be one of {', '.join(map(str, _STAGES))}, got {depth}.")
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem must be one of {', '.join(get_args(Stem))}, got {stem!r}.")
+        check_choice("stem", stem, Stem)
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}.")
         super().__init__(*_STAGES[depth], zero_init_residual=zero_init)

@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision import models
 
+from probcl.checks import check_choice
 from probcl.nn.images import Normalize, check_size
 
 __all__ = ["Size", "VisionTransformer"]
@@ -41,8 +42,7 @@ class VisionTransformer(models.VisionTransformer):
     """
 
     def __init__(self, size: Size = "small", image_size: int = 224, patch_size: int = 16) -> None:
-        if size not in _HEADS_AND_WIDTH:
-            raise ValueError(f"size must be one of {', '.join(_HEADS_AND_WIDTH)}, got {size!r}.")
+        check_choice("size", size, Size)
         if patch_size < 1 or image_size < 1 or image_size % patch_size:
             raise ValueError(
                 f"patch_size must divide image_size = {image_size}, got {patch_size}: set "

@@ -22,6 +22,13 @@ __all__ = [
     "rank_and_world",
 ]
 
+# Their names since torch 2.14, which warns of the older ones.
+GATHER, SCATTER = (
+    ("all_gather_single", "reduce_scatter_single")
+    if hasattr(dist, "all_gather_single")
+    else ("all_gather_into_tensor", "reduce_scatter_tensor")
+)
+
 
 def is_distributed(gather: bool) -> bool:
     """Return whether there are other ranks, and the caller wants them heard."""
@@ -77,7 +84,7 @@ def check_same_batch(x: Tensor, gather: bool = True) -> None:
     if not is_distributed(gather):
         return
     lengths = torch.empty(dist.get_world_size(), dtype=torch.long, device=x.device)
-    dist.all_gather_into_tensor(lengths, torch.tensor([len(x)], device=x.device))
+    getattr(dist, GATHER)(lengths, torch.tensor([len(x)], device=x.device))
     if (lengths != len(x)).any():
         raise ValueError(
             f"every rank must hold a batch of the same size, got {lengths.tolist()}: drop the last "
@@ -99,11 +106,11 @@ def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]
     if not is_distributed(gather):
         return names, numbers
     counts = names.new_empty(dist.get_world_size())
-    dist.all_gather_into_tensor(counts, names.new_tensor([len(names)]))
+    getattr(dist, GATHER)(counts, names.new_tensor([len(names)]))
     padded = torch.zeros(int(counts.max()), dtype=torch.long, device=labels.device)
     padded[: len(names)] = names
     everyone = names.new_empty(dist.get_world_size() * len(padded))
-    dist.all_gather_into_tensor(everyone, padded)
+    getattr(dist, GATHER)(everyone, padded)
     parts = everyone.chunk(dist.get_world_size())
     union = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).unique()
     return union, torch.searchsorted(union, labels.long())
@@ -113,7 +120,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         gathered = x.new_empty((dist.get_world_size() * len(x), *x.shape[1:]))
-        dist.all_gather_into_tensor(gathered, x.contiguous())
+        getattr(dist, GATHER)(gathered, x.contiguous())
         return gathered
 
     @staticmethod
@@ -125,7 +132,7 @@ class _ReduceScatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         mine = x.new_empty((len(x) // dist.get_world_size(), *x.shape[1:]))
-        dist.reduce_scatter_tensor(mine, x.contiguous())
+        getattr(dist, SCATTER)(mine, x.contiguous())
         return mine
 
     @staticmethod

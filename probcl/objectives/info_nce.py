@@ -1,12 +1,14 @@
 """InfoNCE: an image's other views against the rest of the batch."""
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from probcl.checks import check_choice, check_temperature, check_views
 from probcl.objectives.collectives import mean_over_ranks, of_this_rank, rank_and_world
-from probcl.objectives.pairwise import Reduction, log_sum_exp_of_others, scaled_items
+from probcl.objectives.pairwise import Reduction, pair_sums, scaled_items
 from probcl.precision import full_precision
 
 __all__ = ["info_nce"]
@@ -26,6 +28,8 @@ def info_nce(
     For two views this is the usual cross-entropy over the other embeddings of the batch, written so
     that a value near zero keeps its digits at low temperatures. Low precision is raised to float32
     and autocast is switched off inside. Memory grows with the batch, not with its square.
+    ``torch.compile`` makes one graph of it where the temperature is a number, which then takes
+    ``z`` unchecked.
 
     Args:
         z: Unit vectors, shape ``(*, V, B, d)``: ``V >= 2`` views of ``B >= 2`` images.
@@ -65,13 +69,16 @@ def info_nce(
     # Views of an image are neighbours: a group that the sums leave out.
     items = scaled_items(z, temperature, gather)
     views = items.shape[2]
-    negatives = log_sum_exp_of_others(items.flatten(1, 2), views, largest, gather)
-    negatives = of_this_rank(negatives.unflatten(1, (-1, views)), 1, gather)
-    items = of_this_rank(items, 1, gather)
-    # The default threshold of 20 would cost float64 its last digits.
-    losses = softplus(negatives[..., None] - items @ items.mT, threshold=40.0)
-    itself = torch.eye(views, dtype=torch.bool, device=z.device)
-    losses = losses.masked_fill(itself, 0.0).sum(-1) / (views - 1)
+    log_sums, _ = pair_sums(items.flatten(1, 2), largest, group=views, gather=gather)
+    log_sums = log_sums.unflatten(1, (-1, views))
+    negatives, directions = (of_this_rank(x, 1, gather).unbind(2) for x in (log_sums, items))
+    sums = [torch.zeros_like(negatives[0])] * views
+    for pair in combinations(range(views), 2):
+        positive = torch.linalg.vecdot(*(directions[v] for v in pair))
+        for v in pair:
+            # The default threshold of 20 would cost float64 its last digits.
+            sums[v] = sums[v] + softplus(negatives[v] - positive, threshold=40.0)
+    losses = torch.stack(sums, 1) / (views - 1)
     if reduction == "mean":
         return mean_over_ranks(losses.mean(), gather)
-    return losses.mT.reshape(z.shape[:-1])
+    return losses.view(z.shape[:-1])

@@ -18,7 +18,7 @@ from probcl.objectives.collectives import all_gather, all_reduce, check_same_bat
 from probcl.precision import at_least_float32
 from probcl.special.autograd import grad_of_plain
 
-__all__ = ["Reduction", "log_sum_exp_of_others", "pair_sums", "scaled_items"]
+__all__ = ["Reduction", "pair_sums", "scaled_items"]
 
 Reduction = Literal["mean", "none"]
 
@@ -55,42 +55,29 @@ def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor
     return (items * scale).movedim(0, 1).contiguous()
 
 
-def log_sum_exp_of_others(
-    z: Tensor, group: int, largest: float, gather: bool, tile: int | None = None
-) -> Tensor:
-    r"""Return ``log sum_j exp(z_i . z_j)`` over the ``j`` outside the group of ``i``.
-
-    Args:
-        z: Embeddings, shape ``(S, N, d)``, float32 or float64, in groups of neighbours; with
-            ``gather``, those of all ranks.
-        group: Size of the groups, a divisor of ``N``.
-        largest: Bound of the inner products' magnitude, ``1 / temperature``.
-        gather: Whether the ranks share the work.
-        tile: Side of the tiles; None for what suits the device.
-
-    Returns:
-        Tensor of shape ``(S, N)``, the same on every rank.
-
-    Raises:
-        ValueError: If the inner products are too large for float64.
-    """
-    return _sums(z, group, z.shape[1], None, largest, gather, tile)[0]
-
-
 def pair_sums(
-    z: Tensor, classes: Tensor, pairs: int, largest: float, gather: bool, tile: int | None = None
+    z: Tensor,
+    largest: float,
+    *,
+    group: int = 1,
+    grouped: int | None = None,
+    classes: Tensor | None = None,
+    gather: bool = True,
+    side: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Sum over the other embeddings, and over the other embeddings of the class.
 
     Args:
-        z: Embeddings, shape ``(S, N, d)``, float32 or float64, sorted by class; with ``gather``,
-            those of all ranks.
-        classes: Class of each embedding, ascending integers, shape ``(N,)``.
-        pairs: Number of embeddings, from the first, that are one of a pair of neighbours: the first
-            sum leaves the other one out.
-        largest: Bound of the inner products' magnitude, ``1 / temperature``.
+        z: Embeddings whose inner products are the logits, shape ``(S, N, d)``, float32 or float64;
+            with ``gather``, those of all ranks.
+        largest: Bound of the logits' magnitude, ``1 / temperature``.
+        group: Size of the groups of neighbours that the first sum leaves out.
+        grouped: Number of embeddings, from the first, that are in groups, a multiple of ``group``;
+            None for all. The others are left out of their own sum alone.
+        classes: Class of each embedding, ascending integers, shape ``(N,)``; None for no second
+            sum, which is zero.
         gather: Whether the ranks share the work.
-        tile: Side of the tiles; None for what suits the device.
+        side: Side of the tiles; None for what suits the device.
 
     Returns:
         ``log sum_j exp(z_i . z_j)`` over all others, very negative where there are none, and
@@ -98,27 +85,18 @@ def pair_sums(
         every rank.
 
     Raises:
-        ValueError: If the inner products are too large for float64.
+        ValueError: If the logits are too large for float64.
     """
-    return _sums(z, 2, pairs, classes, largest, gather, tile)
-
-
-def _sums(
-    z: Tensor,
-    group: int,
-    grouped: int,
-    classes: Tensor | None,
-    largest: float,
-    gather: bool,
-    tile: int | None,
-) -> tuple[Tensor, Tensor]:
     dtype, shift = _exponents(z.dtype, largest)
     rank, world = rank_and_world(gather)
     samples, count, _ = z.shape
     area = _GPU_TILE if z.is_cuda else _CPU_TILE
-    side = tile or min(max(math.isqrt(area // samples), _LEAST_SIDE), math.ceil(count / world))
-    side = max(side - side % group, group)  # so that no group is cut
+    if side is None:
+        most = max(math.isqrt(area // max(samples, 1)), _LEAST_SIDE)
+        side = math.ceil(count / max(math.ceil(count / most), world))  # all alike
+    side = math.ceil(side / group) * group  # so that no group is cut
     keep = samples * count * count <= _KEPT_TILES * area
+    grouped = count if grouped is None else grouped
     plan = _Plan(shift, group, grouped, classes, side, keep, rank, world)
     sums, positives = all_reduce(_PairSums.apply(z.to(dtype), plan)[0], gather)
     log_sums = sums.clamp(min=torch.finfo(dtype).tiny).log() + shift
@@ -185,12 +163,12 @@ class _Plan:
         same_class = (self.classes[:, None] == self.classes) & (index[:, None] != index)
         return torch.stack([sums.sum(-1), (logits * (mine & same_class)).sum(-1)])
 
-    def other_class(self, rows: slice, columns: slice) -> Tensor | None:
-        """Return which pairs of a tile are not of one class; None if no pair is."""
+    def same_class(self, rows: slice, columns: slice) -> Tensor | None:
+        """Return which pairs of a tile are of one class; None if no pair is."""
         if self.classes is None or self.classes[rows][-1] < self.classes[columns][0]:
             return None
-        other = self.classes[rows, None] != self.classes[columns]
-        return other.fill_diagonal_(True) if rows == columns else other
+        same = self.classes[rows, None] == self.classes[columns]
+        return same.fill_diagonal_(False) if rows == columns else same
 
 
 def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor:
@@ -232,10 +210,13 @@ class _PairSums(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, _Plan], output: tuple[Tensor, ...]) -> None:
         z, ctx.plan = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # of zeros as large as what is kept
         ctx.save_for_backward(z, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+        if grad is None:
+            return None, None
         (z, kept), plan = ctx.saved_tensors, ctx.plan
         if torch.is_grad_enabled():  # a second derivative is asked for
             return grad_of_plain(plan.plain_sums, (z,), grad)[0], None
@@ -254,10 +235,10 @@ class _PairSums(torch.autograd.Function):
             weight = _like_tile(weights, z, rows, columns)
             torch.add(of_sums[:, rows, None], of_sums[:, None, columns], out=weight)
             weight.mul_(tile)
-            other_class = plan.other_class(rows, columns)
-            if other_class is not None:
+            same_class = plan.same_class(rows, columns)
+            if same_class is not None:
                 torch.add(of_positives[:, rows, None], of_positives[:, None, columns], out=spare)
-                weight.add_(spare.masked_fill_(other_class, 0))
+                weight.addcmul_(spare, same_class.to(z.dtype))
             total[:, rows].baddbmm_(weight, z[:, columns])
             if rows != columns:
                 total[:, columns].baddbmm_(weight.mT, z[:, rows])

@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 from probcl.checks import check_choice, check_labels, check_temperature, check_views
 from probcl.objectives.collectives import all_gather, mean_over_ranks, of_this_rank
-from probcl.objectives.pairwise import Reduction, log_sum_exp_of_others, pair_sums, scaled_items
+from probcl.objectives.pairwise import Reduction, pair_sums, scaled_items
 from probcl.precision import full_precision
 
 __all__ = ["Average", "sup_con"]
@@ -114,12 +114,14 @@ def _losses(
     # a loss near zero keeps its digits.
     is_pair = members == 2
     classes, order = torch.where(is_pair, classes - len(classes), classes).sort()
-    z = z[:, order]
-    log_sums, positives = pair_sums(z, classes, int(is_pair.sum()), largest, gather)
+    z = z.index_select(1, order)
+    log_sums, positives = pair_sums(
+        z, largest, group=2, grouped=int(is_pair.sum()), classes=classes, gather=gather
+    )
     positive = positives / (members[order] - 1).clamp(min=1)
     if average == "inside":
         positive = _averaged_inside(z, classes, positive, largest, gather)
-    excess = (log_sums - positive)[:, order.argsort()]
+    excess = (log_sums - positive).index_select(1, order.argsort())
     return torch.where(is_pair, softplus(excess, threshold=40.0), excess)
 
 
@@ -140,7 +142,7 @@ def _averaged_inside(
     for members, means in zip(z.split(counts, 1), positive.split(counts, 1), strict=True):
         size = members.shape[1]
         if size > 2:
-            log_sums = log_sum_exp_of_others(members.contiguous(), 1, largest, gather)
+            log_sums, _ = pair_sums(members.contiguous(), largest, gather=gather)
             means = log_sums - math.log(size - 1)
         parts.append(means)
     return torch.cat(parts, 1)

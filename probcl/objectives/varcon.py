@@ -34,7 +34,7 @@ __all__ = [
 # Below this exp(-1 / tau2) is zero in every precision: the target is one-hot, its gradient zero.
 _ONE_HOT = 1e-3
 # Below this the rounding of a cosine to float32 would show in the gradient: float64 is used.
-_SHARP = 0.02
+_SHARP = 0.03
 
 
 @full_precision
@@ -232,7 +232,7 @@ def _losses(
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.to(z)
     own, log_others, mean_other, _ = _ClassLogits.apply(
-        z / temperature, directions, centroids.classes
+        z, directions / temperature, centroids.classes
     )
     # All follows from the log-odds of the class, under p and under the target q.
     log_odds = own - log_others
@@ -255,10 +255,8 @@ class _ClassLogits(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        z: Tensor, directions: Tensor, classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = z @ directions.mT
+    def forward(z: Tensor, w: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits = z @ w.mT
         index = classes.expand(logits.shape[:-1])[..., None]
         own, mean = _own_and_mean(logits, index)
         log_others = logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
@@ -266,29 +264,33 @@ class _ClassLogits(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        z, directions, classes = inputs
+        z, w, classes = inputs
         _, log_others, _, logits = output
         ctx.mark_non_differentiable(logits)
-        ctx.save_for_backward(z, directions, classes, log_others, logits)
+        ctx.set_materialize_grads(False)  # of zeros as large as the logits
+        ctx.save_for_backward(z, w, classes, log_others, logits)
 
     @staticmethod
     def backward(
-        ctx: Any, of_own: Tensor, of_others: Tensor, of_mean: Tensor, _: Tensor
-    ) -> tuple[Tensor, None, None]:
-        z, directions, classes, log_others, logits = ctx.saved_tensors
+        ctx: Any, of_own: Tensor | None, of_others: Tensor | None, of_mean: Tensor | None, _: None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        if of_own is None or of_others is None or of_mean is None:
+            return None, None, None  # the loss, which needs all three, is not differentiated
+        z, w, classes, log_others, logits = ctx.saved_tensors
         index = classes.expand(logits.shape[:-1])[..., None]
         if torch.is_grad_enabled():  # a second derivative is asked for
 
-            def plain(z: Tensor) -> tuple[Tensor, ...]:
-                logits = z @ directions.mT
+            def plain(z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+                logits = z @ w.mT
                 own, mean = _own_and_mean(logits, index)
                 return own, logits.scatter(-1, index, -torch.inf).logsumexp(-1), mean
 
-            return grad_of_plain(plain, (z,), (of_own, of_others, of_mean))[0], None, None
+            of_z, of_w = grad_of_plain(plain, (z, w), (of_own, of_others, of_mean))
+            return of_z, of_w, None
         weights = (logits - log_others[..., None]).exp_().mul_(of_others[..., None])
         weights.add_(of_mean[..., None] / (logits.shape[-1] - 1))
         weights.scatter_(-1, index, of_own[..., None])
-        return weights @ directions, None, None
+        return weights @ w, weights.mT @ z if ctx.needs_input_grad[1] else None, None
 
 
 def _own_and_mean(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

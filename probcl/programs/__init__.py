@@ -1,14 +1,13 @@
 """Contrastive methods as Pyro programs: pairs of a model and a guide."""
 
-from probcl.programs.baselines import CrossEntropy, SimCLR, SupCon
-from probcl.programs.clusters import SwAV
+from probcl.programs.batch_statistics import BarlowTwins, SwAV, VICReg
+from probcl.programs.classifier import CrossEntropy
+from probcl.programs.contrastive import MCInfoNCE, MCSupCon, SimCLR, SupCon, VSimCLR, VSupCon
 from probcl.programs.expected_likelihood import ExpectedLikelihood, SupExpectedLikelihood
 from probcl.programs.momentum import BYOL, MoCo
-from probcl.programs.post_hoc import PostHoc, fit_posterior
+from probcl.programs.posthoc import PostHoc, fit_posterior
 from probcl.programs.program import Program, VariationalProgram
-from probcl.programs.redundancy import BarlowTwins, VICReg
 from probcl.programs.varcon import ProbabilisticVarCon, VarCon
-from probcl.programs.vcl import MCInfoNCE, MCSupCon, VSimCLR, VSupCon
 
 __all__ = [
     "BYOL",

@@ -2,21 +2,15 @@
 
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from probcl.distributions import ProjectedNormal, VonMisesFisher
+from probcl.distributions import ProjectedNormal, VonMisesFisher, as_posterior
 from probcl.distributions.covariance import Isotropic
 from probcl.nn import VonMisesFisherHead
-from probcl.objectives.expected_likelihood import Kernel, expected_likelihood
-from probcl.programs.program import (
-    Anchors,
-    Program,
-    mean_direction,
-    project_by,
-    require_labels,
-    stack_views,
-)
+from probcl.objectives import expected_likelihood
+from probcl.objectives.expected_likelihood import Kernel
+from probcl.programs.program import Anchors, Program, require_labels
 
 __all__ = ["ExpectedLikelihood", "SupExpectedLikelihood"]
 
@@ -54,26 +48,16 @@ class ExpectedLikelihood(Program):
         posterior: nn.Module | None = None,
         positive_concentration: float | None = None,
     ) -> None:
-        super().__init__(encoder)
-        self.posterior_head = VonMisesFisherHead() if posterior is None else posterior
+        super().__init__(encoder, VonMisesFisherHead() if posterior is None else posterior)
         self.positive_concentration = positive_concentration
 
-    def posterior_from_features(self, features: Tensor) -> dist.Distribution:
-        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
-        return self.posterior_head(features)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
-        return project_by(self.posterior_head, features)
-
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
-        """Weigh the posteriors of all views by the contrastive factor of each anchor."""
-        views = stack_views(views)
-        self._register(views)
-        q = self.posterior_from_features(self._view_features(views))
+        """Weigh the posteriors of all views, the directions integrated out."""
+        views = self._start(views)
+        q = self._view_posteriors(views)
         concentration, kernel = _tangent_concentration(q)
         losses = expected_likelihood(
-            mean_direction(q),
+            as_posterior(q).mean_direction,
             concentration,
             self._labels(labels, views.shape[1]),
             kernel=kernel,
@@ -81,9 +65,6 @@ class ExpectedLikelihood(Program):
             reduction="none",
         )
         Anchors(*views.shape[:2]).observe(losses)
-
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
-        """Do nothing: the latent directions are integrated out."""
 
     def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
         return None
@@ -102,7 +83,7 @@ class SupExpectedLikelihood(ExpectedLikelihood):
         return require_labels(self, labels, batch)
 
 
-def _tangent_concentration(q: dist.Distribution) -> tuple[Tensor, Kernel]:
+def _tangent_concentration(q: Distribution) -> tuple[Tensor, Kernel]:
     """Return a posterior's concentration about its mean direction, and its kernel."""
     if isinstance(q, VonMisesFisher):
         return q.concentration, "von_mises_fisher"

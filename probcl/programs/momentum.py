@@ -2,17 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from probcl.checks import check_temperature
-from probcl.nn import MLP, MomentumEncoder
+from probcl.nn import MLP, BatchNormMLP, MomentumEncoder
 from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.precision import at_least_float32, full_precision
-from probcl.programs.points import BatchNormMLP, PointProgram, mean_over_other_views
-from probcl.programs.program import Anchors, stack_views
+from probcl.programs.program import Anchors, PointProgram, Temperature, dim_of, stack_views
 from probcl.sphere import normalize
 
 __all__ = ["BYOL", "MoCo"]
@@ -33,7 +32,7 @@ class _MomentumProgram(PointProgram):
         """Weigh the views by how far each is from what the target makes of the others."""
         views = stack_views(views)
         self.materialize(views[0])  # a target of lazy layers has no weights before
-        self._register(views)
+        self._start(views)
         if self._learns():
             self.target.update(self._online())
         z = self._project_views(views)
@@ -50,7 +49,12 @@ class _MomentumProgram(PointProgram):
             targets: The target's, of unit length, without gradient, shape ``(V, B, d)``.
         """
 
-    def _online(self) -> nn.Module:
+    def freeze_encoder(self) -> Self:
+        """Keep the encoder as it is, and the target's with it."""
+        self._freeze(next(self.target.encoder.children()))
+        return super().freeze_encoder()
+
+    def _online(self) -> nn.Sequential:
         return nn.Sequential(self.encoder, self.posterior_head.projection)
 
     def _run_every_layer(self, images: Tensor) -> None:
@@ -74,12 +78,16 @@ class MoCo(_MomentumProgram):
     A run of the model in training mode with gradients switched on moves the momentum encoder and
     the queue; no other run does. The embedding is the normalised projection.
 
+    The temperature is the paper's; momentum and queue are those of the authors' demonstration on
+    CIFAR-10, where ImageNet has 0.999 and 65,536 keys.
+
     Args:
         encoder: Images to features.
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
         momentum: Weight of the old average in the momentum encoder, in ``[0, 1)``.
         queue_size: Number of keys in the queue, at least 1.
+        learn_temperature: Whether the temperature is learned, from there, and kept at 0.01 or more.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -106,19 +114,20 @@ class MoCo(_MomentumProgram):
         temperature: float = 0.2,
         momentum: float = 0.99,
         queue_size: int = 4096,
+        learn_temperature: bool = False,
     ) -> None:
         super().__init__(encoder, MLP() if projection is None else projection, momentum)
-        self.temperature = check_temperature(temperature)
+        self.temperature = Temperature(temperature, learn_temperature)
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, got {queue_size}.")
-        self.queue = _Queue(queue_size, self.posterior_head.dim)
+        self.queue = _Queue(queue_size, dim_of(self.posterior_head))
 
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
         # Autograd needs the keys of this step after the queue has moved on.
         negatives = self.queue.keys.clone()
         if self._learns():
             self.queue.push(targets)
-        return _against_queue(normalize(z), targets, negatives, self.temperature)
+        return _against_queue(normalize(z), targets, negatives, self.temperature())
 
 
 class BYOL(_MomentumProgram):
@@ -133,10 +142,12 @@ class BYOL(_MomentumProgram):
     other run does. The embedding is the normalised projection, without the predictor. Nothing is
     shared in a process group but gradients.
 
+    The momentum is that which the paper starts from; there it rises to 1, and the perceptrons have
+    4,096 hidden units and 256 outputs.
+
     Args:
         encoder: Images to features.
-        projection: Features to the embedding before normalisation; by default ``BatchNormMLP()``
-            of ``probcl.programs.points``.
+        projection: Features to the embedding before normalisation; by default ``BatchNormMLP()``.
         predictor: Projection to what the target's projection may be; by default
             ``BatchNormMLP()`` in the dimension of the projection.
         momentum: Weight of the old average in the momentum encoder, in ``[0, 1)``; constant.
@@ -166,8 +177,9 @@ class BYOL(_MomentumProgram):
         momentum: float = 0.996,
     ) -> None:
         super().__init__(encoder, BatchNormMLP() if projection is None else projection, momentum)
-        dim = self.posterior_head.dim
-        self.predictor = BatchNormMLP(dim) if predictor is None else predictor
+        if predictor is None:
+            predictor = BatchNormMLP(dim_of(self.posterior_head))
+        self.predictor = predictor
 
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
         predictions = at_least_float32(self.predictor(z.flatten(0, 1)).unflatten(0, z.shape[:2]))
@@ -213,17 +225,26 @@ class _Queue(nn.Module):
 
 
 @full_precision
-def _against_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def _against_queue(
+    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor
+) -> Tensor:
     """Return InfoNCE of each query ``(V, B, d)`` against negatives ``(K, d)``."""
     positives = torch.einsum("vbd,wbd->vbw", queries, keys) / temperature
     cosines = queries @ at_least_float32(negatives).T
     others = (cosines / temperature).logsumexp(-1, keepdim=True)
     # The default threshold of 20 would cost float64 its last digits.
-    return mean_over_other_views(softplus(others - positives, threshold=40.0))
+    return _mean_over_other_views(softplus(others - positives, threshold=40.0))
 
 
 @full_precision
 def _squared_distances(predictions: Tensor, targets: Tensor) -> Tensor:
     """Return the mean squared distance of each prediction ``(V, B, d)`` to the other views."""
     cosines = torch.einsum("vbd,wbd->vbw", predictions, targets)
-    return mean_over_other_views(2 - 2 * cosines)
+    return _mean_over_other_views(2 - 2 * cosines)
+
+
+def _mean_over_other_views(losses: Tensor) -> Tensor:
+    """Average the losses ``[v, b, w]`` of view ``v`` against ``w`` over the others: ``(V, B)``."""
+    views = len(losses)
+    itself = torch.eye(views, dtype=torch.bool, device=losses.device)[:, None]
+    return losses.masked_fill(itself, 0.0).sum(-1) / (views - 1)

@@ -1,13 +1,13 @@
 """What every program is: an encoder, a model, a guide and a posterior over embeddings."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import Self
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.params import param_with_module_name
@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.parameter import UninitializedParameter
 
-from probcl.nn import UniformPrior
-from probcl.sphere import normalize
+from probcl.checks import check_temperature, check_vectors
+from probcl.distributions import as_posterior
+from probcl.nn import PointHead, UniformPrior
 
 __all__ = [
     "Anchors",
+    "PointProgram",
     "Program",
+    "Temperature",
     "VariationalProgram",
-    "mean_direction",
-    "project_by",
+    "dim_of",
     "require_labels",
     "stack_views",
 ]
@@ -49,11 +51,15 @@ class Program(nn.Module, ABC):
 
     Args:
         encoder: Images to features, ``(N, channels, height, width)`` to ``(N, F)``.
+        posterior: Head that maps features ``(*, F)`` to distributions over the sphere of batch
+            shape ``(*,)``. Its method ``project``, if it has one, maps them to embeddings before
+            normalisation.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.posterior_head = posterior
         #: Numbers of the last run that are worth monitoring, by name.
         self.monitored: dict[str, Tensor] = {}
         self._frozen: list[nn.Module] = []
@@ -69,26 +75,31 @@ class Program(nn.Module, ABC):
             labels: Classes, integers, shape ``(B,)``.
         """
 
-    @abstractmethod
     def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
-        """Run the variational program, with the model's arguments."""
-
-    @abstractmethod
-    def posterior_from_features(self, features: Tensor) -> Distribution:
-        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
-
-    @abstractmethod
-    def project(self, features: Tensor) -> Tensor:
-        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        """Run the variational program, with the model's arguments: empty without a latent."""
 
     def forward(self, images: Tensor) -> Distribution:
         """Map images ``(N, channels, height, width)`` to posteriors of batch shape ``(N,)``."""
         return self.posterior_from_features(self.encoder(images))
 
+    def posterior_from_features(self, features: Tensor) -> Distribution:
+        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
+        return self.posterior_head(features)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``.
+
+        Where a head of one's own has no ``project``, they are unit vectors.
+        """
+        project = getattr(self.posterior_head, "project", None)
+        if project is None:
+            return as_posterior(self.posterior_from_features(features)).mean_direction
+        return project(features)
+
     def freeze_encoder(self) -> Self:
         """Keep the encoder as it is: without gradients, and in eval mode also after ``train()``.
 
-        Its batch normalisations then use their statistics, and no longer move them.
+        Its batch normalisations use their statistics, and no longer move them.
         """
         self._freeze(self.encoder)
         return self
@@ -107,10 +118,6 @@ class Program(nn.Module, ABC):
             part.eval()
         return self
 
-    def _view_features(self, views: Tensor) -> Tensor:
-        """Encode all views in one batch: ``(V, B, ...)`` to features ``(V, B, F)``."""
-        return self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-
     def materialize(self, images: Tensor) -> None:
         """Let lazy layers take their sizes from an image; do nothing if they have theirs.
 
@@ -127,13 +134,70 @@ class Program(nn.Module, ABC):
     def _run_every_layer(self, images: Tensor) -> None:
         self(images)
 
-    def _register(self, views: Tensor) -> None:
-        """Tell Pyro's parameter store of the parameters, unless they are to stay local."""
+    def _start(self, views: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the views of a run as one tensor; tell Pyro's store of the parameters.
+
+        Unless they are to stay local, that is. A learned temperature is monitored.
+        """
+        views = stack_views(views)
+        for name, part in self.named_children():
+            if isinstance(part, Temperature) and part.log is not None:
+                self.monitored[name] = part().detach()
         if not pyro.settings.get("module_local_params"):
             self.materialize(views[0])
             for name, parameter in self.named_parameters():
                 if parameter.requires_grad:  # pyro.module would warn of those of a target
                     pyro.param(param_with_module_name(str(self._name), name), parameter)
+        return views
+
+    def _view_features(self, views: Tensor) -> Tensor:
+        """Encode all views in one batch: ``(V, B, ...)`` to features ``(V, B, F)``."""
+        return self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+
+    def _view_posteriors(self, views: Tensor) -> Distribution:
+        """Map views ``(V, B, ...)`` to posteriors of batch shape ``(V, B)``."""
+        return self.posterior_from_features(self._view_features(views))
+
+
+class Temperature(nn.Module):
+    """A temperature, fixed or learned: then as its logarithm, and never below a bound.
+
+    What an optimizer's step has moved below the bound comes back to it, as in CLIP.
+
+    Args:
+        value: Positive number, the first if learned.
+        learn: Whether it is learned.
+        least: The bound.
+
+    Raises:
+        ValueError: If ``value`` is not a finite positive number, or is learned and below ``least``.
+
+    References:
+        Radford et al. (2021), Learning Transferable Visual Models From Natural Language
+        Supervision. https://arxiv.org/abs/2103.00020
+
+    Example:
+        >>> Temperature(0.5)(), Temperature(0.5, learn=True)()
+        (0.5, tensor(0.5000, grad_fn=<ExpBackward0>))
+    """
+
+    def __init__(self, value: float, learn: bool = False, least: float = 0.01) -> None:
+        super().__init__()
+        self._fixed = check_temperature(value)
+        if learn and value < least:
+            raise ValueError(
+                f"temperature must be at least {least} to be learned, got {value}: raise it, or "
+                "set learn_temperature to False."
+            )
+        self.log = nn.Parameter(torch.tensor(math.log(value))) if learn else None
+        self._least = math.log(least)
+
+    def forward(self) -> float | Tensor:
+        """Return a number, or a tensor of shape ``()`` with a gradient."""
+        if self.log is None:
+            return self._fixed
+        self.log.data.clamp_(min=self._least)
+        return self.log.exp()
 
 
 class Anchors:
@@ -142,22 +206,31 @@ class Anchors:
     Args:
         views: Number ``V`` of views.
         items: Number ``B`` of images.
+        samples: Number of samples of each anchor; several have a plate of their own.
     """
 
-    def __init__(self, views: int, items: int) -> None:
+    def __init__(self, views: int, items: int, samples: int = 1) -> None:
         self.views = pyro.plate("views", views, dim=-2)
         self.items = pyro.plate("items", items, dim=-1)
+        self.samples = pyro.plate("samples", samples, dim=-3) if samples > 1 else nullcontext()
         self.count = views * items
+        self.num_samples = samples
 
     @contextmanager
     def weighted(self, weight: float) -> Iterator[None]:
-        """Open the plates, each anchor with a weight; with weight 0 its sites are masked out."""
+        """Open the plates of anchors, each with a weight; with weight 0 its sites are masked."""
         weighting = poutine.scale(scale=weight) if weight else poutine.mask(mask=False)
         with self.views, self.items, weighting:
             yield
 
+    @contextmanager
+    def sampled(self, weight: float = 1.0) -> Iterator[None]:
+        """Open all plates, weighted so that the sum over samples and anchors is a mean."""
+        with self.samples, self.weighted(weight / (self.count * self.num_samples)):
+            yield
+
     def averaged(self) -> AbstractContextManager[None]:
-        """Open the plates, weighted so that the sum over anchors is their mean."""
+        """Open the plates of anchors, weighted so that the sum over them is their mean."""
         return self.weighted(1 / self.count)
 
     def observe(self, losses: Tensor) -> None:
@@ -169,12 +242,12 @@ class Anchors:
 class VariationalProgram(Program):
     r"""A program whose latent variable is a direction for each view of each image.
 
-    With ``V`` views of ``B`` images, and a likelihood that a subclass states,
+    With ``V`` views of ``B`` images, ``S`` samples and a likelihood that a subclass states,
 
-        z_vb ~ p(z),  q(z_vb | x_vb) = posterior(encoder(x_vb))
+        z_svb ~ p(z),  q(z_svb | x_vb) = posterior(encoder(x_vb))
 
-    where every ``z_vb`` is scaled by ``beta / (V B d)``: the negative ELBO has ``beta`` times the
-    mean KL, normalised by the dimension. With ``beta = 0`` the prior is masked out.
+    where every ``z_svb`` is scaled by ``beta / (S V B d)``: the negative ELBO has ``beta`` times
+    the mean KL, normalised by the dimension. With ``beta = 0`` the prior is masked out.
 
     Args:
         encoder: Images to features.
@@ -182,39 +255,35 @@ class VariationalProgram(Program):
         prior: Module whose ``forward()`` returns the distribution of one direction; by default
             uniform, in the dimension of the posterior.
         beta: Weight of the normalised KL, at least 0.
+        num_samples: Number ``S`` of samples of each direction, at least 1; several have a plate.
     """
 
-    #: Samples of each direction that the likelihood sees at once; several have a plate of theirs.
-    num_samples: int = 1
-
     def __init__(
-        self, encoder: nn.Module, posterior: nn.Module, prior: nn.Module | None, beta: float
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module,
+        prior: nn.Module | None,
+        beta: float,
+        num_samples: int = 1,
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, posterior)
         if not 0.0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
-        self.posterior_head = posterior
-        self.prior = UniformPrior(_dim_of(posterior)) if prior is None else prior
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+        self.prior = UniformPrior(dim_of(posterior)) if prior is None else prior
         self.beta = beta
+        self.num_samples = num_samples
 
     @abstractmethod
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """State, in the model, what is observed of directions ``(*, V, B, d)``."""
 
-    def posterior_from_features(self, features: Tensor) -> Distribution:
-        """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
-        return self.posterior_head(features)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
-        return project_by(self.posterior_head, features)
-
     def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Draw directions from the prior and weigh them by the likelihood."""
-        views = stack_views(views)
-        self._register(views)
-        prior, anchors = self.prior(), Anchors(*views.shape[:2])
-        z = self._directions(prior, anchors)
+        views = self._start(views)
+        prior = self.prior()
+        z, anchors = self._directions(prior, views)
         if z.shape[-1:] != prior.event_shape:
             raise ValueError(
                 f"the prior has dimension {prior.event_shape[0]}, the posterior {z.shape[-1]}: "
@@ -227,20 +296,37 @@ class VariationalProgram(Program):
         self._posterior_directions(views)
 
     def _posterior_directions(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, Anchors]:
-        views = stack_views(views)
-        self._register(views)
-        posterior = self.posterior_from_features(self._view_features(views))
-        anchors = Anchors(*views.shape[:2])
-        return self._directions(posterior, anchors), anchors
+        views = self._start(views)
+        return self._directions(self._view_posteriors(views), views)
 
-    def _directions(self, distribution: dist.Distribution, anchors: Anchors) -> Tensor:
-        weight = self.beta / (anchors.count * distribution.event_shape[0])
-        if self.num_samples == 1:
-            with anchors.weighted(weight):
-                return pyro.sample("z", distribution)
-        samples = pyro.plate("samples", self.num_samples, dim=-3)
-        with samples, anchors.weighted(weight / self.num_samples):
-            return pyro.sample("z", distribution)
+    def _directions(self, distribution: Distribution, views: Tensor) -> tuple[Tensor, Anchors]:
+        anchors = Anchors(len(views), views.shape[1], self.num_samples)
+        with anchors.sampled(self.beta / distribution.event_shape[0]):
+            return pyro.sample("z", distribution), anchors
+
+
+class PointProgram(Program):
+    """A program whose posterior is a point, the direction of a projection; its guide is empty.
+
+    Args:
+        encoder: Images to features.
+        projection: Features to the embedding before normalisation.
+    """
+
+    posterior_head: PointHead
+
+    def __init__(self, encoder: nn.Module, projection: nn.Module) -> None:
+        super().__init__(encoder, PointHead(projection))
+
+    def _learns(self) -> bool:
+        """Return whether this run of the model is one of training."""
+        return self.training and torch.is_grad_enabled()
+
+    def _project_views(self, views: Tensor) -> Tensor:
+        """Map views ``(V, B, ...)`` to embeddings before normalisation, ``(V, B, d)``."""
+        z = self.project(self._view_features(views))
+        check_vectors("the projection", z)
+        return z
 
 
 def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
@@ -274,23 +360,12 @@ def require_labels(program: Program, labels: Tensor | None, batch: int) -> Tenso
     return labels
 
 
-def mean_direction(posterior: Distribution) -> Tensor:
-    """Return the direction of the location, the embedding where one point is asked for."""
-    return normalize(posterior.loc if hasattr(posterior, "loc") else posterior.mean)
-
-
-def project_by(head: nn.Module, features: Tensor) -> Tensor:
-    """Return a head's embeddings before normalisation; unit vectors where it does not tell."""
-    project = getattr(head, "project", None)
-    return mean_direction(head(features)) if project is None else project(features)
-
-
-def _dim_of(head: nn.Module) -> int:
-    """Return the dimension of a head's embedding."""
+def dim_of(head: nn.Module) -> int:
+    """Return the dimension of a head's embedding, or raise ``ValueError`` if it does not tell."""
     dim = getattr(head, "dim", None)
     if not isinstance(dim, int):
+        part = getattr(head, "projection", head)
         raise ValueError(
-            f"posterior {type(head).__name__} has no attribute dim, the dimension of its "
-            "embedding: add one, or pass a prior."
+            f"{type(part).__name__} has no attribute dim, the dimension of its output: add one."
         )
     return dim

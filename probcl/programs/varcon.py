@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probcl.checks import check_temperature
 from probcl.nn import PointHead, ProjectedNormalHead
 from probcl.objectives.varcon import (
     check_epsilon,
@@ -15,11 +16,9 @@ from probcl.objectives.varcon import (
     target_log_probabilities,
     target_temperature,
 )
-from probcl.programs.program import Anchors, VariationalProgram, require_labels
+from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
-
-_Key = tuple[Tensor, Tensor | None]
 
 
 class ProbabilisticVarCon(VariationalProgram):
@@ -32,7 +31,8 @@ class ProbabilisticVarCon(VariationalProgram):
 
     The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
     ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the mean
-    temperature of the target, ``tau2``.
+    temperature of the target, ``tau2``. It is not published; its defaults are those of ``VarCon``
+    and of ``VSimCLR``.
 
     Args:
         encoder: Images to features.
@@ -43,6 +43,9 @@ class ProbabilisticVarCon(VariationalProgram):
         epsilon: Strength of the adaptation of the target, in ``[0, temperature]``.
         learn_epsilon: Whether ``epsilon`` is learned; the guide first clamps it to that interval.
         beta: Weight of the normalised KL, at least 0.
+        num_samples: Posterior samples of each view, over which the loss is averaged.
+        learn_temperature: Whether the temperature is learned, from there, and kept at 0.01 and at a
+            fixed ``epsilon`` or more.
 
     References:
         Wang et al. (2025), Variational Supervised Contrastive Learning.
@@ -60,32 +63,34 @@ class ProbabilisticVarCon(VariationalProgram):
         epsilon: float = 0.02,
         learn_epsilon: bool = False,
         beta: float = 1.0,
+        num_samples: int = 1,
+        learn_temperature: bool = False,
     ) -> None:
         posterior = ProjectedNormalHead() if posterior is None else posterior
-        super().__init__(encoder, posterior, prior, beta)
+        super().__init__(encoder, posterior, prior, beta, num_samples)
         check_epsilon(epsilon, temperature)
-        self.temperature = temperature
+        least = 0.01 if learn_epsilon else max(0.01, epsilon)
+        self.temperature = Temperature(temperature, learn_temperature, least)
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
-        self._found = _Found()
 
     def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
+        temperature = self.temperature()
         if isinstance(self.epsilon, nn.Parameter):
             # What an optimizer's step has moved out of the interval comes back to its end.
-            self.epsilon.data.clamp_(0.0, self.temperature)
+            self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
-        self._found.keep((z, labels), (log_p, classes))
-        tau2 = target_temperature(log_p, classes, self.temperature, self.epsilon)
-        self.monitored = {"tau2": tau2.detach().mean()}
+        tau2 = target_temperature(log_p, classes, temperature, self.epsilon)
+        self.monitored["tau2"] = tau2.detach().mean()
         log_q = target_log_probabilities(log_p, classes, tau2)
-        with anchors.averaged():
+        with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        log_p, classes = self._found.take((z, labels)) or self._class_distribution(z, labels)
-        with anchors.averaged():
+        log_p, classes = self._class_distribution(z, labels)
+        with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
 
@@ -95,7 +100,7 @@ class ProbabilisticVarCon(VariationalProgram):
         labels = require_labels(self, labels, batch).repeat(views)
         directions = z.flatten(-3, -2)
         centroids = class_centroids(directions, labels)
-        log_p = class_log_probabilities(directions, centroids, self.temperature)
+        log_p = class_log_probabilities(directions, centroids, self.temperature())
         return log_p.unflatten(-2, (views, batch)), centroids.classes.unflatten(0, (views, batch))
 
 
@@ -106,14 +111,16 @@ class VarCon(ProbabilisticVarCon):
 
     with ``z`` the normalised projection, a point, ``p(r|z) = softmax_r(z . w_r / temperature)``
     over the centroids ``w`` of the batch, and the confidence-adaptive target ``q(r|z)``. Its
-    negative ELBO is ``probcl.objectives.varcon``, equation 7 of the paper.
+    negative ELBO is ``probcl.objectives.varcon``, equation 7 of the paper. Temperature and
+    ``epsilon`` are the paper's.
 
     Args:
         encoder: Images to features.
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
-        epsilon: Strength of the adaptation of the target, in ``[0, temperature]``.
+        epsilon: Strength of the adaptation, in ``[0, temperature]``.
         learn_epsilon: Whether ``epsilon`` is learned; the guide first clamps it to that interval.
+        learn_temperature: As for ``ProbabilisticVarCon``.
 
     References:
         Wang et al. (2025), Variational Supervised Contrastive Learning.
@@ -127,6 +134,7 @@ class VarCon(ProbabilisticVarCon):
         temperature: float = 0.1,
         epsilon: float = 0.02,
         learn_epsilon: bool = False,
+        learn_temperature: bool = False,
     ) -> None:
         super().__init__(
             encoder,
@@ -135,26 +143,5 @@ class VarCon(ProbabilisticVarCon):
             epsilon=epsilon,
             learn_epsilon=learn_epsilon,
             beta=0.0,
+            learn_temperature=learn_temperature,
         )
-
-
-class _Found:
-    """What the guide found out about its sample, for the model that is replayed with it.
-
-    It saves the model the class sums, and several ranks their exchange. It is never copied.
-    """
-
-    def __init__(self) -> None:
-        self._last: tuple[_Key, tuple[Tensor, Tensor]] | None = None
-
-    def __reduce__(self) -> tuple:
-        return _Found, ()
-
-    def keep(self, key: _Key, found: tuple[Tensor, Tensor]) -> None:
-        self._last = (key, found)
-
-    def take(self, key: _Key) -> tuple[Tensor, Tensor] | None:
-        last, self._last = self._last, None
-        if last is None or any(a is not b for a, b in zip(last[0], key, strict=True)):
-            return None
-        return last[1]

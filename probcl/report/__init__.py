@@ -1,7 +1,6 @@
-"""Reports: of a run, one HTML page with its numbers and pictures; of several, side by side."""
+"""Reports: on an evaluation, one HTML page with numbers and pictures; on several, side by side."""
 
 from probcl.report.compare import compare_runs
-from probcl.report.history import read_history
-from probcl.report.run import print_summary, write_report
+from probcl.report.run import headline, print_summary, write_report
 
-__all__ = ["compare_runs", "print_summary", "read_history", "write_report"]
+__all__ = ["compare_runs", "headline", "print_summary", "write_report"]

@@ -9,16 +9,16 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
-from probcl.evaluation import QUESTIONS, SCORES
+from probcl.evaluation import METRICS, QUESTIONS
 from probcl.report import plots
-from probcl.report.page import LIBRARY_SCORE, Section, picture, render
+from probcl.report.page import Section, picture, render
 from probcl.runs import write_whole
 
 __all__ = ["compare_runs"]
 
-#: What is shown on the console, and the first of the report.
-HEADLINE = ("probe/top1", "knn/top1", "retrieval/recall_at_1", "cal/ece", "shift/top1")
 _SEED = re.compile(r"-seed\d+(-\d+)?$")
+# Of a run whose posterior has no entropy, or that has no posterior, the second is drawn.
+DRAWN = ("entropy", "nearest_cosine")
 
 Values = dict[str, list[float]]
 
@@ -29,7 +29,7 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
     The name of a run is that of its folder, without ``-seedN``.
 
     Args:
-        runs: Folders of runs, or ``metrics.json`` files of any name.
+        runs: Folders of runs; or ``metrics.json`` files and records of experiments, of any name.
         output: The page to write.
 
     Returns:
@@ -48,8 +48,8 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
     page = render(
         "compare.html.jinja",
         seeds={name: len(metrics) for name, metrics in groups.items()},
-        tables={group: _table(tables, names) for group, names in _names(tables).items()},
-        sections=_sections(tables),
+        tables={heading: _table(tables, rows) for heading, rows in _headings(tables).items()},
+        sections=_sections(groups),
     )
     write_whole(output, page)
     _print(tables, output)
@@ -59,12 +59,14 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
 def _read(run: Path) -> tuple[str, dict[str, float]]:
     path = run / "metrics.json" if run.is_dir() else run
     try:
-        metrics = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+        metrics = content.get("metrics", content)  # of a record, or alone
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{run} holds no metrics: name the folder of a run that has its report."
         ) from error
-    return _SEED.sub("", run.name if run.is_dir() else run.stem), metrics
+    numbers = {name: value for name, value in metrics.items() if value is not None}
+    return _SEED.sub("", run.name if run.is_dir() else run.stem), numbers
 
 
 def _collected(metrics: Sequence[Mapping[str, float]]) -> Values:
@@ -72,29 +74,26 @@ def _collected(metrics: Sequence[Mapping[str, float]]) -> Values:
     return {name: [run[name] for run in metrics if name in run] for name in names}
 
 
-def _names(tables: Mapping[str, Values]) -> dict[str, list[str]]:
-    """Return the names of the rows, by the heading that they stand under."""
+def _headings(tables: Mapping[str, Values]) -> dict[str, dict[str, str]]:
+    """Return the rows, metric by label, under the heading that they stand under."""
     every = dict.fromkeys(name for table in tables.values() for name in table)
-    rest = [name for name in every if not name.startswith("unc/") and name not in HEADLINE]
-    groups = {"Headline": [name for name in HEADLINE if name in every], "Everything else": rest}
-    for question in QUESTIONS:
-        rows = [_of_score(question, score) for score in SCORES]
-        groups[f"Uncertainty: {question.replace('_', ' ')}"] = [r for r in rows if r in every]
+    first = [name for name in METRICS if METRICS[name].headline and name in every]
+    groups = {"Headline": {name: name for name in first}}
+    asked = {question: f"Uncertainty: {question.replace('_', ' ')}" for question in QUESTIONS}
+    groups |= {heading: {} for heading in asked.values()}
+    for name in every:
+        group, _, rest = name.partition("/")
+        question, _, score = rest.partition("/")
+        if group == "unc" and question in asked:
+            groups[asked[question]][score] = name
+        elif name not in first:
+            groups.setdefault("Everything else", {})[name] = name
     return {heading: rows for heading, rows in groups.items() if rows}
 
 
-def _of_score(question: str, score: str) -> str:
-    return f"unc/{question}/{score}"
-
-
-def _label(name: str) -> str:
-    """Return the name of a row: of an answer, that of the score."""
-    return name.split("/")[2] if name.startswith("unc/") else name
-
-
-def _table(tables: Mapping[str, Values], names: Sequence[str]) -> dict[str, list[str]]:
-    return {_label(name): [_cell(table.get(name, [])) for table in tables.values()]
-            for name in names}  # fmt: skip
+def _table(tables: Mapping[str, Values], rows: Mapping[str, str]) -> dict[str, list[str]]:
+    return {label: [_cell(table.get(name, [])) for table in tables.values()]
+            for label, name in rows.items()}  # fmt: skip
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -104,26 +103,25 @@ def _cell(values: Sequence[float]) -> str:
     return f"{mean(values):.4g}{spread}"
 
 
-def _sections(tables: Mapping[str, Values]) -> list[Section]:
+def _sections(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Section]:
     sections = []
     for question in ("retrieval_error", "out_of_distribution"):
-        points = {}
-        for name, table in tables.items():
-            scored = {s: table[_of_score(question, s)] for s in SCORES
-                      if _of_score(question, s) in table}  # fmt: skip
-            chosen = LIBRARY_SCORE if LIBRARY_SCORE in scored else "nearest_cosine"
-            if "knn/top1" in table and chosen in scored:
-                points[name] = list(zip(table["knn/top1"], scored[chosen], strict=True))
+        words = question.replace("_", " ")
+        points: dict[str, list[tuple[float, float]]] = {}
+        for name, runs in groups.items():
+            score = next((s for s in DRAWN if any(f"unc/{question}/{s}" in r for r in runs)), "")
+            axes = ("knn/top1", f"unc/{question}/{score}")
+            pairs = [(run[axes[0]], run[axes[1]]) for run in runs if run.keys() >= set(axes)]
+            points |= {name: pairs} if pairs else {}
         if points:
-            label = f"{question.replace('_', ' ')}, AUROC"
             sections.append(
                 Section(
-                    f"Accuracy and uncertainty: {question.replace('_', ' ')}",
-                    f"A small mark for each seed, a large one for their mean: up and to the right "
-                    f"is better, and no run is better in both than those on the dashed line. The "
-                    f"uncertainty is the {LIBRARY_SCORE} of the posterior; of a run that has none, "
-                    "nearest_cosine.",
-                    picture(plots.plot_pareto(points, "k-NN accuracy", label)[0]),
+                    f"Accuracy and uncertainty: {words}",
+                    "A small mark for each seed, a large one for their mean: up and to the right "
+                    "is better, and no run is better in both than those on the dashed line. The "
+                    f"uncertainty is the {DRAWN[0]} of the posterior; of a run that has none, "
+                    f"{DRAWN[1]}.",
+                    picture(plots.plot_pareto(points, "k-NN accuracy", f"{words}, AUROC")[0]),
                 )
             )
     return sections
@@ -131,8 +129,8 @@ def _sections(tables: Mapping[str, Values]) -> list[Section]:
 
 def _print(tables: Mapping[str, Values], output: Path) -> None:
     table = Table("", *tables, box=None)
-    for name in _names(tables).get("Headline", []):
-        table.add_row(name, *(_cell(values.get(name, [])) for values in tables.values()))
+    for label, cells in _table(tables, _headings(tables).get("Headline", {})).items():
+        table.add_row(label, *cells)
     console = Console(highlight=False)
     console.print(table)
     console.print(f"comparison: {output}", markup=False, soft_wrap=True)

@@ -10,10 +10,7 @@ import jinja2
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["LIBRARY_SCORE", "Section", "picture", "render"]
-
-#: The posterior's own score, that pictures show where there is one.
-LIBRARY_SCORE = "entropy"
+__all__ = ["Section", "picture", "render"]
 
 
 @dataclass

@@ -15,6 +15,7 @@ from probcl.evaluation.selective import RiskCoverage
 __all__ = [
     "plot_answers",
     "plot_map",
+    "plot_out_of_distribution",
     "plot_pareto",
     "plot_reliability",
     "plot_risk_coverage",
@@ -22,7 +23,6 @@ __all__ = [
     "plot_shift",
     "plot_spectrum",
     "plot_terms",
-    "plot_unfamiliar",
 ]
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
@@ -106,7 +106,7 @@ def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figur
     axes[0].set(ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.05))
     axes[0].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes[1].hist(confidence, bins=25, range=(0, 1), color="0.7", edgecolor="white")
-    axes[1].set(xlabel="confidence", ylabel="images")
+    axes[1].set(xlabel="confidence", ylabel="items")
     _plain(*axes)
     return figure, axes
 
@@ -125,7 +125,7 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Axes
         )  # fmt: skip
     best = next(iter(curves.values()))
     axes.plot(best.coverage, best.best, color="0.6", linestyle="--", label="best order")
-    axes.set(xlabel="share of images accepted", ylabel="error among them", xlim=(0, 1))
+    axes.set(xlabel="share of items accepted", ylabel="error among them", xlim=(0, 1))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="score (AURC)")
     _plain(axes)
     return figure, axes
@@ -182,18 +182,18 @@ def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[
     return figure, axes
 
 
-def plot_unfamiliar(
-    familiar: ArrayLike, unfamiliar: Mapping[str, ArrayLike], score: str
+def plot_out_of_distribution(
+    test: ArrayLike, sets: Mapping[str, ArrayLike], score: str
 ) -> tuple[Figure, Axes]:
-    """Draw the distributions of a score over the test set and over unfamiliar inputs.
+    """Draw the distributions of a score over the test set and over sets out of distribution.
 
     Args:
-        familiar: Scores of the test set, shape ``(N,)``.
-        unfamiliar: Scores by set, each of shape ``(M,)``.
+        test: Scores of the test set, shape ``(N,)``.
+        sets: Scores by set, each of shape ``(M,)``.
         score: Name of the score, for the axis.
     """
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    sets = {"test set": familiar, **unfamiliar}
+    sets = {"test set": test, **sets}
     values = [np.asarray(values) for values in sets.values()]
     drawn = axes.boxplot(
         values[::-1], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6,

@@ -1,138 +1,141 @@
-"""The report of a run: ``report.html``, ``metrics.json``, and a summary on the console."""
+"""The report on an evaluation, one HTML page, and its summary on the console."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from probcl.evaluation import GROUPS, QUESTIONS, SCORES, Evaluation
-from probcl.report.page import LIBRARY_SCORE, render
+from probcl.evaluation import GROUPS, METRICS, QUESTIONS, SCORES, Evaluation
+from probcl.evaluation.bootstrap import Interval
+from probcl.report.page import render
 from probcl.report.sections import sections_of
-from probcl.runs import write_whole
+from probcl.runs import record_of_run, write_whole
 
-__all__ = ["print_summary", "write_report"]
+__all__ = ["headline", "print_summary", "write_report"]
 
-SHOWN_FILES = 10
+Answers = Mapping[str, Mapping[str, Interval]]
 
 
-def write_report(
-    run_dir: Path, evaluation: Evaluation, config: str, seconds: dict[str, float]
-) -> Path:
-    """Write ``report.html`` into the folder of a run, whole or not at all.
+def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | None = None) -> Path:
+    """Write one HTML page with every number and picture, which needs no other file.
 
     Args:
-        run_dir: Folder of the run; the history of its training is read from ``metrics.csv``.
         evaluation: What was measured.
-        config: The run's configuration, as YAML.
-        seconds: Seconds by name, as ``time/fit_s``.
+        path: The page to write; it appears whole or not at all.
+        run_dir: Folder of the run that was evaluated: its history, configuration, versions and
+            hardware are shown too. None where there is no run.
 
     Returns:
-        The path of ``report.html``.
+        The path of the page.
+
+    Raises:
+        ValueError: If ``path`` does not end in ``.html``.
     """
-    numbers = _quality(evaluation) | seconds
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"path must be an .html file, got {path}.")
+    record: dict[str, Any] = {"metrics": evaluation.metrics}
+    if run_dir is not None:
+        record = record_of_run(run_dir)
+    metrics = record.pop("metrics")
     page = render(
         "report.html.jinja",
-        name=run_dir.name,
-        groups=_grouped(numbers),
-        reading=GROUPS | {"time": "Seconds.", "truth": "Before and after training."},
-        questions={q: QUESTIONS[q] for q in _questions(evaluation)},
+        name=path.stem if run_dir is None else run_dir.name,
+        headline=headline(metrics),
+        metrics=metrics,
+        known=METRICS,
+        groups=_grouped(metrics),
+        meaning_of_group=GROUPS | {"time": "Seconds."},
+        questions=_questions(evaluation.answers),
+        meaning_of_question=QUESTIONS,
         answers=evaluation.answers,
-        best=_best(evaluation),
-        uncertainty=_table(evaluation),
+        best=_best(evaluation.answers),
         scores=SCORES,
-        left_out=_left_out(evaluation),
-        sections=sections_of(run_dir, evaluation),
-        config=config,
+        parts=_parts(metrics, evaluation.answers),
+        left_out=evaluation.left_out,
+        sections=sections_of(evaluation, run_dir),
+        record={name: yaml.safe_dump(part, sort_keys=False) for name, part in record.items()},
     )
-    write_whole(run_dir / "report.html", page)
-    return run_dir / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page)
+    return path
 
 
-def print_summary(
-    evaluation: Evaluation, seconds: dict[str, float], path: Path, unreadable: Sequence[str] = ()
-) -> None:
-    """Print the numbers of a run, the files that could not be read, and where its report is.
+def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
+    """Print the first of the numbers, and how well each score answers each question.
 
     Args:
-        evaluation: What was measured.
-        seconds: Seconds by name, as ``time/fit_s``.
-        path: The report.
-        unreadable: Files that were left out.
+        metrics: Every number by name.
+        answers: As ``Evaluation.answers``.
     """
+    console = Console(highlight=False)
     quality = Table("metric", "value", box=None)
-    shown = ("probe/top1", "knn/top1", "retrieval/recall_at_1", "cal/ece", "shift/top1")
-    for name, value in (_quality(evaluation) | seconds).items():
-        if name in (*shown, "collapse/effective_rank", *seconds):
-            quality.add_row(name, f"{value:.4g}")
-    questions = _questions(evaluation)
+    for name, value in headline(metrics).items():
+        quality.add_row(name, f"{value:.4g}")
+    console.print(quality)
+    if not answers:
+        return
     uncertainty = Table(box=None)
     uncertainty.add_column("uncertainty", no_wrap=True)
-    for question in questions:
+    for question in _questions(answers):
         uncertainty.add_column(question.replace("_", " "), justify="right")
-    best = _best(evaluation)
-    for score, answer in evaluation.answers.items():
-        cells = [
-            f"[bold]{answer[q].value:.3f}[/bold]" if best[q] == score else f"{answer[q].value:.3f}"
-            for q in questions
-        ]
+    best = _best(answers)
+    for score, answer in answers.items():
+        cells = []
+        for question in _questions(answers):
+            cell = f"{answer[question].value:.3f}" if question in answer else ""
+            cells.append(f"[bold]{cell}[/bold]" if best[question] == score else cell)
         uncertainty.add_row(score, *cells)
-    console = Console(highlight=False)
-    console.print(quality)
     console.print(uncertainty)
-    if unreadable:
-        names = ", ".join(unreadable[:SHOWN_FILES]) + ", ..." * (len(unreadable) > SHOWN_FILES)
-        text = f"left out {len(unreadable)} files that cannot be read: {names}"
-        console.print(text, markup=False, soft_wrap=True)
-    console.print(f"report: {path}", markup=False, soft_wrap=True)
 
 
-def _questions(evaluation: Evaluation) -> list[str]:
-    """Return the questions that were asked of the scores."""
-    return list(next(iter(evaluation.answers.values())))
+def headline(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers to show first: those that ``METRICS`` says, and the times."""
+    shown = {name for name, metric in METRICS.items() if metric.headline}
+    return {n: value for n, value in metrics.items() if n in shown or n.startswith("time/")}
 
 
-def _best(evaluation: Evaluation) -> dict[str, str]:
+def _questions(answers: Answers) -> list[str]:
+    """Return the questions that were asked, in the order of ``QUESTIONS``, others last."""
+    asked = dict.fromkeys(question for answer in answers.values() for question in answer)
+    return sorted(asked, key=lambda question: _place(question, QUESTIONS))
+
+
+def _best(answers: Answers) -> dict[str, str]:
     """Return the score that answers each question best."""
-    answers = evaluation.answers
     return {
-        question: max(answers, key=lambda score: answers[score][question].value)
-        for question in _questions(evaluation)
+        question: max(
+            (score for score in answers if question in answers[score]),
+            key=lambda score: answers[score][question].value,
+        )
+        for question in _questions(answers)
     }
 
 
-def _quality(evaluation: Evaluation) -> dict[str, float]:
-    """Return the numbers that are not of a score."""
-    return {n: v for n, v in evaluation.metrics.items() if not n.startswith("unc/")}
+def _grouped(metrics: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return the names of the numbers that are no answers, by group, unknown groups last."""
+    groups: dict[str, list[str]] = {}
+    for name in metrics:
+        group = METRICS[name].group if name in METRICS else name.partition("/")[0]
+        if group != "unc":
+            groups.setdefault(group, []).append(name)
+    return dict(sorted(groups.items(), key=lambda item: _place(item[0], GROUPS)))
 
 
-def _grouped(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return numbers by the part of their name before the slash, and the rest of it."""
-    groups: dict[str, dict[str, float]] = {group: {} for group in GROUPS}
-    for name, value in numbers.items():
+def _parts(metrics: Mapping[str, float], answers: Answers) -> dict[str, dict[str, float]]:
+    """Return the numbers of the scores that are no answers, by name and score."""
+    parts: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
         group, _, rest = name.partition("/")
-        groups.setdefault(group, {})[rest.replace("_", " ")] = value
-    return {group: values for group, values in groups.items() if values}
+        part, _, score = rest.partition("/")
+        if group == "unc" and part not in _questions(answers):
+            parts.setdefault(part, {})[score] = value
+    return parts
 
 
-def _table(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Return the numbers behind the answers that are AUROCs and correlations, by score."""
-    table: dict[str, dict[str, float]] = {score: {} for score in evaluation.answers}
-    for name, value in evaluation.metrics.items():
-        if name.startswith(("unc/auroc_", "unc/spearman_")):
-            _, question, score = name.split("/")
-            table[score][question] = value
-    return table
-
-
-def _left_out(evaluation: Evaluation) -> str:
-    """Return in words why scores are left out, if they are."""
-    reason = evaluation.left_out.get(LIBRARY_SCORE)
-    if reason is None:
-        return ""
-    if reason == "needs posteriors":
-        return (
-            "This program is deterministic: it has no posterior, so the scores that need one, and "
-            "the KL of the loss, are left out."
-        )
-    return "The entropy of this program's posterior is not known: its score is left out."
+def _place(name: str, known: Iterable[str]) -> int:
+    names = list(known)
+    return names.index(name) if name in names else len(names)

@@ -1,52 +1,57 @@
-"""The sections of a run's report: a picture each, with a sentence on how to read it."""
+"""The sections of a report: a picture each, with a sentence on how to read it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from probcl.evaluation import Evaluation
 from probcl.evaluation.selective import risk_coverage
 from probcl.report import plots
-from probcl.report.history import read_history
-from probcl.report.page import LIBRARY_SCORE, Section, picture
+from probcl.report.page import Section, picture
+from probcl.runs import read_history
 
 __all__ = ["sections_of"]
 
 LARGEST_MAP = 2000
+# The first of these that there is stands for all scores where a picture can show one only.
+SHOWN = ("entropy", "nearest_cosine")
+CURVES = ("entropy", "agreement", "max_probability", "vote_entropy", "nearest_cosine", "trust")
 
 
-def sections_of(run_dir: Path, evaluation: Evaluation) -> Sequence[Section]:
-    """Return the sections of the report on a run."""
-    test, score, instead = evaluation.test, LIBRARY_SCORE, ""
-    if score not in evaluation.scores:
-        score = "nearest_cosine"
-        instead = " There is no entropy: the distance to the training set stands in its place."
-    return [
-        _loss(run_dir),
-        Section(
-            "Map of the embeddings",
-            f"t-SNE of {len(_shown(len(test)))} of {len(test)} test embeddings: images of a class "
-            "should lie together, and uncertain ones at the borders." + instead,
-            picture(_map(evaluation, score)),
-        ),
-        *_of_probe(evaluation),
-        *_of_unfamiliar(evaluation, score, instead),
-        *_of_corruptions(evaluation, score, instead),
+def sections_of(evaluation: Evaluation, run_dir: Path | None = None) -> list[Section]:
+    """Return the sections of the report on an evaluation, of a run if there is one."""
+    score = next((s for s in (*SHOWN, *evaluation.scores) if s in evaluation.scores), None)
+    sections = [] if run_dir is None else [_loss(run_dir)]
+    sections.append(_map(evaluation, score))
+    if "probe" in evaluation.wrong:
+        sections += _of_probe(evaluation)
+    if score is not None:
+        sections += _of_score(evaluation, score)
+    if evaluation.shift and "probe" in evaluation.wrong:
+        sections.append(
+            Section(
+                "Accuracy and calibration under corruption",
+                "The linear probe on corrupted test items: a grey line for each corruption, their "
+                "mean in blue; the worst is named. Accuracy should fall slowly, and the error of "
+                "calibration not rise as it does.",
+                picture(plots.plot_shift(evaluation.shift)[0]),
+            )
+        )
+    sections.append(
         Section(
             "Singular spectrum",
             "Singular values of the test embeddings: a steep fall means that they use few of "
             "their dimensions.",
             picture(plots.plot_spectrum(evaluation.spectrum)[0]),
-        ),
-    ]
+        )
+    )
+    return sections
 
 
 def _loss(run_dir: Path) -> Section:
-    history = read_history(run_dir / "metrics.csv")
+    history = read_history(run_dir)
     if not history:
         return Section("Loss", "This run did not train: there is no history of the loss.")
     epochs = history.pop("epoch")
@@ -60,82 +65,76 @@ def _loss(run_dir: Path) -> Section:
     return Section("Loss", text, picture(plots.plot_terms(epochs, history)[0]))
 
 
+def _map(evaluation: Evaluation, score: str | None) -> Section:
+    test = evaluation.test
+    count = len(test)
+    shown = np.linspace(0, count - 1, min(count, LARGEST_MAP)).round().astype(int)
+    text = f"t-SNE of {len(shown)} of {count} test embeddings: those of a class should lie together"
+    if score is not None:
+        text += f", and uncertain ones (by {score}) at the borders"
+    return Section("Map of the embeddings", f"{text}.", picture(_drawn(evaluation, shown, score)))
+
+
+def _drawn(evaluation: Evaluation, shown: np.ndarray, score: str | None) -> Figure:
+    test = evaluation.test
+    tsne = TSNE(
+        metric="cosine", init="random", perplexity=min(30.0, (len(shown) - 1) / 3), random_state=0
+    )
+    coordinates = tsne.fit_transform(test.embedding[shown].numpy())
+    labels = np.zeros(len(shown), int) if test.labels is None else test.labels[shown]
+    uncertainty = None if score is None else evaluation.scores[score][shown]
+    return plots.plot_map(coordinates, labels, uncertainty)[0]
+
+
 def _of_probe(evaluation: Evaluation) -> list[Section]:
-    """Return what the linear probe's probabilities and errors say, if there is one."""
-    if "probe" not in evaluation.wrong:
-        return []
-    assert evaluation.test.labels is not None
-    wrong, scores = evaluation.wrong["probe"], evaluation.scores
-    named = ("entropy", "max_probability", "vote_entropy", "nearest_cosine", "trust")
-    curves = {name: risk_coverage(scores[name], wrong) for name in named if name in scores}
-    return [
-        Section(
-            "Reliability",
-            "Accuracy of the linear probe among images of like confidence, smoothed, with a "
-            "bootstrap band: on the dashed line it is calibrated, below it overconfident. The bars "
-            "count the images.",
-            picture(plots.plot_reliability(evaluation.probabilities, evaluation.test.labels)[0]),
-        ),
-        Section(
-            "Risk and coverage",
-            "Error of the probe among the images that are accepted, the most certain first: the "
-            "lower a curve, the better its score finds the errors; the dashed line is the best "
-            "that any score could do.",
-            picture(plots.plot_risk_coverage(curves)[0]),
-        ),
-    ]
-
-
-def _of_unfamiliar(evaluation: Evaluation, score: str, instead: str) -> list[Section]:
-    if not evaluation.out_of_distribution:
-        return []
-    values = {name: scores[score] for name, scores in evaluation.out_of_distribution.items()}
-    return [
-        Section(
-            "Uncertainty of unfamiliar inputs",
-            f"{score} of the test images, and of inputs that are not like them: median, quartiles, "
-            "5 % and 95 %. The unfamiliar should lie to the right." + instead,
-            picture(plots.plot_unfamiliar(evaluation.scores[score], values, score)[0]),
-        )
-    ]
-
-
-def _of_corruptions(evaluation: Evaluation, score: str, instead: str) -> list[Section]:
-    by_severity = {name: by_score[score] for name, by_score in evaluation.by_severity.items()}
-    if not by_severity:
-        return []
+    """Return what the linear probe's probabilities and errors say."""
+    wrong, scores, labels = evaluation.wrong["probe"], evaluation.scores, evaluation.test.labels
+    assert labels is not None  # without them there is no probe
     sections = [
         Section(
-            "Uncertainty against corruption",
-            f"Median and quartiles of {score} over the test images: it should rise with the "
-            "severity of each corruption." + instead,
-            picture(plots.plot_severity(by_severity, score)[0]),
+            "Reliability",
+            "Accuracy of the linear probe among items of like confidence, smoothed, with a "
+            "bootstrap band: on the dashed line it is calibrated, below it overconfident. The bars "
+            "count the items.",
+            picture(plots.plot_reliability(evaluation.probabilities, labels)[0]),
         )
     ]
-    if "probe" in evaluation.wrong:
+    curves = {name: risk_coverage(scores[name], wrong) for name in CURVES if name in scores}
+    if curves:
         sections.append(
             Section(
-                "Accuracy and calibration under corruption",
-                "The linear probe on corrupted test images: a grey line for each corruption, their "
-                "mean in blue; the worst is named. Accuracy should fall slowly, and the error of "
-                "calibration not rise as it does.",
-                picture(plots.plot_shift(evaluation.shift)[0]),
+                "Risk and coverage",
+                "Error of the probe among the items that are accepted, the most certain first: the "
+                "lower a curve, the better its score finds the errors; the dashed line is the best "
+                "that any score could do.",
+                picture(plots.plot_risk_coverage(curves)[0]),
             )
         )
     return sections
 
 
-def _map(evaluation: Evaluation, score: str) -> Figure:
-    test = evaluation.test
-    some = _shown(len(test))
-    labels = torch.zeros(len(test)) if test.labels is None else test.labels
-    perplexity = min(30.0, (len(test.embedding[some]) - 1) / 3)
-    coordinates = TSNE(
-        metric="cosine", init="random", perplexity=perplexity, random_state=0
-    ).fit_transform(test.embedding[some].numpy())
-    return plots.plot_map(coordinates, labels[some], evaluation.scores[score][some])[0]
-
-
-def _shown(count: int) -> np.ndarray:
-    """Return the rows on the map: all, or evenly spaced ones of a large set."""
-    return np.linspace(0, count - 1, min(count, LARGEST_MAP)).round().astype(int)
+def _of_score(evaluation: Evaluation, score: str) -> list[Section]:
+    """Return how a score changes out of distribution and under corruption, where it was asked."""
+    sections = []
+    values = {name: by_score[score] for name, by_score in evaluation.out_of_distribution.items()}
+    if values:
+        figure, _ = plots.plot_out_of_distribution(evaluation.scores[score], values, score)
+        sections.append(
+            Section(
+                "Uncertainty out of distribution",
+                f"{score} of the test items, and of items out of distribution: median, quartiles, "
+                "5 % and 95 %. The latter should lie to the right.",
+                picture(figure),
+            )
+        )
+    by_severity = {name: by_score[score] for name, by_score in evaluation.by_severity.items()}
+    if by_severity:
+        sections.append(
+            Section(
+                "Uncertainty against corruption",
+                f"Median and quartiles of {score} over the test items: it should rise with the "
+                "severity of each corruption.",
+                picture(plots.plot_severity(by_severity, score)[0]),
+            )
+        )
+    return sections

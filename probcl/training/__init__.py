@@ -1,42 +1,21 @@
 """Training with Lightning: one module, data modules, callbacks."""
 
-from probcl.training.data import Batch, ImageData
-from probcl.training.files import (
-    Caltech256,
-    Datasets,
-    Folder,
-    ImageNet,
-    ImageNet100,
-    TinyImageNet,
-)
+from probcl.training.batch import Batch
+from probcl.training.callbacks import Monitor, ProgressBar, Throughput
+from probcl.training.datamodule import ImageData
+from probcl.training.datasets import Arrays, Datasets, Folder, Named, Synthetic
 from probcl.training.module import ContrastiveModule
-from probcl.training.sets import (
-    CIFAR10,
-    CIFAR100,
-    MNIST,
-    STL10,
-    Arrays,
-    Digits,
-    FashionMNIST,
-)
-from probcl.training.synthetic import Synthetic
 
 __all__ = [
-    "CIFAR10",
-    "CIFAR100",
-    "MNIST",
-    "STL10",
     "Arrays",
     "Batch",
-    "Caltech256",
     "ContrastiveModule",
     "Datasets",
-    "Digits",
-    "FashionMNIST",
     "Folder",
     "ImageData",
-    "ImageNet",
-    "ImageNet100",
+    "Monitor",
+    "Named",
+    "ProgressBar",
     "Synthetic",
-    "TinyImageNet",
+    "Throughput",
 ]

@@ -1,47 +1,46 @@
 """The LightningModule that trains any program by its evidence lower bound."""
 
 import copy
-import resource
-import sys
-import time
+import math
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from pyro.distributions import Delta
 from torch import Tensor
 
-from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
-from probcl.evaluation import Embeddings, Evaluation, evaluate, monitor
-from probcl.evaluation.detection import rank_correlation
+from probcl.evaluation import Embeddings, Evaluation, rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.randomness import seeded
-from probcl.training.data import Batch, ImageData
+from probcl.training.batch import Batch, Part, as_batch
+from probcl.training.callbacks import Monitor, RequireFinite, Throughput
+from probcl.training.datamodule import ImageData
+from probcl.training.evaluation import embed, encode, evaluate_parts, gather
 from probcl.training.optimisation import WarmupCosine, parameter_groups
-from probcl.training.order import derived_seed
+from probcl.training.sampler import derived_seed
 
 __all__ = ["ContrastiveModule"]
-
-# The corruptions are of about so many test images, evenly spaced: 85 changes of each are embedded.
-CORRUPTED_IMAGES = 1000
 
 
 class ContrastiveModule(LightningModule):
     """Train a program by ``ContrastiveELBO`` with one optimizer, warm-up and a cosine.
+
+    It takes an ``ImageData``, or anyone's loader of ``(views, labels)`` or of views only:
+    ``Trainer.fit(module, train_dataloaders=loader)``.
 
     Gradients may be accumulated over batches and clipped by the Trainer
     (``accumulate_grad_batches``, ``gradient_clip_val``). But contrastive batches do not accumulate:
     an anchor is compared with the embeddings of its own batch only, so four batches of 128 are not
     one of 512.
 
-    After ``Trainer.test``, ``evaluation`` holds what was measured; ``seconds`` holds how long
-    training and evaluation took.
+    After ``Trainer.test``, ``evaluation`` holds what ``probcl.evaluation.evaluate`` says of the
+    embeddings; ``seconds`` holds how long training and evaluation took.
 
     Args:
         program: The model, guide and encoder.
@@ -59,6 +58,8 @@ class ContrastiveModule(LightningModule):
         compile_encoder: Whether ``torch.compile`` compiles the encoder.
         channels_last: Whether the encoder's weights lie in memory with the channels last, which
             suits convolutions in low precision on a GPU.
+        freeze_encoder: Whether only the rest of the program is trained; the statistics of the
+            encoder's batch normalisations stay too.
 
     Raises:
         ValueError: If ``reference_batch_size`` or ``warmup_epochs`` is out of range.
@@ -75,13 +76,14 @@ class ContrastiveModule(LightningModule):
         decay_all: bool = True,
         compile_encoder: bool = False,
         channels_last: bool = False,
+        freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
         if reference_batch_size is not None and reference_batch_size < 1:
             raise ValueError(
                 f"reference_batch_size must be at least 1, got {reference_batch_size}."
             )
-        if warmup_epochs is not None and not 0 <= warmup_epochs < float("inf"):
+        if warmup_epochs is not None and not 0 <= warmup_epochs < math.inf:
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
         self.program = program
         self.elbo = ContrastiveELBO(kl)
@@ -92,27 +94,52 @@ class ContrastiveModule(LightningModule):
         self.decay_all = decay_all
         self.compile_encoder = compile_encoder
         self.channels_last = channels_last
+        self.freeze_encoder = freeze_encoder
         self.evaluation: Evaluation | None = None
         self.seconds: dict[str, float] = {}
-        self._collected: dict[tuple[str, int], list[Embeddings]] = defaultdict(list)
-        self._started = 0.0
-        self._epoch_started = self._watching_since = 0.0
-        self._images = 0
-        self._logged: tuple[str, ...] = ()
-        self._untrained: Program | None = None
-        self._corrupted_every = 1
+        self._batch_size = 0
+        self._collected: dict[Part, list[Batch]] = defaultdict(list)
+        self._untrained: float | None = None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what looks on at every training: monitor, throughput, finite numbers."""
+        return [Monitor(), Throughput(), RequireFinite()]
+
+    @property
+    def _data(self) -> ImageData | None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data if isinstance(data, ImageData) else None
+
+    @property
+    def _truth(self) -> Tensor | None:
+        return None if self._data is None else self._data.true_concentration
 
     def setup(self, stage: str) -> None:
         """Let lazy layers take their sizes from one image, and prepare the encoder."""
-        # By a seed of their own, so that weights begin alike on one device and on several.
-        with seeded(derived_seed(torch.initial_seed())):
-            self.program.materialize(self._data.example)
-        if self._data.truth is not None and self._untrained is None:
-            self._untrained = copy.deepcopy(self.program).eval()
+        images, self._batch_size = self._first_images(stage)
+        if images is not None:
+            # By a seed of their own, so that weights begin alike on one device and on several.
+            with seeded(derived_seed(torch.initial_seed())):
+                self.program.materialize(images)
+        if self.freeze_encoder:
+            self.program.freeze_encoder()
+        if self._truth is not None and self._untrained is None:
+            self._untrained = self._rank_correlation(self.trainer.datamodule, self._truth)  # type: ignore[attr-defined]
         if self.channels_last:
             self.program.encoder.to(memory_format=torch.channels_last)
         if self.compile_encoder:
             self.program.encoder.compile()
+
+    def _first_images(self, stage: str) -> tuple[Tensor | None, int]:
+        """Return images to be trained on, and the number in a batch."""
+        if self._data is not None:
+            return self._data.example, self._data.batch_size
+        if stage != "fit":
+            return None, 0
+        self.trainer.fit_loop.setup_data()
+        with seeded(0):  # the loader may draw from the source that the training draws from
+            first = as_batch(next(iter(self.trainer.train_dataloader)))  # type: ignore[arg-type]
+        return first.views[0][:1].cpu(), first.size
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer, its learning rate rising and then falling to zero.
@@ -120,17 +147,24 @@ class ContrastiveModule(LightningModule):
         Without a last step, as with ``max_epochs=-1``, the learning rate does not fall.
         """
         optimizer = self.optimizer(parameter_groups(self.program, self.decay_all))
-        batch = self._data.batch_size * self.trainer.world_size
+        batch = self._batch_size * self.trainer.world_size
         if self.reference_batch_size is not None:
             for group in optimizer.param_groups:
                 group["lr"] *= batch / self.reference_batch_size
         self.trainer.fit_loop.setup_data()
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         steps = self.trainer.estimated_stepping_batches
-        if self.warmup_epochs is not None:
-            warmup = self.warmup_epochs * per_epoch
-        else:
+        if self.warmup_epochs is None:
             warmup = min(10 * per_epoch, steps / 10) if batch > 256 else 0
+        else:
+            warmup = self.warmup_epochs and self.warmup_epochs * per_epoch
+        if warmup == math.inf:  # nobody knows when the training ends, or even an epoch
+            if self.warmup_epochs is not None:
+                raise ValueError(
+                    f"warmup_epochs must be 0 with a loader of unknown length, got "
+                    f"{self.warmup_epochs}."
+                )
+            warmup = 0
         # A resumed run may have more steps: the shape follows from them, and is not restored.
         factor = WarmupCosine(steps, round(warmup))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor.__call__)
@@ -139,31 +173,10 @@ class ContrastiveModule(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    @property
-    def images_per_second(self) -> float:
-        """Images that training has taken in a second of this epoch, each with all its views."""
-        return self._images / (time.perf_counter() - self._epoch_started)
-
-    @property
-    def _data(self) -> ImageData:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    def on_fit_start(self) -> None:
-        """Start the clock of the training, and forget what an interrupted one collected."""
-        self._started = time.perf_counter()
-        self._collected.clear()
-
-    def on_fit_end(self) -> None:
-        """Note the seconds that the training took."""
-        self.seconds["time/fit_s"] = time.perf_counter() - self._started
-
-    def on_train_epoch_start(self) -> None:
-        """Start to count images."""
-        self._epoch_started, self._images = time.perf_counter(), 0
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Return the loss of a batch, and log it with each of its terms."""
-        if not len(batch.rows):
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """Return the loss of a batch with each of its terms, and log them."""
+        batch = as_batch(batch)
+        if not batch.size:
             return None
         if self.annealing is not None:
             self.elbo.kl_weight = self.annealing(self.global_step)
@@ -172,166 +185,65 @@ class ContrastiveModule(LightningModule):
             loss_module = self.elbo(self.program.model, self.program.guide)
             terms = loss_module.terms(batch.views, batch.labels)
         loss = torch.stack(list(terms.values())).sum()
-        logged = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and batch_idx % every == 0:
-            self._require_finite(logged)
-        self._logged = tuple(logged)
-        self._images += len(batch.rows)
-        self._log_means(logged, len(batch.rows), prog_bar=True)
-        self._log_means(self.program.monitored, len(batch.rows))
-        return loss
+        terms = {name: term.detach() for name, term in terms.items()}
+        options = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": batch.size,
+            "sync_dist": self.trainer.world_size > 1,
+        }
+        self.log_dict({"loss": loss.detach()} | terms, prog_bar=True, **options)
+        self.log_dict(self.program.monitored, **options)
+        return {"loss": loss} | terms
 
-    def _log_means(self, values: dict[str, Tensor], count: int, prog_bar: bool = False) -> None:
-        several = self.trainer.world_size > 1
-        self.log_dict(
-            values, prog_bar, on_step=False, on_epoch=True, batch_size=count, sync_dist=several
-        )
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep the features of a batch, for a callback to take."""
+        self._collect(as_batch(batch, dataloader_idx))
 
-    def on_validation_epoch_start(self) -> None:
-        """Stop if a weight is not finite, and keep the time of the validation out of the speed."""
-        self._require_finite_weights()
-        self._watching_since = time.perf_counter()
-
-    def on_validation_end(self) -> None:
-        """Go on to measure the speed of the training."""
-        self._epoch_started += time.perf_counter() - self._watching_since
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Embed a batch of the images to compare with (loader 0) or of those watched (loader 1)."""
-        if not len(batch.rows):
-            return
-        self._collected["watched", dataloader_idx].append(self.describe(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log how good the embedding is so far."""
-        sets = [Embeddings.concatenate(self._collected.pop(("watched", i))) for i in (0, 1)]
-        watched = monitor(*sets)
-        self.log_dict(
-            {f"val/{name}": value for name, value in watched.items()},
-            prog_bar=True,
-            sync_dist=self.trainer.world_size > 1,
-        )
-
-    def on_train_epoch_end(self) -> None:
-        """Log speed and memory; stop before a checkpoint is written if a weight is not finite."""
-        self.log_dict({"images_per_second": self.images_per_second, "memory_gib": self._memory()})
-        metrics = self.trainer.callback_metrics
-        self._require_finite({name: metrics[name] for name in self._logged})
-        self._require_finite_weights()
-
-    def on_test_start(self) -> None:
-        """Start the clock of the evaluation, and forget what an earlier one collected."""
-        self._started = time.perf_counter()
-        self._collected.clear()
-        tested = len(self._data.sets[1])  # type: ignore[arg-type]
-        self._corrupted_every = -(-tested // CORRUPTED_IMAGES)
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Embed a batch of the training set (loader 0), or of the test set and its changes.
-
-        Loader 2 has the images of another data set.
-        """
-        if not len(batch.rows):
-            return
-        if dataloader_idx == 0:
-            self._collect("train", 0, batch)
-            return
-        if dataloader_idx == 2:
-            assert self._data.unfamiliar is not None
-            self._collect(self._data.unfamiliar.set_name, -1, batch)
-            return
-        self._collect("test", 0, batch)
-        images = batch.views[0]
-        if images.dim() != 4:  # vectors, which nothing can corrupt as it does images
-            return
-        for name, change in OUT_OF_DISTRIBUTION.items():
-            self._collect(name, -1, batch._replace(views=change.apply(images, batch.rows)[None]))
-        assert batch.labels is not None
-        chosen = (batch.rows % self._corrupted_every == 0).nonzero()[:, 0]
-        if len(chosen):
-            part = Batch(images[chosen][None], batch.labels[chosen], batch.rows[chosen])
-            for name, corruption in CORRUPTIONS.items():
-                for severity in SEVERITIES:
-                    views = corruption.apply(part.views[0], severity, part.rows)[None]
-                    self._collect(name, severity, part._replace(views=views))
-
-    def _collect(self, name: str, severity: int, batch: Batch) -> None:
-        self._collected[name, severity].append(self.describe(batch))
-
-    def on_test_epoch_end(self) -> None:
-        """Evaluate what was collected; ``evaluation`` holds the result."""
-        if ("test", 0) not in self._collected:
-            raise ValueError("not one of the images to evaluate on can be read.")
-        sets = {key: Embeddings.concatenate(parts) for key, parts in self._collected.items()}
-        self._collected.clear()
-        train, test = sets.pop(("train", 0)), sets.pop(("test", 0))
-        corrupted: dict[str, dict[int, Embeddings]] = defaultdict(dict)
-        for (name, severity), part in sets.items():
-            if severity > 0:
-                corrupted[name][severity] = part
-        truth = self._data.truth
-        self.evaluation = evaluate(
-            train,
-            None,
-            test,
-            None,
-            out_of_distribution={name: part for (name, s), part in sets.items() if s < 0},
-            corrupted=corrupted,
-            true_concentration=None if truth is None else truth[test.rows],
-        )
-        if truth is not None:
-            self._compare_with_untrained(self.evaluation, truth)
-        self.seconds["time/evaluate_s"] = time.perf_counter() - self._started
-
-    def _compare_with_untrained(self, evaluation: Evaluation, truth: Tensor) -> None:
-        """Add how the entropies rank items, before and after the training."""
-        answers = evaluation.answers.get("entropy")
-        if answers is None or self._untrained is None:
-            return
-        loader = self._data.test_dataloader()[1]
-        views = [self._data.on_after_batch_transfer(batch, 0).views[0] for batch in loader]
-        before = self._untrained(torch.cat(views)).entropy()
-        evaluation.metrics["truth/rank_correlation"] = answers["truth"].value
-        evaluation.metrics["truth/rank_correlation_untrained"] = rank_correlation(before, -truth)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep the features of a batch."""
+        self._collect(as_batch(batch, dataloader_idx))
 
     def predict_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> Embeddings | None:
         """Return the embeddings of a batch."""
-        return self.describe(batch) if len(batch.rows) else None
+        batch = as_batch(batch, dataloader_idx)
+        return self._embed([encode(self.program, batch)]) if batch.size else None
 
-    def _require_finite_weights(self) -> None:
-        for name, parameter in self.program.named_parameters():
-            if not parameter.isfinite().all():
-                raise ValueError(
-                    f"the weights of {name} are not finite in epoch {self.current_epoch}: lower "
-                    "the learning rate or raise the temperature."
-                )
+    def _collect(self, batch: Batch) -> None:
+        if batch.size and batch.part is not None:
+            self._collected[batch.part].append(encode(self.program, batch))
 
-    def _require_finite(self, logged: dict[str, Tensor]) -> None:
-        if not logged["loss"].isfinite():
-            values = ", ".join(f"{name} {value.item():.4g}" for name, value in logged.items())
-            raise ValueError(
-                f"the loss is not finite in epoch {self.current_epoch} ({values}): lower the "
-                "learning rate or raise the temperature."
-            )
+    def _embed(self, batches: list[Batch]) -> Embeddings:
+        with self.trainer.precision_plugin.forward_context():
+            return embed(self.program, batches, self.device)
 
-    def describe(self, batch: Batch) -> Embeddings:
-        """Return the embeddings of the first view of a batch, and what the posterior says."""
-        features = self.program.encoder(batch.views[0])
-        posterior = self.program.posterior_from_features(features)
-        return Embeddings(
-            self.program.project(features),
-            batch.labels,
-            features,
-            None if isinstance(posterior, Delta) else posterior,
-            batch.rows,
-        )
+    def embedded(self) -> dict[Part, Embeddings]:
+        """Return the embeddings of what was kept, by part, and forget it."""
+        collected = gather(self._collected, self.trainer.world_size)
+        self._collected.clear()
+        return {part: self._embed(batches) for part, batches in collected.items()}
 
-    def _memory(self) -> float:
-        """Return the peak of the device's memory, or of the process's, in GiB."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    def on_test_start(self) -> None:
+        """Forget what an interrupted evaluation kept."""
+        self._collected.clear()
+        self.evaluation = None
+
+    def on_test_epoch_end(self) -> None:
+        """Evaluate what was embedded, in one process; ``evaluation`` holds the result."""
+        embedded = self.embedded()
+        if not self.trainer.is_global_zero:
+            return
+        bar = self.trainer.progress_bar_callback
+        shown = getattr(bar, "is_enabled", False)
+        self.evaluation = evaluate_parts(embedded, self._truth, shown)
+        if self._untrained is not None:
+            self.evaluation.metrics["truth/rank_correlation_untrained"] = self._untrained
+
+    def _rank_correlation(self, data: ImageData, truth: Tensor) -> float:
+        """Return how well the entropies rank the test images of known true concentration."""
+        _, batches = data.test_dataloader()
+        views = [data.on_after_batch_transfer(batch, 0).views[0] for batch in batches]
+        entropy = copy.deepcopy(self.program).eval()(torch.cat(views)).entropy()
+        return rank_correlation(entropy, -truth)

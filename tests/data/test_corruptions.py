@@ -188,3 +188,14 @@ def test_inputs_out_of_distribution_are_what_they_are_called():
     assert torch.equal(shuffled.flatten(2).sort().values, numbered.flatten(2))
     assert torch.equal(shuffled, shuffled[:1, :1].expand_as(shuffled))
     assert not torch.equal(shuffled, numbered)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+def test_jpeg_is_that_of_torchvision():
+    """As long as it has one: another build of another library."""
+    io = pytest.importorskip("torchvision.io")
+    ours = change("jpeg_compression", SMOOTH, 5)
+    for before, after in zip(SMOOTH, ours, strict=True):
+        content = io.encode_jpeg((before * 255).round().byte(), quality=6)
+        theirs = io.decode_jpeg(content) / 255
+        assert (after - theirs).abs().mean() < 2e-3

@@ -13,6 +13,7 @@ import urllib.request
 import zipfile
 from functools import cache
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from urllib.error import URLError
 
@@ -29,6 +30,22 @@ from probcl.data import DATASETS, named
 DATA = Path(os.environ.get("PROBCL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FASHION = DATA / "FashionMNIST"
 WNIDS = [f"n{number:08d}" for number in range(1000)]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_rows_of_the_table(name):
+    source = DATASETS[name]
+    options = signature(source.read).parameters
+    assert [*options][:2] == ["root", "download"]
+    assert ("unreadable" in options) == (not source.in_memory)
+    images = torch.rand(2, 1 if "grey" in source.meaning else 3, 30, 30)
+    views = source.augmentation()(images)
+    assert views.shape[:2] == images.shape[:2]
+
+
+def test_digits_need_no_files(tmp_path):
+    train, test = read("Digits", tmp_path / "none", download=True)
+    assert (len(train), len(test)) == (1437, 360)
 
 
 def read(name, root, download=False, **options):

@@ -181,6 +181,20 @@ def test_mean_and_mode(tables) -> None:
         assert torch.allclose(d.mean, d.mean_resultant_length * d.mode * (loc[0] > 0))
 
 
+@pytest.mark.parametrize("covariance", ["scale", "scale_tril", "low_rank"])
+def test_the_mean_is_there_in_inference_mode_too(covariance: str) -> None:
+    loc, scale = torch.randn(5, 3), torch.rand(5, 3) + 0.1
+    options = {
+        "scale": {"scale": scale},
+        "scale_tril": {"scale_tril": torch.diag_embed(scale)},
+        "low_rank": {"cov_factor": torch.randn(5, 3, 2), "cov_diag": scale},
+    }[covariance]
+    expected = ProjectedNormal(loc, **options).mean
+    with torch.inference_mode():
+        inside = {name: value.clone() for name, value in options.items()}
+        assert torch.equal(ProjectedNormal(loc.clone(), **inside).mean, expected)
+
+
 def test_an_unknown_mode_says_so() -> None:
     d = ProjectedNormal(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0]))
     with pytest.raises(NotImplementedError, match="isotropic"):

@@ -5,13 +5,17 @@ import math
 import pytest
 import torch
 
-from probcl.evaluation.bootstrap import (
+from probcl.evaluation import (
+    auroc,
     auroc_interval,
     bootstrap_interval,
+    correlation_interval,
+    error_auroc,
     error_auroc_interval,
+    rank_correlation,
+    severity_correlation,
     severity_interval,
 )
-from probcl.evaluation.detection import auroc, error_auroc, severity_correlation
 
 
 def test_the_interval_of_a_mean_is_the_normal_one():
@@ -69,6 +73,17 @@ def test_the_fast_correlation_has_the_width_of_plain_resampling():
     assert fast.upper == pytest.approx(plain.upper, abs=0.015)
     both = severity_interval(levels, {s: -values for s, values in levels.items()})
     assert both.value == pytest.approx(0)
+
+
+def test_the_interval_of_a_correlation_has_the_width_of_plain_resampling():
+    x = torch.randn(200)
+    y = x + torch.randn(200)
+    fast = correlation_interval(x, y)
+    plain = bootstrap_interval(rank_correlation, x, y, resamples=800)
+    assert fast.value == rank_correlation(x, y)
+    assert fast.lower == pytest.approx(plain.lower, abs=0.03)
+    assert fast.upper == pytest.approx(plain.upper, abs=0.03)
+    assert correlation_interval(torch.ones(20), torch.rand(20)) == (0.0, 0.0, 0.0)
 
 
 def test_a_constant_score_gives_no_nan():

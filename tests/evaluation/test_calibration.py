@@ -12,13 +12,14 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from probcl.evaluation.calibration import (
+from probcl.evaluation import (
     adaptive_calibration_error,
     brier_score,
     calibration_error,
     classwise_calibration_error,
     maximum_calibration_error,
     negative_log_likelihood,
+    smooth_calibration_error,
     smooth_reliability,
 )
 
@@ -89,6 +90,28 @@ def test_order_and_duplicates_change_nothing(seed):
         assert measure(p[order], y[order]) == pytest.approx(measure(p, y))
         if measure is not adaptive_calibration_error:  # its bins hold as many items each
             assert measure(p.repeat(2, 1), y.repeat(2)) == pytest.approx(measure(p, y))
+
+
+@pytest.mark.parametrize("measure", [*MEASURES, smooth_calibration_error])
+def test_ties_are_averaged(measure):
+    labels = (torch.arange(1000) < 500).long()  # sorted by class, one prediction for all
+    p = torch.tensor([0.1, 0.9]).double().expand(1000, 2)
+    value = measure(p, labels)
+    for seed in range(3):
+        order = torch.randperm(1000, generator=torch.Generator().manual_seed(seed))
+        assert measure(p, labels[order]) == pytest.approx(value, abs=1e-12)
+    rounded = p + 1e-9 * torch.rand(1000, 1) * torch.tensor([1, -1])  # ties but for rounding
+    assert measure(rounded, labels) == pytest.approx(value, abs=1e-8)
+    if "error" in measure.__name__ and measure is not classwise_calibration_error:
+        assert value == pytest.approx(0.4, abs=0.01)
+
+
+def test_the_band_of_the_smooth_diagram_is_free_of_order():
+    p, y = predictions()
+    order = torch.randperm(500)
+    one, other = smooth_reliability(p, y), smooth_reliability(p[order], y[order])
+    torch.testing.assert_close(one.lower, other.lower)
+    torch.testing.assert_close(one.upper, other.upper)
 
 
 def test_the_smooth_diagram_finds_the_true_accuracy_within_its_band():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from probcl.evaluation.detection import (
+from probcl.evaluation.ood import (
     auroc,
     average_precision,
     error_auroc,
@@ -19,22 +19,22 @@ numbers = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 
 @given(numbers, numbers)
-def test_auroc_counts_pairs(familiar, unfamiliar):
-    pairs = [(u > f) + 0.5 * (u == f) for u in unfamiliar for f in familiar]
-    assert auroc(familiar, unfamiliar) == pytest.approx(sum(pairs) / len(pairs))
+def test_auroc_counts_pairs(inside, outside):
+    pairs = [(u > f) + 0.5 * (u == f) for u in outside for f in inside]
+    assert auroc(inside, outside) == pytest.approx(sum(pairs) / len(pairs))
 
 
 @given(numbers, numbers, st.randoms())
-def test_order_and_duplicates_change_nothing(familiar, unfamiliar, random):
+def test_order_and_duplicates_change_nothing(inside, outside, random):
     for measure in (auroc, average_precision, false_positive_rate):
-        value = measure(familiar, unfamiliar)
+        value = measure(inside, outside)
         shuffled = (
-            random.sample(familiar, len(familiar)),
-            random.sample(unfamiliar, len(unfamiliar)),
+            random.sample(inside, len(inside)),
+            random.sample(outside, len(outside)),
         )
         assert measure(*shuffled) == pytest.approx(value)
         if measure is not false_positive_rate:  # a twentieth of a few is not that of twice as many
-            assert measure(familiar * 2, unfamiliar * 2) == pytest.approx(value)
+            assert measure(inside * 2, outside * 2) == pytest.approx(value)
 
 
 def test_measures_are_scikit_learns():
@@ -79,8 +79,8 @@ def test_severity_correlation_is_spearmans_over_all_images():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: auroc([], [1.0]), "familiar must have shape"),
-        (lambda: auroc([1.0], [float("nan")]), "unfamiliar must be finite, row 0"),
+        (lambda: auroc([], [1.0]), "in_distribution must have shape"),
+        (lambda: auroc([1.0], [float("nan")]), "out_of_distribution must be finite, row 0"),
         (lambda: false_positive_rate([1.0], [1.0], recall=0), "recall must be above 0"),
         (lambda: error_auroc([1.0, 2.0], [True]), "row for each of the 2 items, got 1"),
         (lambda: error_auroc([1.0, 2.0], [0.5, 1.0]), "only true and false"),

@@ -4,8 +4,13 @@ import pytest
 import torch
 from sklearn import metrics
 
-from probcl.evaluation.clustering import clustering_scores, purity, ward_clustering
-from probcl.evaluation.few_shot import few_shot_accuracy
+from probcl.evaluation import (
+    clustering_scores,
+    few_shot_accuracy,
+    few_shot_rows,
+    purity,
+    ward_clustering,
+)
 
 CENTRES = 12 * torch.eye(5)
 
@@ -15,32 +20,28 @@ def blobs(count):
     return CENTRES[labels] + torch.randn(count, 5), labels
 
 
-def test_few_images_are_enough_where_classes_lie_apart():
+def test_few_items_are_enough_where_classes_lie_apart():
     (x, y), (test_x, test_y) = blobs(200), blobs(50)
-    results = few_shot_accuracy(x, y, test_x, test_y, shots=(1, 5), subsets=3)
-    assert {n: len(values) for n, values in results.items()} == {1: 3, 5: 3}
-    assert min(results[5]) == 1.0
-    assert results == few_shot_accuracy(x, y, test_x, test_y, shots=(1, 5), subsets=3)
+    one, five = (few_shot_accuracy(x, y, test_x, test_y, n, subsets=3) for n in (1, 5))
+    assert len(one) == 3
+    assert five == [1.0] * 3
+    assert one == few_shot_accuracy(x, y, test_x, test_y, 1, subsets=3)
 
 
-def test_each_class_gives_as_many_images(monkeypatch):
-    from probcl.evaluation import few_shot
+def test_each_class_gives_as_many_items():
+    labels = torch.arange(100) % 5 * 2
+    labels[::7] = 8
+    generator = torch.Generator().manual_seed(0)
+    one, other = (few_shot_rows(labels, 3, generator) for _ in range(2))
+    assert labels[one].bincount().tolist() == [3, 0, 3, 0, 3, 0, 3, 0, 3]
+    assert len(one.unique()) == 15
+    assert one.tolist() != other.tolist()
 
-    drawn = []
-    fit = few_shot.fit_linear_probe
-    monkeypatch.setattr(
-        few_shot, "fit_linear_probe", lambda x, y: drawn.append((x, y)) or fit(x, y)
-    )
+
+def test_a_class_with_too_few_items_is_named():
     x, y = blobs(100)
-    few_shot_accuracy(x, y, x, y, shots=(3,), subsets=4)
-    assert all(labels.bincount().tolist() == [3] * 5 for _, labels in drawn)
-    assert not torch.equal(drawn[0][0], drawn[1][0])
-
-
-def test_a_class_with_too_few_images_is_named():
-    x, y = blobs(100)
-    with pytest.raises(ValueError, match="shots must be at most 20, the images of class 0, got 30"):
-        few_shot_accuracy(x, y, x, y, shots=(30,))
+    with pytest.raises(ValueError, match="from 1 to 20, the items of class 0, got 30"):
+        few_shot_accuracy(x, y, x, y, shots=30)
 
 
 def test_clusters_of_blobs_are_their_classes():

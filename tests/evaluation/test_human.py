@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import entropy, spearmanr
 
-from probcl.evaluation.human import human_cross_entropy, human_entropy, human_entropy_correlation
+from probcl.evaluation import human_cross_entropy, human_entropy, rank_correlation
 
 VOTES = torch.tensor([[10, 0, 0], [5, 5, 0], [2, 3, 5], [9, 1, 0]])
 
@@ -17,9 +17,9 @@ def test_entropy_and_correlation_are_scipys():
     expected = entropy(VOTES.numpy(), axis=1)
     np.testing.assert_allclose(human_entropy(VOTES), expected, atol=1e-12)
     score = torch.tensor([0.1, 0.9, 0.4, 0.2])
-    assert human_entropy_correlation(score, VOTES) == spearmanr(score, expected).statistic
-    assert human_entropy_correlation(torch.ones(4), VOTES) == 0
-    assert human_entropy_correlation(score, torch.ones(4, 3)) == 0
+    assert rank_correlation(score, human_entropy(VOTES)) == spearmanr(score, expected).statistic
+    assert rank_correlation(torch.ones(4), human_entropy(VOTES)) == 0
+    assert rank_correlation(score, human_entropy(torch.ones(4, 3))) == 0
 
 
 def test_cross_entropy_by_hand():
@@ -35,8 +35,8 @@ def test_bad_input():
         human_entropy([[1, 0], [0, 0]])
     with pytest.raises(ValueError, match="must not be negative"):
         human_entropy([[1, -1]])
-    with pytest.raises(ValueError, match="row for each of the 4 items, got 2"):
-        human_entropy_correlation([0.1, 0.2], VOTES)
+    with pytest.raises(ValueError, match="row for each of the 2 items, got 4"):
+        rank_correlation([0.1, 0.2], human_entropy(VOTES))
 
 
 def test_people_on_cifar_10():
@@ -48,4 +48,3 @@ def test_people_on_cifar_10():
     disagreement = human_entropy(votes)
     assert disagreement.shape == (10_000,)
     assert 0.15 < disagreement.mean() < 0.25
-    assert human_entropy_correlation(disagreement, votes) == pytest.approx(1)

@@ -4,24 +4,23 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from probcl.evaluation import nearest as module
-from probcl.evaluation.nearest import nearest
-from probcl.evaluation.neighbour_vote import neighbour_vote, vote_entropy
-from probcl.evaluation.retrieval import map_at_r, nearest_is_wrong, recall_at_1
+from probcl.evaluation import (
+    map_at_r,
+    nearest,
+    nearest_is_wrong,
+    neighbour_vote,
+    recall_at_1,
+    vote_entropy,
+)
 from probcl.sphere import normalize
 
 
-@pytest.fixture(params=[2**24, 64], ids=["one block", "small blocks"])
-def _blocks(request, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", request.param)
-
-
-@pytest.mark.usefixtures("_blocks")
-def test_nearest_equals_the_whole_matrix(dtype):
+@pytest.mark.parametrize("block", [2**24, 64], ids=["one block", "small blocks"])
+def test_nearest_equals_the_whole_matrix(dtype, block):
     query, reference = torch.randn(20, 4, dtype=dtype), torch.randn(30, 4, dtype=dtype)
-    found = nearest(query, reference, 5)
+    found = nearest(query, reference, 5, block)
     torch.testing.assert_close(found.cosine, (query @ reference.T).topk(5).values)
-    within = nearest(reference, k=3)
+    within = nearest(reference, k=3, block=block)
     matrix = (reference @ reference.T).fill_diagonal_(-torch.inf)
     torch.testing.assert_close(within.cosine, matrix.topk(3).values)
     assert (within.row != torch.arange(30)[:, None]).all()

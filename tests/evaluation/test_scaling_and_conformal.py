@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
-from probcl.evaluation.calibration import negative_log_likelihood
+from probcl.evaluation.calibration import fit_temperature, fit_vector, negative_log_likelihood
 from probcl.evaluation.conformal import fit_conformal, set_coverage, set_size
-from probcl.evaluation.scaling import fit_temperature, fit_vector
 
 
 def overconfident(count=400, classes=3):

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probcl.evaluation.detection import error_auroc
-from probcl.evaluation.retrieval import nearest_is_wrong
+from probcl.evaluation.knn import nearest_is_wrong
+from probcl.evaluation.ood import error_auroc
 from probcl.evaluation.selective import retrieval_error_auroc, risk_coverage
 from probcl.sphere import normalize
 

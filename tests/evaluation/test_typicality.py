@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from probcl.evaluation.typicality import fit_gate, fit_gaussians
+from probcl.evaluation.ood import fit_gate, fit_gaussians
 
 
 def features(count=200):

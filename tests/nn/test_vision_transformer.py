@@ -78,7 +78,7 @@ def test_bad_arguments_are_named():
     for patch_size in (0, -4, 64):
         with pytest.raises(ValueError, match=f"image_size = 32, got {patch_size}: set another"):
             VisionTransformer(image_size=32, patch_size=patch_size)
-    with pytest.raises(ValueError, match="size must be one of small, base, got 'huge'"):
+    with pytest.raises(ValueError, match="size must be 'small' or 'base', got 'huge'"):
         VisionTransformer("huge")
 
 

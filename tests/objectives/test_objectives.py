@@ -255,6 +255,15 @@ def test_a_lone_pair_of_a_class_has_nothing_to_lose():
     assert torch.autograd.grad(value, z)[0].norm() < 1e-300
 
 
+def test_info_nce_compiles_to_one_graph():
+    compiled = torch.compile(info_nce, backend="eager", fullgraph=True)
+    for items in (6, 9):
+        z = directions(2, items, 5).requires_grad_()
+        values = [objective(z, 0.1) for objective in (compiled, info_nce)]
+        torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+        torch.testing.assert_close(*(torch.autograd.grad(value, z) for value in values))
+
+
 @settings(max_examples=15, deadline=None)
 @given(batch=st.integers(2, 9), dim=st.integers(2, 8), seed=st.integers(0, 10**6))
 def test_invariance_to_order_and_rotation(batch, dim, seed):

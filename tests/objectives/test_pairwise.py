@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from probcl.objectives.pairwise import log_sum_exp_of_others, pair_sums
+from probcl.objectives.pairwise import pair_sums
 
-# Of unequal size, across classes and groups.
-every_tile = pytest.mark.parametrize("tile", [None, 5, 3])
+# Tiles of unequal size, across classes and groups.
+every_side = pytest.mark.parametrize("side", [None, 5, 3])
 
 
 def embeddings(samples=2, count=12, dim=5, seed=0):
@@ -31,20 +31,20 @@ def assert_same(ours: Tensor, theirs: Tensor, z: Tensor) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-@every_tile
+@every_side
 @pytest.mark.parametrize("group", [1, 2, 3])
-def test_groups_are_left_out(tile, group):
+def test_groups_are_left_out(side, group):
     z, index = embeddings(), torch.arange(12)
-    ours = log_sum_exp_of_others(z, group, 9.0, gather=False, tile=tile)
+    ours, _ = pair_sums(z, 9.0, group=group, side=side)
     assert_same(ours, dense(z, index // group, index)[0], z)
 
 
-@every_tile
-def test_classes_are_summed_and_pairs_left_out(tile):
+@every_side
+def test_classes_are_summed_and_pairs_left_out(side):
     classes = torch.tensor([0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4])
     groups = torch.tensor([0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     z = embeddings()
-    ours = torch.stack(pair_sums(z, classes, 4, 9.0, gather=False, tile=tile))
+    ours = torch.stack(pair_sums(z, 9.0, group=2, grouped=4, classes=classes, side=side))
     assert_same(ours, dense(z, groups, classes), z)
 
 
@@ -56,7 +56,7 @@ def test_large_inner_products_stay_in_range(largest, dtype):
     z = normalize(torch.stack([axis, -axis]).repeat(6, 1) + 0.1 * embeddings(1), dim=-1)
     z = (largest**0.5 * z).to(dtype).detach().requires_grad_()
     index = torch.arange(12)
-    value = log_sum_exp_of_others(z, 2, largest, gather=False)
+    value, _ = pair_sums(z, largest, group=2)
     exact = z.detach().double().requires_grad_()
     expected = dense(exact, index // 2, index)[0]
     assert value.dtype == dtype
@@ -68,12 +68,12 @@ def test_large_inner_products_stay_in_range(largest, dtype):
     assert (gradient - reference).norm() <= bar * reference.norm()
 
 
-@every_tile
-def test_second_derivatives(tile):
+@every_side
+def test_second_derivatives(side):
     classes = torch.tensor([0, 0, 1, 2, 2, 2])
     z = embeddings(1, 6, 3)
 
     def sums(z):
-        return torch.stack(pair_sums(z, classes, 2, 9.0, gather=False, tile=tile))
+        return torch.stack(pair_sums(z, 9.0, group=2, grouped=2, classes=classes, side=side))
 
     assert torch.autograd.gradgradcheck(sums, z)

@@ -1,8 +1,6 @@
 """The baselines against lightly's losses, loops written by hand, and what they must refuse."""
 
-import copy
 import re
-import subprocess
 import sys
 from itertools import combinations, permutations
 
@@ -10,9 +8,9 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.infer import SVI
 from torch import nn
-from torch.nn.functional import cosine_similarity, log_softmax
+from torch.nn.functional import log_softmax
 
 from probcl.cli import main
 from probcl.data import MultiCrop
@@ -20,42 +18,15 @@ from probcl.infer import ContrastiveELBO
 from probcl.nn import MLP, ConvNet
 from probcl.programs import BYOL, BarlowTwins, MoCo, SwAV, VICReg
 from probcl.programs.momentum import _Queue
-from probcl.programs.points import BatchNormMLP
-from probcl.programs.program import mean_direction
 from probcl.sphere import normalize
 
 REASON = "needs lightly: pip install 'probcl[baselines]'"
+NAMES = ("MoCo", "BYOL", "SwAV", "VICReg", "BarlowTwins")
 VIEWS = torch.rand(2, 6, 1, 8, 8)
 
 
-def _encoder():
-    return ConvNet((4, 8))
-
-
-def _projection():
-    return BatchNormMLP(5, 16)
-
-
-PROGRAMS = {
-    "MoCo": lambda: MoCo(_encoder(), MLP(5, 16), queue_size=20),
-    "BYOL": lambda: BYOL(_encoder(), _projection(), BatchNormMLP(5, 16), momentum=0.9),
-    "SwAV": lambda: SwAV(_encoder(), _projection(), num_prototypes=7),
-    "VICReg": lambda: VICReg(_encoder(), _projection()),
-    "BarlowTwins": lambda: BarlowTwins(_encoder(), _projection()),
-}
-OURS = ("MoCo", "BYOL")
-MOMENTUM = pytest.mark.parametrize("name", OURS)
-
-
-def make(name):
-    if name not in OURS:
-        pytest.importorskip("lightly", reason=REASON)
-    pyro.set_rng_seed(3)
-    return PROGRAMS[name]()
-
-
-@pytest.fixture(params=PROGRAMS)
-def program(request):
+@pytest.fixture(params=NAMES)
+def program(request, make):
     return make(request.param)
 
 
@@ -94,7 +65,7 @@ def assert_equal(ours, theirs):
 def lightly_moco(program, z, targets):
     from lightly.loss import NTXentLoss
 
-    loss = NTXentLoss(program.temperature, memory_bank_size=program.queue.keys.shape)
+    loss = NTXentLoss(program.temperature(), memory_bank_size=program.queue.keys.shape)
     pairs = []
     for v, w in permutations(range(len(z)), 2):
         loss.memory_bank.bank = program.queue.keys.clone()
@@ -113,7 +84,7 @@ def lightly_byol(program, z, targets):
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(("name", "theirs"), [("MoCo", lightly_moco), ("BYOL", lightly_byol)])
-def test_value_and_gradient_are_those_of_lightlys_loss(name, theirs, count, dtype):
+def test_value_and_gradient_are_those_of_lightlys_loss(make, name, theirs, count, dtype):
     pytest.importorskip("lightly", reason=REASON)
     program = make(name)
     program.materialize(VIEWS[0])
@@ -141,11 +112,11 @@ def moco_by_hand(q, k, queue, temperature):
     return torch.stack(losses).mean()
 
 
-def test_moco_is_the_cross_entropy_over_its_queue():
+def test_moco_is_the_cross_entropy_over_its_queue(make):
     program = make("MoCo").double().eval()
     views = torch.rand(3, 6, 1, 8, 8, dtype=torch.float64)
     loss = loss_of(program)(views)
-    embeddings = torch.stack([mean_direction(program(view)) for view in views])
+    embeddings = torch.stack([program(view).mean_direction for view in views])
     keys = torch.stack([normalize(program.target(view)) for view in views])
     torch.testing.assert_close(loss, moco_by_hand(embeddings, keys, program.queue.keys, 0.2))
 
@@ -167,13 +138,13 @@ def swav_by_hand(z, large, prototypes, temperature, epsilon, iterations):
 
 
 @pytest.mark.parametrize("small", [0, 3])
-def test_swav_is_the_swapped_prediction_written_by_hand(small, dtype):
+def test_swav_is_the_swapped_prediction_written_by_hand(make, small, dtype):
     program = make("SwAV").to(dtype).eval()
     program.materialize(VIEWS[0].to(dtype))
     views = [torch.rand(6, 1, size, size, dtype=dtype) for size in [8] * 2 + [4] * small]
     loss = loss_of(program)(views)
     assert loss.dtype == dtype
-    z = [mean_direction(program(view)) for view in views]
+    z = [program(view).mean_direction for view in views]
     expected = swav_by_hand(z, 2, program.prototypes, 0.1, 0.05, 3)
     parameters = list(program.parameters())
     torch.testing.assert_close(loss, expected)
@@ -205,7 +176,7 @@ def barlow_by_hand(a, b):
 @pytest.mark.parametrize(
     ("name", "by_hand"), [("VICReg", vicreg_by_hand), ("BarlowTwins", barlow_by_hand)]
 )
-def test_losses_of_the_batch_are_those_written_by_hand(name, by_hand, count, dtype):
+def test_losses_of_the_batch_are_those_written_by_hand(make, name, by_hand, count, dtype):
     program = make(name).to(dtype).eval()
     views = torch.rand(count, 6, 1, 8, 8, dtype=dtype)
     loss = loss_of(program)(views)
@@ -219,18 +190,10 @@ def test_losses_of_the_batch_are_those_written_by_hand(name, by_hand, count, dty
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, parameters), **tolerance)
 
 
-def test_losses_are_in_full_precision_under_autocast(program):
-    program.eval().materialize(VIEWS[0])
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(program)(VIEWS)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, loss_of(program)(VIEWS), rtol=0.2, atol=0.05)
-
-
 # The target and the queue.
 
 
-def test_the_target_follows_once_for_each_step():
+def test_the_target_follows_once_for_each_step(make):
     program = make("BYOL")
     program.materialize(VIEWS[0])
     averages = [p.detach().clone() for p in program._online().parameters()]
@@ -255,7 +218,7 @@ def test_the_queue_holds_the_latest_keys(size, batch):
         assert sorted(map(list, queue.keys.tolist())) == sorted(latest[-size:])
 
 
-def test_a_batch_meets_the_keys_that_came_before_its_own():
+def test_a_batch_meets_the_keys_that_came_before_its_own(make):
     program = make("MoCo").double()
     views = VIEWS.double()
     program.materialize(views[0])
@@ -270,13 +233,13 @@ def test_a_batch_meets_the_keys_that_came_before_its_own():
 
 
 @pytest.mark.parametrize("name", ["MoCo", "BYOL", "SwAV"])
-def test_only_training_moves_anything(name):
+def test_only_training_moves_anything(make, name):
     program = make(name)
     program.materialize(VIEWS[0])
     train(program, batches(2))
     before = state(program)
     program.eval()
-    mean_direction(program(VIEWS[0]))
+    program(VIEWS[0])
     loss_of(program)(VIEWS).backward()
     program.materialize(VIEWS[0])
     assert_equal(before, state(program))
@@ -288,8 +251,8 @@ def test_only_training_moves_anything(name):
     assert_equal({name: before[name] for name in frozen}, {name: after[name] for name in frozen})
 
 
-@MOMENTUM
-def test_the_target_of_lazy_layers_starts_as_a_copy(name):
+@pytest.mark.parametrize("name", ["MoCo", "BYOL"])
+def test_the_target_of_lazy_layers_starts_as_a_copy(make, name):
     program = make(name)
     program.materialize(VIEWS[0])
     ours = list(program.target.encoder.state_dict().values())
@@ -298,7 +261,7 @@ def test_the_target_of_lazy_layers_starts_as_a_copy(name):
     assert not any(p.requires_grad for p in program.target.parameters())
 
 
-def test_prototypes_stay_on_the_sphere():
+def test_prototypes_stay_on_the_sphere(make):
     program = make("SwAV")
     for views in batches(3):
         train(program, [views])
@@ -309,24 +272,6 @@ def test_prototypes_stay_on_the_sphere():
 # As Pyro programs and torch modules.
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_every_learned_parameter_has_a_gradient(program, count):
-    loss_of(program)(torch.rand(count, 6, 1, 8, 8)).backward()
-    learned = {name: p for name, p in program.named_parameters() if p.requires_grad}
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in learned.values())
-    others = set(dict(program.named_parameters())) - set(learned)
-    assert all(name.startswith("target.") for name in others)
-
-
-def test_posterior_is_a_point_on_the_sphere(program):
-    posterior = program(VIEWS[0])
-    assert posterior.batch_shape == (6,)
-    assert posterior.event_shape == (5,)
-    torch.testing.assert_close(mean_direction(program(VIEWS[0])).norm(dim=-1), torch.ones(6))
-    features = program.encoder(VIEWS.flatten(0, 1)).unflatten(0, (2, 6))
-    assert program.posterior_from_features(features).batch_shape == (2, 6)
-
-
 def test_the_one_site_is_the_factor(program):
     trace = poutine.trace(program.model).get_trace(VIEWS)
     sites = [name for name, site in trace.nodes.items() if site["type"] == "sample"]
@@ -335,34 +280,20 @@ def test_the_one_site_is_the_factor(program):
 
 
 def test_plain_svi_trains_it(program):
-    program.train()
     svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), ContrastiveELBO())
-    losses = [svi.step(VIEWS) for _ in range(20)]
+    losses = [svi.step(VIEWS) for _ in range(15)]
     assert torch.tensor(losses).isfinite().all()
     if not isinstance(program, MoCo):  # whose queue fills with the same images
         assert losses[-1] < losses[0]
 
 
-def test_particles_are_all_the_same(program):
-    program.eval().materialize(VIEWS[0])
-    one = ContrastiveELBO().loss(program.model, program.guide, VIEWS)
-    elbo = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=2)
-    assert elbo.loss(program.model, program.guide, VIEWS) == pytest.approx(one, rel=1e-5)
-    Predictive(program.model, guide=program.guide, num_samples=2)(VIEWS)
-
-
-def test_views_may_come_as_a_sequence(program):
-    program.eval().materialize(VIEWS[0])
-    assert torch.equal(loss_of(program)(VIEWS), loss_of(program)(list(VIEWS)))
-
-
-def test_training_goes_on_from_its_state_bit_for_bit(program, tmp_path):
+def test_training_goes_on_from_its_state_bit_for_bit(program, make, tmp_path):
     optimizer = train(program, batches(3))
     kept = {"program": program.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(kept, tmp_path / "kept.pt")
     train(program, batches(3, seed=1), optimizer)
     kept = torch.load(tmp_path / "kept.pt", weights_only=True)
-    resumed = PROGRAMS[type(program).__name__]()  # of other weights, which are not there yet
+    resumed = make(type(program).__name__)  # whose lazy layers have no weights yet
     resumed.load_state_dict(kept["program"])
     optimizer = torch.optim.Adam(resumed.parameters(), lr=0.01)
     optimizer.load_state_dict(kept["optimizer"])
@@ -370,7 +301,7 @@ def test_training_goes_on_from_its_state_bit_for_bit(program, tmp_path):
     assert_equal(state(program), state(resumed))
 
 
-def test_a_seed_settles_everything(program):
+def test_a_seed_settles_everything(program, make):
     twin = make(type(program).__name__)
     for each in (program, twin):
         pyro.set_rng_seed(4)
@@ -378,27 +309,17 @@ def test_a_seed_settles_everything(program):
     assert_equal(state(program), state(twin))
 
 
-def test_a_copy_trains_by_itself(program):
-    train(program, batches(1))
-    twin = copy.deepcopy(program)
-    before = state(program)
-    svi = SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 0.01}), ContrastiveELBO())
-    svi.step(VIEWS)
-    svi.step(VIEWS)
-    assert_equal(before, state(program))
-    assert not torch.equal(next(twin.parameters()), next(program.parameters()))
-
-
-def test_the_command_trains_it(program, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["MoCo", "SwAV"])
+def test_the_command_trains_it(name, tmp_path, monkeypatch):
+    pytest.importorskip("lightly", reason=REASON)
     monkeypatch.chdir(tmp_path)
-    name = type(program).__name__
-    main(["fit", f"--model.program={name}", "--trainer.fast_dev_run=true"])
+    main(["fit", f"--model.program={name}", "--trainer.fast_dev_run=true", "--evaluate=false"])
 
 
 # Views of several sizes.
 
 
-def test_swav_takes_what_multi_crop_makes():
+def test_swav_takes_what_multi_crop_makes(make):
     program = make("SwAV")
     augment = MultiCrop(sizes=(8, 4), counts=(2, 3))
     images = torch.rand(6, 3, 16, 16)
@@ -409,7 +330,7 @@ def test_swav_takes_what_multi_crop_makes():
     torch.testing.assert_close(loss_of(program)(views[2:] + views[:2]), expected)
 
 
-def test_swav_names_views_that_do_not_go_together():
+def test_swav_names_views_that_do_not_go_together(make):
     program = make("SwAV")
     loss = loss_of(program)
     for bad in (torch.rand(5, 1, 4, 4), torch.rand(6, 3, 4, 4)):
@@ -422,31 +343,10 @@ def test_swav_names_views_that_do_not_go_together():
 # Bad input.
 
 
-def test_bad_views_are_named(program):
-    loss = loss_of(program)
-    for views in (VIEWS[:1], [], VIEWS[:, :0]):
-        with pytest.raises(ValueError, match="at least 2 views of each image"):
-            loss(views)
-    if not isinstance(program, SwAV):
-        with pytest.raises(ValueError, match="views must all have one shape, got"):
-            loss([VIEWS[0], VIEWS[1][:, :, :4]])
-
-
 @pytest.mark.parametrize("name", ["VICReg", "BarlowTwins"])
-def test_a_batch_of_one_has_no_variance(name):
+def test_a_batch_of_one_has_no_variance(make, name):
     with pytest.raises(ValueError, match="batch must hold B >= 2 images for its variance, got 1"):
         loss_of(make(name))(VIEWS[:, :1])
-
-
-def test_weights_that_are_not_finite_are_named(program):
-    program.materialize(VIEWS[0])
-    with torch.no_grad():
-        next(program.encoder.parameters()).fill_(torch.nan)
-    with (
-        pyro.validation_enabled(False),
-        pytest.raises(ValueError, match="the projection must be finite, got 12 of 12 embeddings"),
-    ):
-        loss_of(program)(VIEWS)
 
 
 @pytest.mark.parametrize(
@@ -464,22 +364,20 @@ def test_weights_that_are_not_finite_are_named(program):
         (VICReg, {"variance_weight": float("nan")}, "variance_weight must be a finite number"),
         (VICReg, {"covariance_weight": -1.0}, "covariance_weight must be a finite number of at"),
         (BarlowTwins, {"redundancy_weight": -1.0}, "redundancy_weight must be a finite number"),
-        (BarlowTwins, {"projection": nn.Identity()}, "projection Identity has no attribute dim"),
+        (BYOL, {"projection": nn.Identity()}, "Identity has no attribute dim"),
     ],
 )
 def test_bad_settings_are_named(kind, setting, message):
-    if kind.__name__ not in OURS:
+    if kind not in (MoCo, BYOL):
         pytest.importorskip("lightly", reason=REASON)
     with pytest.raises(ValueError, match=message):
-        kind(_encoder(), **setting)
+        kind(ConvNet((4, 8)), **setting)
 
 
 def test_a_predictor_of_another_dimension_is_named():
-    program = BYOL(_encoder(), MLP(5, 16), MLP(1, 16))
+    program = BYOL(ConvNet((4, 8)), MLP(5, 16), MLP(1, 16))
     with pytest.raises(ValueError, match="predictor has dimension 1, the projection 5"):
         program.model(VIEWS)
-    with pytest.raises(ValueError, match="layers must be at least 2, got 1"):
-        BatchNormMLP(layers=1)
 
 
 @pytest.mark.parametrize("kind", [SwAV, VICReg, BarlowTwins])
@@ -487,27 +385,13 @@ def test_missing_lightly_is_named(kind, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lightly.loss", None)
     message = f"{kind.__name__} needs lightly: pip install 'probcl[baselines]'."
     with pytest.raises(ValueError, match=re.escape(message)):
-        kind(_encoder())
+        kind(ConvNet((4, 8)))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=re.escape(message)):
         main(["fit", f"--model.program={kind.__name__}"])
 
 
-def test_lightly_is_imported_only_where_it_is_used():
-    code = "import sys, probcl.programs; assert 'lightly' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@MOMENTUM
-def test_the_others_do_without_lightly(name, monkeypatch):
+@pytest.mark.parametrize("name", ["MoCo", "BYOL"])
+def test_the_others_do_without_lightly(make, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightly", None)
     assert loss_of(make(name))(VIEWS).isfinite()
-
-
-def test_cosines_of_predictions_are_what_byol_measures():
-    program = make("BYOL").eval()
-    loss = loss_of(program)(VIEWS)
-    p = [program.predictor(program.project(program.encoder(view))) for view in VIEWS]
-    t = [program.target(view) for view in VIEWS]
-    cosines = torch.cat([cosine_similarity(p[0], t[1]), cosine_similarity(p[1], t[0])])
-    torch.testing.assert_close(loss, 2 - 2 * cosines.mean())

@@ -19,7 +19,7 @@ def runs(tmp_path):
         metrics = {"probe/top1": accuracy, "knn/top1": accuracy, "time/fit_s": 3.0}
         metrics["unc/retrieval_error/nearest_cosine"] = 0.6
         if entropy:
-            metrics["unc/retrieval_error"] = entropy
+            metrics["unc/retrieval_error/entropy"] = entropy
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
     return tmp_path
@@ -38,17 +38,17 @@ def test_seeds_stand_together_with_mean_and_spread(runs, capsys, monkeypatch):
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
-def test_files_are_taken_too_and_a_number_that_one_lacks_is_left_blank(runs):
-    copied = runs / "other-seed3.json"
-    copied.write_text(json.dumps({"probe/top1": 0.5}))
-    page = compare_runs([runs / "simclr-digits-seed0", copied], runs / "c.html").read_text()
-    assert "<th>other</th>" in page
-    assert "<td></td>" in page
+def test_files_and_records_are_taken_too_and_a_number_that_one_lacks_is_left_blank(runs):
+    copied, record = runs / "other-seed3.json", runs / "recorded-seed0.json"
+    copied.write_text(json.dumps({"probe/top1": 0.5, "mine/unheard": None}))
+    metrics = {"probe/top1": 0.25, "unc/mine/unheard": 0.125}
+    record.write_text(json.dumps({"config": {}, "metrics": metrics}))
+    page = compare_runs([runs / "simclr-digits-seed0", copied, record], runs / "c.html").read_text()
+    for text in ("<th>other</th>", "<th>recorded</th>", "<td></td>", "0.25", "unc/mine/unheard"):
+        assert text in page
 
 
 def test_bad_input(runs):
-    with pytest.raises(SystemExit, match="none holds no metrics: name the folder of a run"):
-        main(["compare", "none"])
     with pytest.raises(ValueError, match=r"output must be an \.html file, got c\.txt"):
         compare_runs([runs / "simclr-digits-seed0"], Path("c.txt"))
     with pytest.raises(SystemExit) as stopped:

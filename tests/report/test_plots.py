@@ -83,8 +83,8 @@ def test_shift_draws_every_corruption_and_their_mean():
     assert {panel.texts[0].get_text() for panel in axes} == {"snow"}
 
 
-def test_unfamiliar_sets_have_a_box_each():
-    _, axes = plots.plot_unfamiliar([0.0, 1.0], {"noise_only": [2.0, 3.0]}, "entropy")
+def test_sets_out_of_distribution_have_a_box_each():
+    _, axes = plots.plot_out_of_distribution([0.0, 1.0], {"noise_only": [2.0, 3.0]}, "entropy")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["noise only", "test set"]
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from probcl.data import Augmentation
 from probcl.distributions import ProjectedNormal
 from probcl.nn import ProjectedNormalHead
+from probcl.objectives.collectives import GATHER, SCATTER
 from probcl.programs import VarCon, VSimCLR, VSupCon
 from probcl.sphere import normalize
-from probcl.training import ContrastiveModule, Digits
+from probcl.training import ContrastiveModule, Named
 
 BATCH, STEPS, DIM = 96, 20, 16
 
@@ -69,10 +70,7 @@ class Count:
 
     def __init__(self) -> None:
         self.sent: dict[str, int] = {}
-        self.originals = {
-            name: getattr(dist, name)
-            for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
-        }
+        self.originals = {name: getattr(dist, name) for name in (GATHER, SCATTER, "all_reduce")}
 
     def __enter__(self) -> "Count":
         for name, original in self.originals.items():
@@ -84,6 +82,8 @@ class Count:
             setattr(dist, name, original)
 
     def counting(self, name: str, original):
+        name = {GATHER: "all_gather_into_tensor", SCATTER: "reduce_scatter_tensor"}.get(name, name)
+
         def call(*tensors, **options):
             self.sent.setdefault(name, []).append(tensors[-1].numel())
             return original(*tensors, **options)
@@ -120,7 +120,9 @@ def main(folder: Path) -> None:
         module = ContrastiveModule(
             program, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.3, momentum=0.9)
         )
-        data = Digits(augmentation=Augmentation(Shift()), batch_size=BATCH // world, monitored=0)
+        data = Named(
+            "Digits", augmentation=Augmentation(Shift()), batch_size=BATCH // world, monitored=0
+        )
         trainer.fit(module, datamodule=data)
         losses = {k: v.double() for k, v in trainer.callback_metrics.items() if k != "memory_gib"}
         results[name] = {key: w.double().cpu() for key, w in program.state_dict().items()}

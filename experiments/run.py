@@ -1,0 +1,173 @@
+"""Train and evaluate every program of an experiment, and leave the record of each run.
+
+    python experiments/run.py digits --jobs 2
+    python experiments/run.py fashion_mnist vsimclr simclr --seeds 0 --jobs 2
+
+A record, ``experiments/EXPERIMENT/NAME-seedN.json``, holds the configuration, versions, hardware
+and metrics of a run; one that is there is not made again, and a run that was interrupted goes on.
+Every run has one thread. Options after ``--`` go to ``probcl fit``.
+
+Fashion-MNIST is looked for in ``--data``, as torchvision leaves it (``FashionMNIST/raw``), MNIST's
+test split in ``MNIST_test`` beside it.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+HERE = Path(__file__).parent
+POST_HOC = "-posthoc"
+
+# The default run, and every program with its published defaults.
+DIGITS: dict[str, list[str]] = {"default": []} | {
+    name.lower(): [f"--model.program={name}"]
+    for name in (
+        "VSimCLR", "SimCLR", "MCInfoNCE", "MoCo", "BYOL", "SwAV", "VICReg", "BarlowTwins",
+        "VSupCon", "SupCon", "VarCon", "CrossEntropy",
+    )
+}  # fmt: skip
+DIGITS["crossentropy"].append("--model.program.num_classes=10")
+
+# Of one temperature, one length and one dimension, so that all can be compared.
+WARM = ["--model.program.temperature=0.2"]
+POINT = ["--model.program.projection=MLP", "--model.program.projection.dim=64"]
+NORMAL = ["--model.program.posterior=ProjectedNormalHead", "--model.program.posterior.dim=64",
+          "--model.program.beta=0.1"]  # fmt: skip
+VMF = ["--model.program.posterior=VonMisesFisherHead", "--model.program.posterior.dim=64"]
+DEGRADED = ["--data.degraded_views=1"]
+FASHION_MNIST = {
+    "vsimclr": ["--model.program=VSimCLR", *NORMAL, *WARM],
+    "vsimclr-degraded": ["--model.program=VSimCLR", *NORMAL, *WARM, *DEGRADED],
+    "simclr": ["--model.program=SimCLR", *POINT, *WARM],
+    "simclr-degraded": ["--model.program=SimCLR", *POINT, *WARM, *DEGRADED],
+    "simclr-degraded-posthoc": [],
+    "expectedlikelihood": ["--model.program=ExpectedLikelihood", *VMF],
+    "vsupcon": ["--model.program=VSupCon", *NORMAL, *WARM],
+    "supcon": ["--model.program=SupCon", *POINT, *WARM],
+    "varcon": ["--model.program=VarCon", *POINT, *WARM],
+}
+EXPERIMENTS = {"digits": (DIGITS, (0, 1, 2)), "fashion_mnist": (FASHION_MNIST, (0, 1))}
+
+
+def fashion_mnist(data: Path, runs: Path) -> list[str]:
+    """Write 20,000 training images, all test images and MNIST's as arrays; return the options."""
+    runs.mkdir(parents=True, exist_ok=True)
+    images, labels = read_idx(data / "FashionMNIST/raw", "train")
+    rows = np.random.default_rng(0).permutation(len(images))[:20_000]
+    test = read_idx(data / "FashionMNIST/raw", "t10k")
+    mnist = read_idx(data / "MNIST_test", "t10k")
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    for name, arrays in (
+        ("fashion", (images[rows], labels[rows], *test)),
+        ("mnist", (*mnist, *mnist)),
+    ):
+        np.savez(runs / f"{name}.npz", **dict(zip(names, arrays, strict=True)))
+    return [
+        f"--config={HERE / 'fashion_mnist/recipe.yaml'}", "--data=Arrays",
+        f"--data.path={runs / 'fashion.npz'}", "--data.out_of_distribution=Arrays",
+        f"--data.out_of_distribution.path={runs / 'mnist.npz'}",
+    ]  # fmt: skip
+
+
+def read_idx(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the images ``(N, 1, 28, 28)`` and labels ``(N,)`` of two files of MNIST's format."""
+    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
+        return images, np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
+
+
+def post_hoc(base: Path, folder: Path) -> None:
+    """Give the network of a run posteriors, evaluate it, and write its numbers as a run does."""
+    from lightning.pytorch import Trainer
+
+    from probcl.hub import Pretrained
+    from probcl.programs import fit_posterior
+    from probcl.runs import write_metrics
+    from probcl.training import Arrays, ContrastiveModule
+
+    config = yaml.safe_load((base / "config.yaml").read_text())
+    options = config["data"]["init_args"]
+    other = options["out_of_distribution"]["init_args"]["path"]
+    data = Arrays(options["path"], out_of_distribution=Arrays(other))
+    point = Pretrained.from_pretrained(base).program
+    head = fit_posterior(point.encoder, data.sets[0].images, point.posterior_head.projection)
+    module = ContrastiveModule(head)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"fit_posterior": {"network_of": config}}))
+    write_metrics(folder, module.evaluation.metrics)
+
+
+def run_one(stem: str, runs: Path, records: Path, options: list[str]) -> bool:
+    """Make a run in a process of its own, write its record, and tell whether it succeeded."""
+    from probcl.runs import record_of_run, write_whole
+
+    folder = runs / stem
+    if POST_HOC in stem:
+        base = runs / stem.replace(POST_HOC, "")
+        command = [sys.executable, __file__, "post_hoc", str(base), str(folder)]
+    else:
+        probcl = [sys.executable, "-c", "from probcl.cli import main; main()"]
+        command = [*probcl, "fit", *options, f"--run_dir={folder}", "--ckpt_path=last",
+                   "--trainer.enable_progress_bar=false"]  # fmt: skip
+    started = time.perf_counter()
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{stem}: failed\n{done.stdout}{done.stderr}", flush=True)
+        return False
+    write_whole(records / f"{stem}.json", json.dumps(record_of_run(folder), indent=1) + "\n")
+    print(f"{stem}: {time.perf_counter() - started:.0f} s", flush=True)
+    return True
+
+
+def main() -> bool:
+    """Make the runs that the command line asks for, and tell whether all of them succeeded."""
+    own = sys.argv[1:]
+    extra = own[own.index("--") + 1 :] if "--" in own else []
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("names", nargs="*", help="by default all")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--records", type=Path, help="by default the folder of the experiment")
+    parser.add_argument("--runs", type=Path, help="by default runs/EXPERIMENT")
+    chosen = parser.parse_args(own[: len(own) - len(extra) - ("--" in own)])
+    programs, seeds = EXPERIMENTS[chosen.experiment]
+    records = chosen.records or HERE / chosen.experiment
+    runs = chosen.runs or Path("runs") / chosen.experiment
+    records.mkdir(parents=True, exist_ok=True)
+    common = fashion_mnist(chosen.data, runs) if chosen.experiment == "fashion_mnist" else []
+    options = {
+        f"{name}-seed{seed}": [*common, *programs[name], f"--seed_everything={seed}", *extra]
+        for seed in chosen.seeds or seeds
+        for name in chosen.names or programs
+    }
+    todo = [stem for stem in options if not (records / f"{stem}.json").is_file()]
+    print(f"{len(options) - len(todo)} of {len(options)} runs have their records", flush=True)
+    done = []
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        for after_others in (False, True):  # a post-hoc head is of a network that is trained
+            now = [stem for stem in todo if (POST_HOC in stem) == after_others]
+            done += pool.map(lambda stem: run_one(stem, runs, records, options[stem]), now)
+    return all(done)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["post_hoc"]:
+        post_hoc(*map(Path, sys.argv[2:]))
+    else:
+        sys.exit(not main())

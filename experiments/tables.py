@@ -1,0 +1,157 @@
+"""The tables of the experiments, from their records.
+
+    python experiments/tables.py
+
+prints nothing: it writes each table into the README that shows it, below a line such as
+``<!-- table: digits -->``.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from statistics import mean, stdev
+
+from probcl.evaluation import SCORES
+
+HERE = Path(__file__).parent
+READMES = [HERE.parent / "README.md", *sorted(HERE.glob("*/README.md"))]
+
+DIGITS = {
+    "default": "`probcl fit`", "vsimclr": "`VSimCLR`", "simclr": "`SimCLR`",
+    "mcinfonce": "`MCInfoNCE`", "moco": "`MoCo`", "byol": "`BYOL`", "swav": "`SwAV`",
+    "vicreg": "`VICReg`", "barlowtwins": "`BarlowTwins`", "vsupcon": "`VSupCon`",
+    "supcon": "`SupCon`", "varcon": "`VarCon`", "crossentropy": "`CrossEntropy`",
+}  # fmt: skip
+COLUMNS = {
+    "linear probe": ("probe/top1", 3),
+    "k-NN": ("knn/top1", 3),
+    "ECE": ("cal/ece", 3),
+    "effective rank": ("collapse/effective_rank", 1),
+}
+DIGITS_SCORES = (
+    "entropy", "log_det_k", "nearest_cosine", "agreement", "max_probability", "mahalanobis",
+    "trust",
+)  # fmt: skip
+DIGITS_QUESTIONS = {
+    "inverted (AUROC)": "auroc_inverted",
+    "rotated (AUROC)": "auroc_rotated",
+    "shuffled pixels (AUROC)": "auroc_shuffled",
+    "noise only (AUROC)": "auroc_noise_only",
+    "wrong neighbour (AUROC)": "retrieval_error",
+    "blur (Spearman)": "spearman_gaussian_blur",
+    "noise (Spearman)": "spearman_gaussian_noise",
+    "occlusion (Spearman)": "spearman_occlusion",
+    "contrast loss (Spearman)": "spearman_contrast",
+    "all 17 corruptions (Spearman)": "corruption",
+}
+FASHION_MNIST = {
+    "vsimclr": "VSimCLR",
+    "vsimclr-degraded": "VSimCLR, degraded views",
+    "simclr": "SimCLR",
+    "simclr-degraded": "SimCLR, degraded views",
+    "simclr-degraded-posthoc": "the same, post-hoc head",
+    "expectedlikelihood": "Expected likelihood",
+    "vsupcon": "VSupCon",
+    "supcon": "SupCon",
+    "varcon": "VarCon",
+}
+FASHION_MNIST_ROWS = {
+    "linear probe": "probe/top1",
+    "R@1": "retrieval/recall_at_1",
+    "wrong neighbour: entropy": "unc/retrieval_error/entropy",
+    "wrong neighbour: `log det K`": "unc/retrieval_error/log_det_k",
+    "wrong neighbour: nearest cosine": "unc/retrieval_error/nearest_cosine",
+    "wrong neighbour: agreement": "unc/retrieval_error/agreement",
+    "wrong neighbour: trust": "unc/retrieval_error/trust",
+    "out of distribution: entropy": "unc/out_of_distribution/entropy",
+    "out of distribution: `log det K`": "unc/out_of_distribution/log_det_k",
+    "out of distribution: max probability": "unc/out_of_distribution/max_probability",
+    "out of distribution: Mahalanobis": "unc/out_of_distribution/mahalanobis",
+    "out of distribution: trust": "unc/out_of_distribution/trust",
+}
+FASHION_MNIST_QUESTIONS = (
+    "retrieval_error", "ambiguity", "aurc", "out_of_distribution", "auroc_mnist", "corruption",
+)  # fmt: skip
+
+
+@cache
+def runs_of(experiment: str, name: str) -> list[dict[str, float]]:
+    """Return the metrics of the runs of a name, one for each seed."""
+    files = sorted((HERE / experiment).glob(f"{name}-seed*.json"))
+    return [json.loads(path.read_text())["metrics"] for path in files]
+
+
+def values_of(runs: Sequence[Mapping[str, float]], metric: str) -> list[float]:
+    return [run[metric] for run in runs if metric in run]
+
+
+def cell(values: Sequence[float], digits: int = 2, half_range: bool = False) -> str:
+    """Return the mean over seeds, and their standard deviation or half their range."""
+    if len(values) < 2:
+        return "".join(f"{value:.{digits}f}" for value in values)
+    spread = (max(values) - min(values)) / 2 if half_range else stdev(values)
+    return f"{mean(values):.{digits}f} ± {spread:.{digits}f}"
+
+
+def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    lines = [("", *columns), ("---",) * (1 + len(columns)), *((n, *r) for n, r in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def digits() -> str:
+    """Return a row for each program."""
+    rows = {
+        label: [cell(values_of(runs_of("digits", name), metric), precision)
+                for metric, precision in COLUMNS.values()]
+        for name, label in DIGITS.items()
+    }  # fmt: skip
+    return markdown(list(COLUMNS), rows)
+
+
+def digits_uncertainty() -> str:
+    """Return a row for each question asked of the default run's scores, the best in bold."""
+    rows = {}
+    for question, metric in DIGITS_QUESTIONS.items():
+        runs = runs_of("digits", "default")
+        columns = [values_of(runs, f"unc/{metric}/{score}") for score in DIGITS_SCORES]
+        best = max((round(mean(values), 2) for values in columns if values), default=0.0)
+        rows[question] = [
+            f"**{cell(values)}**" if values and round(mean(values), 2) == best else cell(values)
+            for values in columns
+        ]
+    return markdown(DIGITS_SCORES, rows)
+
+
+def fashion_mnist(rows: Mapping[str, str]) -> str:
+    """Return a row for each metric, by its label, and a column for each program."""
+    cells = {
+        label: [cell(values_of(runs_of("fashion_mnist", name), metric), half_range=True)
+                for name in FASHION_MNIST]
+        for label, metric in rows.items()
+    }  # fmt: skip
+    return markdown(list(FASHION_MNIST.values()), cells)
+
+
+TABLES = {
+    "digits": digits,
+    "digits/uncertainty": digits_uncertainty,
+    "fashion_mnist": partial(fashion_mnist, FASHION_MNIST_ROWS),
+} | {
+    f"fashion_mnist/{question}": partial(
+        fashion_mnist, {score: f"unc/{question}/{score}" for score in SCORES}
+    )
+    for question in FASHION_MNIST_QUESTIONS
+}
+
+
+def with_tables(page: str) -> str:
+    """Return a page with each of its tables as the records have it."""
+    mark = re.compile(r"(<!-- table: (\S+) -->\n)(?:\|.*\n)*")
+    return mark.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n", page)
+
+
+if __name__ == "__main__":
+    for path in READMES:
+        path.write_text(with_tables(path.read_text()))

@@ -1,0 +1,97 @@
+"""Arguments of the command before they are parsed: names of ours, and what they imply."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from inspect import signature
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import probcl.data
+import probcl.infer
+import probcl.nn
+import probcl.programs
+import probcl.training
+from probcl.data import DATASETS
+from probcl.runs import config_of_run
+
+__all__ = ["names_a_run", "program_of", "with_config_of_run", "with_our_names"]
+
+# Import paths of our classes by name.
+OUR_CLASSES = {
+    name: f"{room.__name__}.{name}"
+    for room in (probcl.data, probcl.infer, probcl.nn, probcl.programs, probcl.training)
+    for name in room.__all__
+}
+
+# Arguments by which a run is another one than the default run.
+_NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|$)"
+
+# Options whose value may be the name of a class; others, such as --data.root, take any text.
+_TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.out_of_distribution$|--model\."
+
+
+def names_a_run(args: list[str]) -> bool:
+    """Tell whether the arguments name a program, data or a configuration: not the default run."""
+    return any(re.match(_NAMES_A_RUN, arg) for arg in args)
+
+
+def _options(args: list[str]) -> Iterator[tuple[str, str]]:
+    """Give the options among the arguments, each with its value, after a space or ``=``."""
+    for arg, following in pairwise([*args, ""]):
+        option, equals, value = arg.partition("=")
+        if option.startswith("-"):
+            yield option, value if equals else following
+
+
+def with_config_of_run(args: list[str]) -> list[str]:
+    """Begin the arguments with the configuration beside a checkpoint, unless one is given."""
+    options = dict(_options(args))
+    if args[0] in ("test", "predict") and not {"-c", "--config"} & options.keys():
+        config = config_of_run(options.get("--ckpt_path", ""))
+        if config is not None:
+            return [args[0], f"--config={config}", "--run_dir=null", *args[1:]]
+    return args
+
+
+def with_our_names(args: list[str]) -> list[str]:
+    """Put the import path for the name of a class of ours, which torchvision may have too.
+
+    A data set's name stands for ``Named`` with that name.
+    """
+    expanded: list[str] = []
+    for before, arg in pairwise(["", *args]):
+        option, equals, value = arg.partition("=") if "=" in arg else (before, "", arg)
+        name = value
+        if re.match(_TAKES_A_CLASS, option):
+            name = "probcl.training.Named" if value in DATASETS else OUR_CLASSES.get(value, value)
+        expanded.append(f"{option}=" * bool(equals) + name)
+        if name != value and value in DATASETS:
+            expanded.append(f"{option}.name={value}")
+    return expanded
+
+
+def program_of(args: list[str]) -> dict[str, Any]:
+    """Return the program that the arguments or their configurations name last, with an encoder."""
+    path = "probcl.programs.VSimCLR"
+    for option, value in _options(args):
+        if option in ("--model.program", "--model.program.class_path"):
+            path = value
+        elif option in ("-c", "--config"):
+            with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+                program = yaml.safe_load(Path(value).read_text())["model"]["program"]
+                path = program["class_path"] if isinstance(program, dict) else program
+    module, _, name = OUR_CLASSES.get(path, path).rpartition(".")
+    try:
+        arguments = signature(getattr(import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):  # the parser says what is wrong
+        return {"class_path": "probcl.programs.VSimCLR"}
+    encoder = {"encoder": {"class_path": "probcl.nn.ConvNet"}}
+    return {
+        "class_path": f"{module}.{name}",
+        "init_args": encoder if "encoder" in arguments else {},
+    }

@@ -1,0 +1,277 @@
+"""Out of distribution: does a score tell, and how far do items lie from the training set?
+
+In every score the larger is the less certain.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from probcl.checks import as_labels, as_matrix, as_truths, as_values, require_two
+from probcl.special import inverse_bessel_ratio, log_bessel
+
+__all__ = [
+    "Aggregate",
+    "Gate",
+    "Gaussians",
+    "auroc",
+    "average_precision",
+    "error_auroc",
+    "false_positive_rate",
+    "fit_aggregate",
+    "fit_gate",
+    "fit_gaussians",
+    "rank_correlation",
+    "severity_correlation",
+]
+
+_LARGEST = 20_000
+_MIXTURE = 2048
+_NEAR, _FAR = 0.85, 0.985  # quantiles of the distances of clean items
+
+
+def auroc(in_distribution: Any, out_of_distribution: Any) -> float:
+    """Return the probability that the score of an item out of distribution is the larger one.
+
+    Equal scores count half, so that a constant score has 0.5.
+
+    Args:
+        in_distribution: Scores, shape ``(N,)``.
+        out_of_distribution: Scores, shape ``(M,)``.
+
+    Example:
+        >>> auroc([0.1, 0.4], [0.4, 0.9])
+        0.875
+    """
+    return float(roc_auc_score(*_pooled(in_distribution, out_of_distribution)))
+
+
+def average_precision(in_distribution: Any, out_of_distribution: Any) -> float:
+    """Return the area under the precision-recall curve (AUPR), out of distribution to be found.
+
+    A constant score has the share of the items out of distribution.
+
+    Args:
+        in_distribution: Scores, shape ``(N,)``.
+        out_of_distribution: Scores, shape ``(M,)``.
+    """
+    return float(average_precision_score(*_pooled(in_distribution, out_of_distribution)))
+
+
+def false_positive_rate(
+    in_distribution: Any, out_of_distribution: Any, recall: float = 0.95
+) -> float:
+    """Return the share of items in distribution above a threshold that most others reach (FPR95).
+
+    An item is flagged if its score is at least the threshold, so a constant score has 1.
+
+    Args:
+        in_distribution: Scores, shape ``(N,)``.
+        out_of_distribution: Scores, shape ``(M,)``.
+        recall: Share of the items out of distribution to flag at least, above 0 and at most 1.
+
+    Example:
+        >>> false_positive_rate([0.1, 0.2, 0.3, 0.6], [0.5, 0.7])
+        0.25
+    """
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall must be above 0 and at most 1, got {recall}.")
+    inside = as_values("in_distribution", in_distribution)
+    outside = as_values("out_of_distribution", out_of_distribution)
+    flagged = int(-(-recall * len(outside) // 1))
+    threshold = outside.sort(descending=True).values[flagged - 1]
+    return (inside >= threshold).double().mean().item()
+
+
+def error_auroc(score: Any, error: Any) -> float:
+    """Return the probability that the score of an error exceeds that of a success.
+
+    Where there are no errors, or nothing else, there is nothing to tell apart, and it is 0.5.
+
+    Args:
+        score: Shape ``(N,)``.
+        error: Truth values, shape ``(N,)``.
+
+    Example:
+        >>> error_auroc([0.1, 0.9, 0.5], [False, True, False])
+        1.0
+    """
+    values = as_values("score", score)
+    wrong = as_truths("error", error, len(values))
+    if wrong.all() or not wrong.any():
+        return 0.5
+    return float(roc_auc_score(wrong, values))
+
+
+def severity_correlation(scores: Mapping[int, Any]) -> float:
+    """Return Spearman's rank correlation of the score with the severity, over all images.
+
+    A constant score has no ranks: it tells nothing of the severity, and gets 0.
+
+    Args:
+        scores: Scores of images by severity, each of shape ``(N,)``; of two severities at least.
+
+    Raises:
+        ValueError: If there is only one severity.
+    """
+    if len(scores) < 2:
+        raise ValueError(f"scores must be of two severities at least, got {list(scores)}.")
+    levels = {level: as_values(f"scores[{level}]", values) for level, values in scores.items()}
+    severity = torch.cat([torch.full((len(s),), float(level)) for level, s in levels.items()])
+    return rank_correlation(torch.cat(list(levels.values())), severity)
+
+
+def rank_correlation(score: Any, other: Any) -> float:
+    """Return Spearman's rank correlation of a score with a known quantity.
+
+    Where one of the two is constant there are no ranks, and it is 0.
+
+    Args:
+        score: Shape ``(N,)``, of two items at least.
+        other: Shape ``(N,)``.
+
+    Example:
+        >>> rank_correlation([0.1, 0.2, 0.9], [1.0, 2.0, 3.0])
+        1.0
+    """
+    values = as_values("score", score)
+    require_two("score", values)
+    known = as_values("other", other, len(values))
+    if values.min() == values.max() or known.min() == known.max():
+        return 0.0
+    return float(spearmanr(values, known).statistic)
+
+
+def _pooled(in_distribution: Any, out_of_distribution: Any) -> tuple[Tensor, Tensor]:
+    inside = as_values("in_distribution", in_distribution)
+    outside = as_values("out_of_distribution", out_of_distribution)
+    truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
+    return truth, torch.cat([inside, outside])
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """One Gaussian of the features, or one for each class, with a covariance in common.
+
+    Args:
+        means: Shape ``(C, F)``.
+        root: Matrix whose square, ``root root'``, is the inverse of the covariance; ``(F, F)``.
+    """
+
+    means: Tensor
+    root: Tensor
+
+    def distance(self, features: Tensor) -> Tensor:
+        """Return the Mahalanobis distance of features ``(N, F)`` to the nearest mean, ``(N,)``."""
+        whitened, means = features.to(self.root) @ self.root, self.means @ self.root
+        if len(means) == 1:  # without the rounding of a difference of squares
+            return torch.linalg.vector_norm(whitened - means, dim=-1)
+        return torch.cdist(whitened, means).amin(-1)
+
+
+def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
+    """Fit Gaussians to at most 20,000 evenly spaced items, the covariance shrunk.
+
+    Args:
+        features: Shape ``(N, F)``.
+        labels: Classes, shape ``(N,)``; without them there is one Gaussian.
+
+    References:
+        Ledoit and Wolf (2004), https://doi.org/10.1016/S0047-259X(03)00096-4; Lee et al.
+        (2018), https://arxiv.org/abs/1807.03888
+    """
+    x = as_matrix("features", features)
+    require_two("features", x)
+    y = torch.zeros(len(x), dtype=torch.long)
+    if labels is not None:
+        y = as_labels("labels", labels, len(x)).unique(return_inverse=True)[1]
+    rows = torch.linspace(0, len(x) - 1, min(_LARGEST, len(x))).round().long()
+    x, y = x[rows].double(), y[rows]
+    sums = x.new_zeros(int(y.max()) + 1, x.shape[1]).index_add_(0, y, x)
+    means = sums / y.bincount()[:, None].clamp_min(1)
+    covariance = torch.as_tensor(ledoit_wolf((x - means[y]).numpy(), assume_centered=True)[0])
+    # A feature that never changes, as of a dead unit, would leave no inverse.
+    floor = 1e-6 * covariance.diagonal().mean().clamp_min(1e-12)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(floor).rsqrt()
+    return Gaussians(means.float(), root.float())
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How typical an item of some distance is, from 1 near the training items to 0 far away.
+
+        w(D) = 1 / (1 + (D / D_far)^p),  w(D_near) = 0.99
+
+    ``D_near`` and ``D_far`` are the .85 and .985 quantiles of the distances of clean items that
+    were held out: most of them are left alone, and ``w`` is 0.5 where three in 200 are as far.
+
+    Args:
+        half: The distance ``D_far`` at which ``w`` is 0.5.
+        power: The exponent ``p``.
+    """
+
+    half: float
+    power: float
+
+    def __call__(self, distances: Tensor) -> Tensor:
+        """Map distances ``(N,)`` to typicality in [0, 1], in float64."""
+        ratio = (distances.double() / self.half).clamp_min(1e-30).log()
+        return torch.sigmoid(-self.power * ratio)
+
+
+def fit_gate(distances: Any) -> Gate:
+    """Fit the gate to the distances of clean items that were held out, shape ``(N,)``."""
+    values = as_values("distances", distances)
+    require_two("distances", values)
+    near, far = values.quantile(torch.tensor([_NEAR, _FAR], dtype=torch.double)).tolist()
+    spread = max(math.log(far / near), 1e-3) if near > 0 else 1.0
+    return Gate(max(far, 1e-30), math.log(99) / spread)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The mean of posteriors, each as the von Mises-Fisher of its mean E[z].
+
+    Args:
+        pull: Concentration times direction of each, shape ``(M, d)``.
+        log_weight: Log of each one's normaliser and share, shape ``(M,)``.
+    """
+
+    pull: Tensor
+    log_weight: Tensor
+
+    def surprise(self, samples: Tensor) -> Tensor:
+        """Return -log density, mean over samples ``(S, N, d)``; shape ``(N,)``."""
+        rows = max(1, 2**22 // (len(samples) * len(self.pull)))
+        parts = []
+        for z in samples.to(self.pull).split(rows, dim=1):
+            terms = z @ self.pull.T + self.log_weight
+            largest = terms.amax(-1, keepdim=True)
+            # Terms below e^-60 of the largest add nothing; denormal numbers would take 30 times as
+            # long.
+            rest = terms.sub_(largest).clamp_(min=-60).exp_().sum(-1).log()
+            parts.append(-(rest + largest[..., 0]).mean(0))
+        return torch.cat(parts)
+
+
+def fit_aggregate(direction: Tensor, length: Tensor) -> Aggregate:
+    """Fit the mean of posteriors; at most 2,048, evenly spaced, stand for all.
+
+    Args:
+        direction: Mean directions, shape ``(N, d)``.
+        length: Mean resultant lengths, shape ``(N,)``.
+    """
+    rows = torch.linspace(0, len(length) - 1, min(_MIXTURE, len(length))).round().long()
+    dim = direction.shape[1]
+    kappa = inverse_bessel_ratio(length[rows].double(), dim)
+    # The density with respect to the uniform: 1 / (its mean of exp(kappa t)).
+    log_weight = -log_bessel(kappa, dim) - math.log(len(rows))
+    return Aggregate((kappa[:, None] * direction[rows]).float(), log_weight.float())

@@ -1,0 +1,253 @@
+"""What scores and metrics share: each computed once, when it is asked for."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probcl.evaluation.clustering import ward_clustering
+from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.geometry import singular_spectrum
+from probcl.evaluation.knn import Neighbours, nearest, nearest_is_wrong, neighbour_vote
+from probcl.evaluation.ood import (
+    Aggregate,
+    Gate,
+    Gaussians,
+    fit_aggregate,
+    fit_gate,
+    fit_gaussians,
+)
+from probcl.evaluation.probe import LinearProbe, fit_linear_probe
+from probcl.evaluation.progress import step
+from probcl.evaluation.sampled import expected_entropy, predictive_entropy
+
+__all__ = ["Query", "Reference"]
+
+_NEIGHBOURS, _NEAR, _TEMPERATURE = 20, 5, 0.1
+_HELD_OUT = 10  # one reference item in ten
+_DRAWS, _PASSES = 8, 8  # samples that are held at once, and how often
+
+
+class Reference(Embeddings):
+    """The items that others are compared with, sorted, and what is fitted to them.
+
+    Args:
+        given: The items in any order.
+    """
+
+    def __init__(self, given: Embeddings) -> None:
+        vars(self).update(vars(given.sorted()))  # a copy that shares the arrays
+
+    @cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Rows that are held out, a tenth at random, and the rest; of fewer than 20 both are all.
+
+        The Gaussians do not see those that are held out, nor does the second probe.
+        """
+        count = len(self)
+        if count < 2 * _HELD_OUT:
+            return torch.arange(count), torch.arange(count)
+        # Not every tenth: classes may come in turn.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        return order[: count // _HELD_OUT], order[count // _HELD_OUT :]
+
+    @cached_property
+    def probe(self) -> LinearProbe:
+        """Linear probe of the features."""
+        return fit_linear_probe(self.features, self.labels)
+
+    @cached_property
+    def second_probe(self) -> LinearProbe | None:
+        """Linear probe of the items that are not held out; None if they lack a class."""
+        rest = self.split[1]
+        if len(self.labels[rest].unique()) < len(self.labels.unique()):
+            return None
+        return fit_linear_probe(self.features[rest], self.labels[rest])
+
+    @cached_property
+    def embedding_probe(self) -> LinearProbe:
+        """Linear probe of the directions."""
+        return fit_linear_probe(self.direction, self.labels) if self.has_features else self.probe
+
+    @cached_property
+    def aggregate(self) -> Aggregate:
+        """The mean of the posteriors."""
+        return fit_aggregate(self.direction, self.mean_resultant_length)
+
+    @cached_property
+    def _standard(self) -> tuple[Tensor, Tensor]:
+        rest = _joint(self)[self.split[1]]
+        mean, scale = rest.mean(0), rest.std(0, correction=0)
+        return mean, torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)  # one may never change
+
+    def standardised(self, items: Embeddings) -> Tensor:
+        """Return features and direction of items beside each other, standardised; ``(N, G)``."""
+        mean, scale = self._standard
+        return (_joint(items) - mean) / scale
+
+    @cached_property
+    def gaussian(self) -> Gaussians:
+        """One Gaussian of all items that are not held out."""
+        return fit_gaussians(self.standardised(self)[self.split[1]])
+
+    @cached_property
+    def class_gaussians(self) -> Gaussians:
+        """One Gaussian of each class, of one covariance."""
+        rest = self.split[1]
+        return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Typicality by the distance to the Gaussian, calibrated on the items held out."""
+        return fit_gate(self.gaussian.distance(self.standardised(self)[self.split[0]]))
+
+    @cached_property
+    def held_out_nearest(self) -> Tensor:
+        """``1 - cos`` of each item held out to its fifth nearest of the rest; sorted."""
+        held_out, rest = self.split
+        k = min(_NEAR, len(rest))
+        found = nearest(self.direction[held_out], self.direction[rest], k)
+        return (1 - found.cosine[:, -1]).double().sort().values
+
+
+class Sampled(NamedTuple):
+    """What samples of the posteriors say, each of shape ``(N,)``; None where labels are needed."""
+
+    surprise: Tensor
+    predictive_entropy: Tensor | None
+    mutual_information: Tensor | None
+
+
+class Query(Embeddings):
+    """Items that are compared with reference items, sorted: what scores and metrics are made from.
+
+    Args:
+        given: The items in any order.
+        reference: What they are compared with.
+        name: What to call them.
+    """
+
+    def __init__(self, given: Embeddings, reference: Reference, name: str = "items") -> None:
+        self.given, self.reference, self.name = given.sorted(), reference, name
+        vars(self).update(vars(self.given))
+        #: Accuracy, likelihood and calibration of the probe, by corruption and severity.
+        self.shift: dict[str, dict[int, dict[str, float]]] = {}
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The 20 nearest reference items, or all if there are fewer."""
+        k = min(_NEIGHBOURS, len(self.reference))
+        return nearest(self.direction, self.reference.direction, k)
+
+    @property
+    def nearest_cosine(self) -> Tensor:
+        """Cosine to the fifth nearest reference item, shape ``(N,)``."""
+        return self.neighbours.cosine[:, :_NEAR][:, -1]
+
+    @cached_property
+    def expected_cosine(self) -> Tensor:
+        """Mean of the 5 largest ``E[z].E[z']`` of the neighbours, shape ``(N,)``."""
+        own, other = self.mean_resultant_length, self.reference.mean_resultant_length
+        product = self.neighbours.cosine * other[self.neighbours.row] * own[:, None]
+        return product.topk(min(_NEAR, product.shape[1])).values.mean(-1)
+
+    @cached_property
+    def vote(self) -> Tensor:
+        """Vote of the neighbours, of weights ``exp(cos / 0.1)``; shape ``(N, C)``."""
+        return neighbour_vote(self.neighbours, self.reference.labels, temperature=_TEMPERATURE)
+
+    def predicted_by(self, k: int) -> Tensor:
+        """Return the class that most of the ``k`` nearest reference items have, ``(N,)``."""
+        k = min(k, len(self.reference))
+        return neighbour_vote(self.neighbours, self.reference.labels, k=k).argmax(-1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Logits of the linear probe, shape ``(N, C)``."""
+        return self.reference.probe.logits(self.features)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
+        return self.logits.double().softmax(-1)
+
+    @property
+    def standardised(self) -> Tensor:
+        """Features and direction as the Gaussians take them, shape ``(N, F)``."""
+        return self.reference.standardised(self)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """Mahalanobis distance to the reference items' Gaussian, shape ``(N,)``."""
+        return self.reference.gaussian.distance(self.standardised)
+
+    @cached_property
+    def typicality(self) -> Tensor:
+        """The gate ``w`` of each item, from 1 for a typical one to 0; shape ``(N,)``."""
+        return self.reference.gate(self.distance)
+
+    @cached_property
+    def sampled(self) -> Sampled:
+        """What 64 samples of each posterior say, from base samples that all items share."""
+        total = _PASSES * len(self.posterior)
+        with step(f"{self.name}: samples of the posteriors", total) as advance, torch.no_grad():
+            parts = [self._of_samples(q, advance) for q in self.posterior]
+        surprise, *others = (torch.cat(values)[self._order] for values in zip(*parts, strict=True))
+        return Sampled(surprise, *(others or (None, None)))
+
+    def _of_samples(self, posterior: Any, advance: Callable[[], None]) -> tuple[Tensor, ...]:
+        reference = self.reference
+        dtype = reference.direction.dtype
+        # A few at a time, each time by the next seed: memory does not grow with their number.
+        first = posterior.draw(_DRAWS, 0).cpu().to(dtype)
+        surprise = reference.aggregate.surprise(first)
+        if not reference.labelled:
+            return (surprise,)
+        mean, entropy = torch.zeros(()), torch.zeros(())
+        for seed in range(_PASSES):
+            z = first if seed == 0 else posterior.draw(_DRAWS, seed).cpu().to(dtype)
+            p = reference.embedding_probe.probabilities(z)
+            mean, entropy = mean + p.mean(0) / _PASSES, entropy + expected_entropy(p) / _PASSES
+            advance()
+        total = predictive_entropy(mean[None])
+        return surprise, total, (total - entropy).clamp_min(0)
+
+    @cached_property
+    def wrong(self) -> dict[str, Tensor]:
+        """Whether the probe is wrong, and the nearest other item of another class; ``(N,)``."""
+        return {
+            "probe": self.logits.argmax(-1) != self.labels,
+            "retrieval": nearest_is_wrong(self.direction, self.labels),
+        }
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Logits and labels of the reference items held out, and own logits, by a second probe.
+
+        None if the other reference items lack a class.
+        """
+        reference, rows = self.reference, self.reference.split[0]
+        probe = reference.second_probe
+        if probe is None:
+            return None
+        held_out = probe.logits(reference.features[rows])
+        return held_out, reference.labels[rows], probe.logits(self.features)
+
+    @cached_property
+    def clustering(self) -> dict[str, float]:
+        """Measures of Ward's clusters against the classes."""
+        return ward_clustering(self.direction, self.labels)
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """Singular values of the directions."""
+        return singular_spectrum(self.direction)
+
+
+def _joint(items: Embeddings) -> Tensor:
+    """Return features and direction beside each other; the embedding where there are no others."""
+    if not items.has_features:
+        return items.embedding
+    return torch.cat([items.features, items.direction.to(items.features.dtype)], -1)

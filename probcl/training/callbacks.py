@@ -1,0 +1,251 @@
+"""What looks on at a training: monitor, throughput, finite numbers, checkpoints, progress bar."""
+
+import resource
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from probcl.evaluation import monitor
+from probcl.training.batch import TEST, TRAIN, as_batch
+
+__all__ = [
+    "Monitor",
+    "ProgressBar",
+    "RequireFinite",
+    "SaveOnTermination",
+    "Throughput",
+    "checkpoint_callbacks",
+]
+
+#: Between two checkpoints of an epoch that takes long.
+INTERVAL = timedelta(minutes=15)
+BEST = 3
+
+
+class Monitor(Callback):
+    """Log how good the embedding is, ``val/NAME``, at every validation."""
+
+    @torch.inference_mode(False)  # in which a probe is fitted
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the images of the second validation loader with those of the first."""
+        embedded = pl_module.embedded()  # type: ignore[operator]
+        if trainer.sanity_checking or not {TRAIN, TEST} <= embedded.keys():
+            return
+        values = monitor(embedded[TRAIN], embedded[TEST])
+        pl_module.log_dict(
+            {f"val/{name}": value for name, value in values.items()},
+            prog_bar=True,
+            sync_dist=trainer.world_size > 1,
+        )
+
+
+class Throughput(Callback):
+    """Log speed and memory of the training; note how long it and its evaluation take.
+
+    ``images_per_second`` is of the epoch so far, each image with all its views, validation aside;
+    ``memory_gib`` is the peak of the device's memory, or of the process's. The module's ``seconds``
+    take ``time/fit_s`` and ``time/evaluate_s``.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._epoch_began = self._paused = 0.0
+        self._images = 0
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that training has taken in a second of this epoch."""
+        return self._images / (time.perf_counter() - self._epoch_began)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to count images."""
+        self._epoch_began, self._images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images of a batch."""
+        self._images += as_batch(batch).size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock go on."""
+        self._epoch_began += time.perf_counter() - self._paused
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log speed and memory."""
+        memory = peak_memory(pl_module.device) / 2**30
+        pl_module.log_dict({"images_per_second": self.images_per_second, "memory_gib": memory})
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the training."""
+        self._began = time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the seconds that the training took."""
+        pl_module.seconds["time/fit_s"] = time.perf_counter() - self._began  # type: ignore[index, operator]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the evaluation."""
+        self._began = time.perf_counter()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the seconds that the evaluation took."""
+        pl_module.seconds["time/evaluate_s"] = time.perf_counter() - self._began  # type: ignore[index, operator]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use on a GPU, or of the process's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class RequireFinite(Callback):
+    """Stop a training whose loss or weights are not finite, before a checkpoint is written."""
+
+    def __init__(self) -> None:
+        self._terms: tuple[str, ...] = ()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check the loss of a step that is logged: to read a number is to wait for the device."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if outputs:
+            self._terms = tuple(outputs)
+            if every and batch_idx % every == 0:
+                _require_finite_loss(trainer, outputs)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the weights."""
+        _require_finite_weights(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the mean loss of the epoch, and the weights."""
+        means = trainer.callback_metrics
+        _require_finite_loss(trainer, {name: means[name] for name in self._terms})
+        _require_finite_weights(trainer, pl_module)
+
+
+def _require_finite_loss(trainer: Trainer, terms: dict[str, Tensor]) -> None:
+    if terms and not terms["loss"].isfinite():
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+        raise ValueError(
+            f"the loss is not finite in epoch {trainer.current_epoch} ({values}): lower the "
+            "learning rate or raise the temperature."
+        )
+
+
+def _require_finite_weights(trainer: Trainer, pl_module: LightningModule) -> None:
+    for name, parameter in pl_module.program.named_parameters():  # type: ignore[union-attr]
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"the weights of {name} are not finite in epoch {trainer.current_epoch}: lower "
+                "the learning rate or raise the temperature."
+            )
+
+
+class ProgressBar(RichProgressBar):
+    """Rich progress bar with the images that are trained on in a second.
+
+    The other numbers are means of an epoch. They are read once for each: to read a number is to
+    wait for the device. In an evaluation it names what is embedded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+        self._read: tuple[int, dict[str, Any]] = (-1, {})
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return the numbers beside the bar."""
+        if self._read[0] != trainer.current_epoch:
+            self._read = (trainer.current_epoch, super().get_metrics(trainer, pl_module))
+        (throughput,) = (c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        return self._read[1] | {"images/s": round(throughput.images_per_second)}
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Name what is embedded."""
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if self.progress is not None and self.test_progress_bar_id is not None:
+            part = " ".join(
+                str(word) for word in as_batch(batch, dataloader_idx).part or () if word
+            )
+            self.progress.update(self.test_progress_bar_id, description=part.replace("_", " "))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make way for the bar of what is computed once all is embedded."""
+        self._stop_progress()
+
+
+def checkpoint_callbacks(folder: Path, held_out: bool) -> list[Callback]:
+    """Return the callbacks that keep a training's checkpoints, each whole or not there at all.
+
+    ``last.ckpt`` is of the end of the last epoch, ``recent.ckpt`` of every 15 minutes, and of the
+    moment where the process was told to stop. If images are held out, ``best-*.ckpt`` are of the
+    three epochs whose nearest neighbours classify them best.
+
+    Args:
+        folder: Folder of the checkpoints.
+        held_out: Whether images are held out from training.
+    """
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder,
+            filename="last",
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,  # else only where there is a validation
+        ),
+        ModelCheckpoint(
+            folder, filename="recent", train_time_interval=INTERVAL, enable_version_counter=False
+        ),
+        SaveOnTermination(folder / "recent.ckpt"),
+    ]
+    if held_out:
+        callbacks.append(
+            ModelCheckpoint(
+                folder,
+                filename="best-{epoch}",
+                monitor="val/knn_top1",
+                mode="max",
+                save_top_k=BEST,
+                save_on_train_epoch_end=False,
+            )
+        )
+    return callbacks
+
+
+class SaveOnTermination(Callback):
+    """Write a checkpoint where the process was told to stop (SIGTERM), between two steps.
+
+    Args:
+        path: The checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Save, if that is why the training ends."""
+        if isinstance(exception, SIGTERMException):
+            trainer.save_checkpoint(self.path)
