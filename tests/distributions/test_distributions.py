@@ -1,5 +1,6 @@
 """The battery that every distribution of the table passes."""
 
+import contextlib
 import inspect
 import math
 
@@ -134,6 +135,72 @@ def test_mean_by_sampling(row) -> None:
     z = d.sample((40_000,))
     assert (z.mean(0) - d.mean).abs().le(5 * z.std(0) / math.sqrt(len(z))).all()
     assert torch.allclose(d.mean.norm(dim=-1), d.mean_resultant_length)
+
+
+def items(d, rows: torch.Tensor):
+    """Return some items of a batch as a distribution of their own."""
+    if isinstance(d, dist.HypersphericalUniform):
+        return dist.HypersphericalUniform(d.dim, dtype=d.mean.dtype).expand([len(rows)])
+    parameters = {}
+    for name in d.arg_constraints:
+        with contextlib.suppress(AttributeError):  # another covariance's
+            parameters[name] = getattr(d, name)[rows]
+    return type(d)(**parameters)
+
+
+def test_posterior_interface(row, dtype: torch.dtype) -> None:
+    d = row.build(dtype)
+    assert dist.as_posterior(d) is d
+    assert d.mean_direction.shape == (2, row.dim)
+    assert d.mean_resultant_length.shape == (2,)
+    length = d.mean.norm(dim=-1)
+    assert torch.allclose(d.mean_resultant_length, length, rtol=1e-5, atol=1e-6)
+    significant = length > 0.01
+    assert torch.allclose(d.mean_direction[significant] * length[significant, None],
+                          d.mean[significant], rtol=1e-5, atol=1e-6)  # fmt: skip
+    with torch.inference_mode():
+        assert torch.equal(row.build(dtype).mean, d.mean)
+    z = d.draw(7)
+    assert z.shape == (7, 2, row.dim) and z.dtype == dtype and not z.requires_grad
+    assert d.expand((3, 2)).draw(7).shape == (7, 3, 2, row.dim)
+    assert torch.equal(d.expand((3, 2)).draw(7)[:, 1], z)
+    assert torch.equal(d.draw(7), z) and not torch.equal(d.draw(7, seed=1), z)
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        d.draw(0)
+
+
+def test_draws_leave_the_random_state_alone(row) -> None:
+    state = torch.get_rng_state()
+    row.build().draw(3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_draws_are_alike_in_every_batch(row, dtype: torch.dtype) -> None:
+    d = items(row.build(dtype), torch.arange(2).repeat(40))
+    if row.params:  # 80 different items
+        shift = 1 + torch.rand(80, dtype=dtype)
+        name = "concentration" if "concentration" in row.params else "loc"
+        shift = shift if name == "concentration" else shift[:, None]
+        own = {n: getattr(d, n) for n in row.params}
+        d = row.cls(**(own | {name: own[name] * shift}))
+    z, order = d.draw(9), torch.randperm(80)
+    assert torch.equal(items(d, order).draw(9), z[:, order])
+    for rows in (order[:1], order[:7], order[7:40]):
+        assert torch.equal(items(d, rows).draw(9), z[:, rows])
+
+
+def test_draws_in_single_precision_round_those_in_double(row) -> None:
+    assert torch.allclose(
+        row.build(torch.float32).draw(50).double(), row.build().draw(50), atol=1e-5
+    )
+
+
+def test_draws_follow_the_density(row) -> None:
+    d = row.build()
+    z = d.draw(20_000)
+    densities = d.log_prob(z).exp()
+    for i in range(2):
+        assert auto_goodness_of_fit(z[:, i], densities[:, i], dim=row.dim - 1) > FAILURE_RATE
 
 
 def test_single_precision(row) -> None:

@@ -1,6 +1,7 @@
 """Tests of the divergences and their bounds."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -8,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro.distributions import Normal
 from torch.distributions import kl_divergence
+from torch.distributions.kl import _KL_REGISTRY
 
-from probcl.distributions import HypersphericalUniform, ProjectedNormal
+from probcl.distributions import (
+    HypersphericalUniform,
+    PowerSpherical,
+    ProjectedNormal,
+    VonMisesFisher,
+)
 from probcl.distributions.kl import gaussian_bound
+from probcl.sphere import normalize
 
 KL_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
 ANISOTROPIC_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -160,6 +168,42 @@ def test_batched_and_expanded() -> None:
     assert torch.allclose(kl_divergence(wide, prior.expand((3, 4))), kl_divergence(q, prior))
     assert gaussian_bound(wide).shape == (3, 4)
     assert torch.equal(kl_divergence(prior.expand((2,)), prior), torch.zeros(2))
+
+
+def registered_pairs() -> list[tuple[type, type]]:
+    """Return the pairs of distributions on the sphere that have an exact divergence."""
+    ours = lambda cls: cls.__module__.startswith("probcl.")  # noqa: E731
+    return [pair for pair in _KL_REGISTRY if all(map(ours, pair))]
+
+
+def examples(family: type, batch_shape: tuple[int, ...]) -> list:
+    """Return distributions of a family, or of all, with one batch shape."""
+    loc = normalize(torch.randn(*batch_shape, 3))
+    every = [
+        HypersphericalUniform(3).expand(batch_shape),
+        VonMisesFisher(loc, 2.0),
+        PowerSpherical(loc, 2.0),
+        ProjectedNormal(loc, 0.5),
+        ProjectedNormal(loc, torch.rand(3) + 0.5),
+        ProjectedNormal(loc, scale_tril=torch.eye(3)),
+        ProjectedNormal(loc, cov_factor=torch.ones(3, 1), cov_diag=torch.ones(3)),
+    ]
+    return [q for q in every if isinstance(q, family)]
+
+
+@pytest.mark.parametrize(
+    "pair", registered_pairs(), ids=lambda pair: "-".join(c.__name__ for c in pair)
+)
+@pytest.mark.parametrize(
+    ("q_shape", "p_shape"), [((), ()), ((), (5,)), ((5,), ()), ((4, 1), (5,)), ((5,), (4, 5))]
+)
+def test_batch_shapes_broadcast(pair, q_shape, p_shape) -> None:
+    expected = torch.broadcast_shapes(q_shape, p_shape)
+    distributions = (
+        examples(family, shape) for family, shape in zip(pair, (q_shape, p_shape), strict=True)
+    )
+    for q, p in product(*distributions):
+        assert kl_divergence(q, p).shape == expected
 
 
 def test_mismatched_dimensions_and_types() -> None:
