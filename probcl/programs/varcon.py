@@ -20,6 +20,8 @@ from probcl.programs.program import Anchors, Temperature, VariationalProgram, re
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
 
+_Key = tuple[Tensor, Tensor | None]
+
 
 class ProbabilisticVarCon(VariationalProgram):
     r"""VarCon on samples of a posterior: variational over the direction and over the class.
@@ -72,6 +74,7 @@ class ProbabilisticVarCon(VariationalProgram):
         least = 0.01 if learn_epsilon else max(0.01, epsilon)
         self.temperature = Temperature(temperature, learn_temperature, least)
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
+        self._found = _Found()
 
     def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
@@ -81,6 +84,7 @@ class ProbabilisticVarCon(VariationalProgram):
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
+        self._found.keep((z, labels), (log_p, classes))
         tau2 = target_temperature(log_p, classes, temperature, self.epsilon)
         self.monitored["tau2"] = tau2.detach().mean()
         log_q = target_log_probabilities(log_p, classes, tau2)
@@ -89,7 +93,7 @@ class ProbabilisticVarCon(VariationalProgram):
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        log_p, classes = self._class_distribution(z, labels)
+        log_p, classes = self._found.take((z, labels)) or self._class_distribution(z, labels)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
@@ -145,3 +149,25 @@ class VarCon(ProbabilisticVarCon):
             beta=0.0,
             learn_temperature=learn_temperature,
         )
+
+
+class _Found:
+    """What the guide found out about its sample, for the model that is replayed with it.
+
+    It saves the model the class sums, and several ranks their exchange. It is never copied.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[_Key, tuple[Tensor, Tensor]] | None = None
+
+    def __reduce__(self) -> tuple:
+        return _Found, ()
+
+    def keep(self, key: _Key, found: tuple[Tensor, Tensor]) -> None:
+        self._last = (key, found)
+
+    def take(self, key: _Key) -> tuple[Tensor, Tensor] | None:
+        last, self._last = self._last, None
+        if last is None or any(a is not b for a, b in zip(last[0], key, strict=True)):
+            return None
+        return last[1]
