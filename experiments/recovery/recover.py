@@ -10,7 +10,6 @@ import inspect
 import json
 import time
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import pyro
@@ -110,22 +109,6 @@ def configuration(method: Method) -> dict[str, Any]:
     given = {name: value for name, value in arguments.arguments.items() if name != "posterior"}
     program = {"class": method.kind.__name__, **given}
     return {"program": program, "kl": "auto", "steps": method.steps, "batch": method.batch}
-
-
-def table() -> str:
-    """Return the figures as a table in Markdown: mean and standard deviation over the seeds."""
-    record = json.loads(RESULTS.read_text())
-    rows = [f"| method | steps x batch | {' | '.join(MEASURES)} | seconds |", "|---" * 6 + "|"]
-    rows[0] = rows[0].replace(" rank", ", rank")
-    for name, method in record["methods"].items():
-        seeds = list(method["seeds"].values())
-        values = [[seed[measure] for seed in seeds] for measure in MEASURES]
-        cells = [f"{mean(v):.3f} ± {stdev(v):.3f}" for v in values[:2]]
-        cells.append(f"{mean(values[2]):+.2f} ± {stdev(values[2]):.2f}")
-        work = f"{method['steps']:,} x {method['batch']}" if method["steps"] else "none"
-        seconds = f"{mean(seed['seconds'] for seed in seeds):.0f}" if method["steps"] else ""
-        rows.append(f"| {name} | {work} | {' | '.join(cells)} | {seconds} |")
-    return "\n".join(rows)
 
 
 def main() -> None:
