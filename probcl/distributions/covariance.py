@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probcl.distributions.posterior import shared_normal
-from probcl.distributions.standardise import standardise
+from probcl.distributions.projected_normal_density import standardise
 from probcl.special.log_laplace import (
     diagonal_log_laplace,
     diagonal_sums,
@@ -67,15 +67,21 @@ class Covariance(ABC):
         """Return the trace of Sigma."""
 
     @abstractmethod
-    def quadratic_form(self, loc: Tensor) -> QuadraticForm:
-        """Describe |x|^2 for x ~ N(c loc, c^2 Sigma), with c the :meth:`centring` factor."""
+    def resolvent(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the function of tau, (*B,) -> (*B, d), that gives (I + 2 tau Sigma)^-1 x."""
 
-    def centring(self) -> Tensor:
-        """Return the power of two, shape (*B, 1), that puts the scales around one."""
+    @abstractmethod
+    def quadratic_form(self, loc: Tensor) -> QuadraticForm:
+        """Describe |x|^2 for x ~ N(c loc, c^2 Sigma), with c = ``centring(loc)``."""
+
+    def centring(self, loc: Tensor | None = None) -> Tensor:
+        """Return the power of two, shape (*B, 1), that puts the scales, and ``loc``, around one."""
         with torch.no_grad():
-            largest = torch.frexp(self.spread.amax(-1, keepdim=True))[1]
-            least = torch.frexp(self.spread.amin(-1, keepdim=True))[1]
-            middle = torch.div(largest + least, 2, rounding_mode="floor")
+            largest, least = self.spread.amax(-1, keepdim=True), self.spread.amin(-1, keepdim=True)
+            if loc is not None:
+                largest = torch.maximum(largest, loc.abs().amax(-1, keepdim=True))
+            total = torch.frexp(largest)[1] + torch.frexp(least)[1]
+            middle = torch.div(total, 2, rounding_mode="floor")
             return torch.ldexp(torch.ones_like(middle, dtype=self.spread.dtype), -middle)
 
 
@@ -111,8 +117,12 @@ class Diagonal(Covariance):
     def trace(self, dim: int) -> Tensor:
         return torch.linalg.vecdot(self.scale, self.scale)
 
+    def resolvent(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        double = 2.0 * self.scale.square()
+        return lambda tau: x / (1.0 + tau[..., None] * double)
+
     def quadratic_form(self, loc: Tensor) -> QuadraticForm:
-        factor = self.centring()
+        factor = self.centring(loc)
         variance, squared_loc = torch.broadcast_tensors(
             scaled_square(self.scale, factor), scaled_square(loc, factor)
         )
@@ -180,8 +190,22 @@ class Full(Covariance):
     def trace(self, dim: int) -> Tensor:
         return self.scale_tril.square().sum((-2, -1))
 
+    def resolvent(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        matrix, column = self.scale_tril @ self.scale_tril.mT, x[..., None]
+        if matrix.requires_grad:  # eigenvectors of equal eigenvalues have no derivative
+            identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+            return lambda tau: torch.linalg.solve(
+                identity + 2.0 * tau[..., None, None] * matrix, column
+            )[..., 0]
+        eigenvalues, vectors = torch.linalg.eigh(matrix)
+        rotated, double = _apply(vectors.mT, x), 2.0 * eigenvalues.clamp(min=0.0)
+        return lambda tau: (vectors @ (rotated / (1.0 + tau[..., None] * double))[..., None])[
+            ..., 0
+        ]
+
     def quadratic_form(self, loc: Tensor) -> QuadraticForm:
-        loc, tril = loc * self.centring(), self.scale_tril * self.centring()[..., None]
+        factor = self.centring(loc)
+        loc, tril = loc * factor, self.scale_tril * factor[..., None]
 
         def log_laplace(tau: Tensor) -> Tensor:
             covariance = tril @ tril.mT
@@ -237,7 +261,8 @@ class LowRank(Covariance):
         return (self.cov_factor.square().sum(-1) + self.cov_diag).sum(-1)
 
     def quadratic_form(self, loc: Tensor) -> QuadraticForm:
-        loc, centred = loc * self.centring(), self.scaled(self.centring())
+        scale = self.centring(loc)
+        loc, centred = loc * scale, self.scaled(scale)
         factor, diag = centred.cov_factor, centred.cov_diag
 
         def log_laplace(tau: Tensor) -> Tensor:
@@ -248,12 +273,22 @@ class LowRank(Covariance):
         stretch = (diag * loc.square()).sum(-1) + _squared_norm(_apply(factor.mT, loc))
         return _quadratic_form(centred, loc, trace_square, stretch, log_laplace)
 
+    def resolvent(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def at(tau: Tensor) -> Tensor:
+            shifted = self._shifted(tau)
+            return shifted.whiten(x)[..., : x.shape[-1]] / shifted.cov_diag.sqrt()
+
+        return at
+
     def _log_laplace_at(self, loc: Tensor, tau: Tensor) -> Tensor:
-        # I + 2 tau Sigma = 2 tau (D + 1 / (2 tau) + W W'), a low-rank covariance again.
-        double = 2.0 * tau[..., None]
-        shifted = LowRank(self.cov_factor * double.sqrt()[..., None], 1.0 + double * self.cov_diag)
+        shifted = self._shifted(tau)
         pull = shifted.whiten(loc).square().sum(-1)
         return -shifted.half_log_det(loc.shape[-1]) - tau * pull
+
+    def _shifted(self, tau: Tensor) -> "LowRank":
+        """Return I + 2 tau Sigma, a low-rank covariance again."""
+        double = 2.0 * tau[..., None]
+        return LowRank(self.cov_factor * double.sqrt()[..., None], 1.0 + double * self.cov_diag)
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
         factor = self.cov_factor / self.cov_diag.sqrt()[..., None]

@@ -18,13 +18,13 @@ from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.distributions.uniform import HypersphericalUniform
 from probcl.distributions.von_mises_fisher import VonMisesFisher
 from probcl.precision import full_precision
+from probcl.special.autograd import widen
 from probcl.special.bessel import (
     bessel_ratio,
     bessel_ratio_deficit,
     log_bessel,
     log_bessel_deficit,
 )
-from probcl.special.scalar_function import widen
 
 __all__ = ["gaussian_bound"]
 

@@ -42,7 +42,7 @@ class SphereDistribution(TorchDistribution):
     @property
     def dim(self) -> int:
         """The dimension d of the ambient space."""
-        return self.event_shape[0]
+        return int(self.event_shape[0])  # torch.jit traces sizes as tensors
 
     @property
     def mean_direction(self) -> Tensor:

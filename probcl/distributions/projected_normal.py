@@ -9,15 +9,15 @@ from torch import Tensor
 from probcl import checks
 from probcl.distributions.covariance import Covariance, Diagonal, Full, Isotropic, LowRank
 from probcl.distributions.posterior import SphereDistribution, reproducible_normalize
-from probcl.distributions.radial_exponent import radial_exponent
+from probcl.distributions.projected_normal_density import radial_exponent
 from probcl.precision import at_least_float32, full_precision
+from probcl.special.autograd import widen
 from probcl.special.isotropic import (
     isotropic_kl_uniform,
     isotropic_mean_log,
     relative_mean_resultant,
 )
-from probcl.special.quadratic_form import mean_length, mean_log_over_mean
-from probcl.special.scalar_function import widen
+from probcl.special.quadratic_form import mean_log_over_mean, unit_vector_rule
 from probcl.sphere import log_area, normalize
 
 __all__ = ["ProjectedNormal"]
@@ -201,7 +201,7 @@ class ProjectedNormal(SphereDistribution):
         Returns:
             Log densities, shape ``(*S, *B)``; differentiable twice.
         """
-        dim = self.event_shape[0]
+        dim = self.dim
         if self._validate_args:
             checks.check_on_sphere(value, dim)
         value = at_least_float32(value)
@@ -266,25 +266,22 @@ class ProjectedNormal(SphereDistribution):
     @property
     @full_precision
     def mean(self) -> Tensor:
-        r"""Expectation E[z], inside the ball, shape ``(*B, d)``.
+        """Expectation E[z], inside the ball, shape ``(*B, d)``.
 
-        Its length is the mean resultant length. It is the gradient of E|x| in mu, which for an
-        isotropic covariance has a closed form, and else one integral over the Laplace transform
-        of |x|^2, exact up to quadrature.
+        In closed form for an isotropic covariance, else by one integral over the Laplace transform
+        of |x|^2, exact up to quadrature. Its length is the mean resultant length.
         """
         if isinstance(self.covariance, Isotropic):
             whitened = self.covariance.whiten(self.loc)
             kappa2 = torch.linalg.vecdot(whitened, whitened)
             return relative_mean_resultant(kappa2, self.dim)[..., None] * whitened
-        differentiable = (self.covariance.trace(self.dim) + self.loc[..., 0]).requires_grad
-        with torch.inference_mode(False), torch.enable_grad():
-            mu, covariance = self.loc, self.covariance
-            if mu.is_inference():  # autograd takes copies of such tensors only
-                mu, covariance = mu.clone(), covariance.scaled(torch.ones_like(mu[..., :1]))
-            loc = mu if mu.requires_grad else mu.detach().requires_grad_()
-            length = mean_length(covariance.quadratic_form(loc), self.dim).sum()
-            (gradient,) = torch.autograd.grad(length, loc, create_graph=differentiable)
-            return gradient / covariance.centring()
+        factor = self.covariance.centring(self.loc)
+        loc, covariance = self.loc * factor, self.covariance.scaled(factor)
+        nodes, weights = unit_vector_rule(covariance.quadratic_form(loc), self.dim)
+        resolvent, mean = covariance.resolvent(loc), torch.zeros_like(loc)
+        for tau, weight in zip(nodes.unbind(-1), weights.unbind(-1), strict=True):
+            mean = mean + weight[..., None] * resolvent(tau)
+        return mean
 
     def _parameter(self, name: str, family: type[Covariance], event_dim: int) -> Tensor:
         if not isinstance(self.covariance, family):

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from probcl.checks import check_dim, check_on_sphere, choose_validation
 from probcl.distributions.posterior import SphereDistribution, reproducible_sum, shared_normal
 from probcl.precision import at_least_float32, full_precision
-from probcl.special.scalar_function import widen
+from probcl.special.autograd import widen
 from probcl.sphere import normalize
 
 __all__ = ["PROPOSALS", "RotationallySymmetric", "rotational_sample", "uniform_cosine"]

@@ -69,7 +69,7 @@ class HypersphericalUniform(SphereDistribution):
     ) -> "HypersphericalUniform":
         """Return the same distribution with another batch shape."""
         new = self._get_checked_instance(HypersphericalUniform, _instance)
-        new._zero = self._zero
+        new._zero = self._zero.expand(batch_shape)
         super(HypersphericalUniform, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
@@ -96,15 +96,15 @@ class HypersphericalUniform(SphereDistribution):
     @property
     def mean(self) -> Tensor:
         """The expectation E[z] = 0, of shape ``batch_shape + (d,)``."""
-        return self._zero.expand(self.batch_shape + self.event_shape)
+        return self._zero[..., None].expand(self.batch_shape + self.event_shape)
 
     @property
     def variance(self) -> Tensor:
         """The variance 1/d of every coordinate, of shape ``batch_shape + (d,)``."""
-        return (self._zero + 1.0 / self.dim).expand(self.batch_shape + self.event_shape)
+        return self.mean + 1.0 / self.dim
 
     def _divergence_from_uniform(self) -> Tensor:
-        return self._zero.expand(self.batch_shape)
+        return self._zero
 
     def _draw(self, count: int, generator: torch.Generator) -> Tensor:
         z = reproducible_normalize(shared_normal(count, self.dim, generator, self._zero))

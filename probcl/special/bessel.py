@@ -25,13 +25,14 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from probcl.special.scalar_function import widen, with_derivative
+from probcl.special.autograd import widen, with_derivative
 
 __all__ = [
     "bessel_ratio",
     "bessel_ratio_deficit",
     "bessel_ratio_derivative",
     "bessel_ratio_over_kappa",
+    "inverse_bessel_ratio",
     "log_bessel",
     "log_bessel_deficit",
     "log_bessel_divergence",
@@ -39,6 +40,7 @@ __all__ = [
 
 _LOWEST_DEBYE_ORDER = 16
 _DEBYE_TERMS = 14
+_NEWTON_STEPS = 6
 
 
 def log_bessel(kappa: Tensor, dim: int) -> Tensor:
@@ -172,6 +174,34 @@ def bessel_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
         tensor(0.1474)
     """
     return _Bessel(widen(kappa), dim).ratio_derivative.to(kappa.dtype)
+
+
+def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
+    r"""Compute the :math:`\kappa` at which :math:`A_d(\kappa)` is a mean resultant length.
+
+    By Newton's method from the approximation :math:`r (d - r^2) / (1 - r^2)`. There is no
+    derivative: it is meant for estimates from moments.
+
+    Args:
+        ratio: Lengths in [0, 1), of any shape; above ``1 - 1e-6`` they count as that.
+        dim: Dimension :math:`d \ge 2` of the ambient space.
+
+    Returns:
+        Tensor of the shape and dtype of ``ratio``.
+
+    References:
+        Banerjee et al. (2005), https://www.jmlr.org/papers/v6/banerjee05a.html
+
+    Example:
+        >>> inverse_bessel_ratio(torch.tensor([0.0, 0.5373]), dim=3)
+        tensor([0.0000, 1.9999])
+    """
+    r = ratio.detach().double().clamp(0, 1 - 1e-6)
+    kappa = r * (dim - r.square()) / (1 - r.square())
+    for _ in range(_NEWTON_STEPS):
+        step = (bessel_ratio(kappa, dim) - r) / bessel_ratio_derivative(kappa, dim)
+        kappa = torch.maximum(kappa - step, kappa / 4)
+    return kappa.to(ratio.dtype)
 
 
 def _negative_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:

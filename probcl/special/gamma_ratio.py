@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from probcl.special.scalar_function import widen, with_derivative
+from probcl.special.autograd import widen, with_derivative
 
 __all__ = [
     "log_power_deficit",

@@ -16,11 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["QuadraticForm", "digamma_minus_log", "mean_length", "mean_log_over_mean"]
-
-
-# The trapezoidal rule of the mean length: nodes, lower end, and decay at the upper end.
-_LENGTH_RULE = {torch.float64: (160, -3.7, 36.0), torch.float32: (48, -3.2, 24.0)}
+__all__ = ["QuadraticForm", "digamma_minus_log", "mean_log_over_mean", "unit_vector_rule"]
 
 
 class QuadraticForm(NamedTuple):
@@ -76,30 +72,34 @@ def mean_log_over_mean(form: QuadraticForm, dim: int) -> Tensor:
     return digamma_minus_log(shape) + step * difference.sum(-1)
 
 
-def mean_length(form: QuadraticForm, dim: int) -> Tensor:
-    r"""Return E|x| of x ~ N(mu, Sigma) up to a constant, for its gradient in mu, E[x / |x|].
+def unit_vector_rule(form: QuadraticForm, dim: int) -> tuple[Tensor, Tensor]:
+    r"""Return nodes and weights by which to integrate the mean of x / |x|, x ~ N(mu, Sigma).
 
-    .. math:: E |x| = \frac{1}{\sqrt \pi} \int_0^\infty \frac{1 - L(s^2)}{s^2} \, ds
+    .. math:: E \frac{x}{|x|} = \frac{2}{\sqrt \pi} \int_0^\infty L(s^2)
+              (I + 2 s^2 \Sigma)^{-1} \mu \, ds
 
-    The integral of the one is left out. With s proportional to exp(u - exp(-u)) the gradient's
-    integrand decays on both sides in u, where the trapezoidal rule converges exponentially.
+    With s proportional to exp(u - exp(-u)) the integrand decays on both sides in u, where the
+    trapezoidal rule converges exponentially.
 
     Args:
         form: The quadratic form |x|^2, of batch shape ``(*B,)``.
         dim: Dimension ``d`` of x.
 
     Returns:
-        Numbers of shape ``(*B,)`` that mean nothing but by their gradient.
+        Nodes tau = s^2, constants of shape ``(*B, n)``, and weights, which include L, of the
+        vectors ``(I + 2 tau Sigma)^-1 mu``.
     """
-    nodes, lower, decay = _LENGTH_RULE[form.mean.dtype]
+    wide = form.mean.dtype == torch.float64
+    count, lower, decay = (160, -3.7, 36.0) if wide else (48, -3.2, 24.0)
     with torch.no_grad():
         upper = 0.5 * _upper_end(form, decay, dim)
-        unit = torch.linspace(0.0, 1.0, nodes, dtype=upper.dtype, device=upper.device)
+        unit = torch.linspace(0.0, 1.0, count, dtype=upper.dtype, device=upper.device)
         u = lower + (upper - lower)[..., None] * unit
+        step = (upper - lower)[..., None] / (count - 1)
         s = torch.exp(u - torch.exp(-u)) / form.mean.sqrt()[..., None]
-        step = (upper - lower)[..., None] / (nodes - 1)
-        weight = step * (1.0 + torch.exp(-u)) / (math.sqrt(math.pi) * s)
-    return -(weight * torch.exp(form.log_laplace(s.square()))).sum(-1)
+        weights = (2.0 / math.sqrt(math.pi)) * step * (1.0 + torch.exp(-u)) * s
+    tau = s.square()
+    return tau, weights * torch.exp(form.log_laplace(tau))
 
 
 def _upper_end(form: QuadraticForm, decay: float, dim: int) -> Tensor:
