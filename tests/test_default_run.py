@@ -10,9 +10,9 @@ from probcl.cli import main
 BARS = {
     "probe/top1": 0.97,
     "knn/top1": 0.96,
-    "unc/auroc_inverted": 0.85,
-    "unc/auroc_rotated": 0.85,
-    "unc/auroc_shuffled": 0.85,
+    "unc/auroc_inverted/entropy": 0.85,
+    "unc/auroc_rotated/entropy": 0.85,
+    "unc/auroc_shuffled/entropy": 0.85,
 }
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import sys
 from contextlib import redirect_stdout
 from fnmatch import fnmatch
 from functools import cache
@@ -14,9 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from probcl import training
 from probcl.cli import main
 from probcl.data import DATASETS, ImageArrays, ImageFiles
+from probcl.lightning_cli import ProbclCLI
 
 FOLDER = Path(__file__).parents[1] / "experiments/recipes"
 README = (FOLDER / "README.md").read_text()
@@ -47,22 +48,23 @@ CIFAR = {
 }
 IMAGENET = {
     "trainer.max_epochs": 350,
-    "data": "ImageNet",
+    "data.name": "ImageNet",
     "data.batch_size": 4096,
     "model.optimizer": "LARS",
 }
 PAPERS = [
-    ("*", {"trainer.devices": 1, "trainer.accelerator": "auto", "data.root": "data"}),
+    ("*", {"trainer.devices": 1, "trainer.accelerator": "auto"}),
+    ("*", {"data": "Named", "data.root": "data"}),
     ("varcon/table1-*", SGD),
     ("varcon/table3-*", SGD),
     ("varcon/figure*", SGD),
-    ("varcon/table1-cifar10-*", CIFAR | {"data": "CIFAR10"}),
-    ("varcon/table1-cifar100-*", CIFAR | {"data": "CIFAR100"}),
+    ("varcon/table1-cifar10-*", CIFAR | {"data.name": "CIFAR10"}),
+    ("varcon/table1-cifar100-*", CIFAR | {"data.name": "CIFAR100"}),
     (
         "varcon/table1-imagenet100-*",
         {
             "trainer.max_epochs": 200,
-            "data": "ImageNet100",
+            "data.name": "ImageNet100",
             "data.batch_size": 1024,
             "model.optimizer": "SGD",
         },
@@ -83,8 +85,8 @@ PAPERS = [
     ("varcon/*-autoaugment.yaml", {"data.augmentation": "AutoAugment"}),
     ("varcon/*-stackedrandaugment.yaml", {"data.augmentation": "StackedRandAugment"}),
     ("varcon/*-resnet*", {"model.program.encoder.stem": "imagenet", "data.augmentation.size": 224}),
-    ("varcon/table4-cifar10.yaml", {"data": "CIFAR10", "data.augmentation.size": 224}),
-    ("varcon/table4-cifar100.yaml", {"data": "CIFAR100", "data.augmentation.size": 224}),
+    ("varcon/table4-cifar10.yaml", {"data.name": "CIFAR10", "data.augmentation.size": 224}),
+    ("varcon/table4-cifar100.yaml", {"data.name": "CIFAR100", "data.augmentation.size": 224}),
     (
         "vcl/*",
         {
@@ -106,11 +108,11 @@ PAPERS = [
             "model.program.num_samples": 1,
         },
     ),
-    ("vcl/cifar10-*", {"data": "CIFAR10"}),
-    ("vcl/cifar100-*", {"data": "CIFAR100"}),
-    ("vcl/stl10-*", {"data": "STL10", "data.train_on": "labelled"}),
-    ("vcl/tinyimagenet-*", {"data": "TinyImageNet"}),
-    ("vcl/caltech256-*", {"data": "Caltech256"}),
+    ("vcl/cifar10-*", {"data.name": "CIFAR10"}),
+    ("vcl/cifar100-*", {"data.name": "CIFAR100"}),
+    ("vcl/stl10-*", {"data.name": "STL10", "data.options": None}),
+    ("vcl/tinyimagenet-*", {"data.name": "TinyImageNet"}),
+    ("vcl/caltech256-*", {"data.name": "Caltech256"}),
 ]
 
 # The programs by the name of their row, with the numbers of their own papers.
@@ -152,9 +154,29 @@ def parsed(*arguments):
     return yaml.safe_load(printed.getvalue())
 
 
+@cache
+def parser():
+    """Return the parser of the command, which takes longer to make than to use."""
+    found = []
+
+    def take(self, parser, args):
+        found.append(parser)
+        sys.exit()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProbclCLI, "parse_arguments", take)
+        with pytest.raises(SystemExit):
+            main(["fit"])
+    return found[0]
+
+
+@cache
 def of_recipe(recipe, *options):
+    """Return the configuration that the command would run a recipe with."""
     skip_without_lightly(recipe)
-    return parsed(f"--config={FOLDER / recipe}", *options)
+    config = parser().parse_args(["fit", f"--config={FOLDER / recipe}", *options]).fit.as_dict()
+    del config["config"]  # the paths of the recipe and of the command's own defaults
+    return config
 
 
 def value(config, name):
@@ -175,7 +197,7 @@ def test_a_recipe_has_the_numbers_of_its_paper(recipe):
         expected["model.program"], numbers = PROGRAMS[row]
         expected |= {f"model.program.{name}": number for name, number in numbers.items()}
         if row == "crossentropy":
-            expected["model.program.num_classes"] = CLASSES[expected["data"]]
+            expected["model.program.num_classes"] = CLASSES[expected["data.name"]]
         if row in ("simclr", "supcon", "varcon", "mocov2") and recipe.startswith("varcon"):
             expected["model.program.projection"] = "MLP"
             expected["model.program.projection.dim"] = 128
@@ -214,46 +236,47 @@ def test_the_commands_of_the_readme_parse(monkeypatch):
         parsed(*shlex.split(command.replace("\\\n", "")))
 
 
-def images(random, count, channels_size):
-    pixels = random.integers(0, 256, (count, *channels_size), dtype=np.uint8)
-    return ImageArrays(pixels, np.arange(count))
+def in_memory(*shape):
+    def read(root, download):
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 8, *shape), dtype=np.uint8)
+        return tuple(ImageArrays(part, np.arange(8)) for part in pixels)
+
+    return read
+
+
+def in_files(width, height):
+    def read(root, download):
+        random, paths = np.random.default_rng(0), [Path(f"{number}.jpg") for number in range(8)]
+        for path in paths:
+            pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+        return ImageFiles(paths, range(8)), ImageFiles(paths, range(8))
+
+    return read
+
+
+STAND_INS = {
+    "CIFAR10": in_memory(3, 32, 32),
+    "CIFAR100": in_memory(3, 32, 32),
+    "STL10": in_memory(3, 96, 96),
+    "TinyImageNet": in_files(64, 64),
+    "Caltech256": in_files(300, 200),
+    "ImageNet": in_files(500, 375),
+    "ImageNet100": in_files(500, 375),
+}
 
 
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
     """Random images of the true sizes in place of every data set; each of another class."""
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-
-    def in_memory(*shape, parts=2):
-        return staticmethod(lambda *_: tuple(images(random, 8, shape) for _ in range(parts)))
-
-    def in_files(width, height):
-        def read(*_, **__):
-            paths = [tmp_path / f"{number}.jpg" for number in range(8)]
-            for path in paths:
-                pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(path)
-            return ImageFiles(paths, range(8)), ImageFiles(paths, range(8))
-
-        return staticmethod(read)
-
-    monkeypatch.setattr(training.CIFAR10, "read", in_memory(3, 32, 32))
-    monkeypatch.setattr(training.CIFAR100, "read", in_memory(3, 32, 32))
-    monkeypatch.setattr(training.STL10, "read", in_memory(3, 96, 96, parts=3))
-    monkeypatch.setattr(training.TinyImageNet, "read", in_files(64, 64))
-    monkeypatch.setattr(training.Caltech256, "read", in_files(300, 200))
-    for name in ("ImageNet", "ImageNet100"):
-        source = DATASETS[name]._replace(read=in_files(500, 375))
-        monkeypatch.setitem(DATASETS, name, source)
-    # What is measured after a training is the same for all, and tested elsewhere.
-    monkeypatch.setattr(training.module, "CORRUPTIONS", {})
-    monkeypatch.setattr(training.module, "OUT_OF_DISTRIBUTION", {})
+    for name, read in STAND_INS.items():
+        monkeypatch.setitem(DATASETS, name, DATASETS[name]._replace(read=read))
 
 
 # What the recipes have for a GPU would make a CPU slow.
 SMALL = [
-    "--data.batch_size=2", "--data.num_workers=0", "--data.monitored=0",
+    "--data.batch_size=2", "--data.num_workers=0", "--data.monitored=0", "--data.corrupted=0",
     "--model.channels_last=false", "--trainer.accelerator=cpu", "--trainer.precision=32-true",
     "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
@@ -275,5 +298,5 @@ def test_a_checkpoint_is_tested_on_another_data_set(stand_ins):
         "test", "--config=run/config.yaml", f"--config={FOLDER / 'varcon/table4-cifar100.yaml'}",
         "--ckpt_path=run/checkpoints/last.ckpt", *SMALL, "--run_dir=transfer",
     ])  # fmt: skip
-    assert "CIFAR100" in Path("transfer/config.yaml").read_text()
+    assert "name: CIFAR100" in Path("transfer/config.yaml").read_text()
     assert Path("transfer/report.html").exists()

@@ -84,27 +84,25 @@ class Throughput(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log speed and memory."""
-        memory = peak_memory(pl_module.device) / 2**30
+        memory = _peak_memory(pl_module.device) / 2**30
         pl_module.log_dict({"images_per_second": self.images_per_second, "memory_gib": memory})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the training."""
+        """Start the clock of a training or an evaluation."""
         self._began = time.perf_counter()
+
+    on_test_start = on_fit_start
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the seconds that the training took."""
         pl_module.seconds["time/fit_s"] = time.perf_counter() - self._began  # type: ignore[index, operator]
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the evaluation."""
-        self._began = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the seconds that the evaluation took."""
         pl_module.seconds["time/evaluate_s"] = time.perf_counter() - self._began  # type: ignore[index, operator]
 
 
-def peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> int:
     """Return the most bytes that were in use on a GPU, or of the process's memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -173,8 +173,8 @@ class ImageData(LightningDataModule, ABC):
         """Load the images, part off those held out, and check that the rest fill a batch."""
         if stage == "fit":
             self.seed = torch.initial_seed()
-        train, test, *unlabelled = self.sets
-        self._check_channels(train, test)
+        train, _, *unlabelled = self.sets
+        self._check_channels()
         count = len(train)  # type: ignore[arg-type]
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
         held_out = round(self.validation * count)
@@ -198,14 +198,14 @@ class ImageData(LightningDataModule, ABC):
                 if isinstance(part, ImageArrays):
                     part.reside(self.trainer.strategy.root_device)
 
-    def _check_channels(self, train: Dataset, test: Dataset) -> None:
-        if isinstance(train, ImageArrays) and isinstance(test, ImageArrays):
-            channels = train.images.shape[1], test.images.shape[1]
-            if channels[0] != channels[1] and self.channels is None:
-                raise ValueError(
-                    f"the training images have {channels[0]} channels and the test images "
-                    f"{channels[1]}: give both the same, or set channels."
-                )
+    def _check_channels(self) -> None:
+        parts = (part for part in self.sets[:2] if isinstance(part, ImageArrays))
+        channels = [part.images.shape[1] for part in parts]
+        if len(set(channels)) > 1 and self.channels is None:
+            raise ValueError(
+                f"the training images have {channels[0]} channels and the test images "
+                f"{channels[1]}: give both the same, or set channels."
+            )
 
     def train_dataloader(self) -> Batches:
         """Return shuffled batches of full size: a contrastive loss depends on the batch's."""
@@ -382,12 +382,7 @@ class ImageData(LightningDataModule, ABC):
         options = {"generator": torch.Generator()} | options
         source = data.dataset if isinstance(data, Subset) else data
         if isinstance(source, ImageArrays):
-            return DataLoader(data, collate_fn=_identity, **options)
+            return DataLoader(data, collate_fn=lambda batch: batch, **options)  # as it is
         options.setdefault("num_workers", self.num_workers)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(data, collate_fn=collate_views, pin_memory=on_gpu, **options)
-
-
-def _identity(batch: Any) -> Any:
-    """Pass on a batch that the data set has already put together."""
-    return batch

@@ -197,12 +197,12 @@ class ContrastiveModule(LightningModule):
         return {"loss": loss} | terms
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep the features of a batch, for a callback to take."""
-        self._collect(as_batch(batch, dataloader_idx))
+        """Keep the features of a batch until ``embedded`` is asked for."""
+        batch = as_batch(batch, dataloader_idx)
+        if batch.size:
+            self._collected[batch.part].append(encode(self.program, batch))
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep the features of a batch."""
-        self._collect(as_batch(batch, dataloader_idx))
+    test_step = validation_step
 
     def predict_step(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -210,10 +210,6 @@ class ContrastiveModule(LightningModule):
         """Return the embeddings of a batch."""
         batch = as_batch(batch, dataloader_idx)
         return self._embed([encode(self.program, batch)]) if batch.size else None
-
-    def _collect(self, batch: Batch) -> None:
-        if batch.size and batch.part is not None:
-            self._collected[batch.part].append(encode(self.program, batch))
 
     def _embed(self, batches: list[Batch]) -> Embeddings:
         with self.trainer.precision_plugin.forward_context():

@@ -56,6 +56,13 @@ def encoder() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh())
 
 
+def digits(world: int) -> Named:
+    augment = Augmentation(Shift())
+    return Named(
+        "Digits", augmentation=augment, batch_size=BATCH // world, monitored=0, corrupted=0
+    )
+
+
 def programs() -> dict[str, nn.Module]:
     torch.manual_seed(7)
     return {
@@ -109,24 +116,23 @@ def main(folder: Path) -> None:
     warnings.filterwarnings("ignore")
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     results: dict[str, object] = {}
+    options = {
+        "accelerator": "cpu", "devices": world, "strategy": "ddp" if world > 1 else "auto",
+        "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "default_root_dir": folder,
+    }  # fmt: skip
     for name, program in programs().items():
         torch.manual_seed(11)
-        trainer = Trainer(
-            accelerator="cpu", devices=world if world > 1 else 1,
-            strategy="ddp" if world > 1 else "auto", precision="64-true", max_steps=STEPS,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
-        )  # fmt: skip
+        trainer = Trainer(precision="64-true", max_steps=STEPS, **options)
         module = ContrastiveModule(
             program, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.3, momentum=0.9)
         )
-        data = Named(
-            "Digits", augmentation=Augmentation(Shift()), batch_size=BATCH // world, monitored=0
-        )
-        trainer.fit(module, datamodule=data)
-        losses = {k: v.double() for k, v in trainer.callback_metrics.items() if k != "memory_gib"}
+        trainer.fit(module, datamodule=digits(world))
         results[name] = {key: w.double().cpu() for key, w in program.state_dict().items()}
-        results[f"{name}, loss"] = losses["loss"]
+        results[f"{name}, loss"] = trainer.callback_metrics["loss"].double()
+    module = ContrastiveModule(programs()["VSimCLR"].float())
+    Trainer(**options).test(module, datamodule=digits(world), verbose=False)
+    results["metrics"] = None if module.evaluation is None else module.evaluation.metrics
     if world > 1:
         for name, program in programs().items():
             program.materialize(torch.zeros(1, 1, 8, 8))

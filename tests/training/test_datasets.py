@@ -1,5 +1,8 @@
 """Data modules of files, of data sets known by name, of data sets of one's own."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from probcl.cli import main
 from probcl.data import (
     DATASETS,
     Augmentation,
@@ -16,7 +20,7 @@ from probcl.data import (
     SimAugment,
 )
 from probcl.data.views import CroppedBatch
-from probcl.training import Arrays, Batch, Datasets, Folder, Named
+from probcl.training import Arrays, Batch, Datasets, Folder, Named, Synthetic
 from probcl.training.batch import TEST, TRAIN
 
 
@@ -219,3 +223,41 @@ def test_a_test_class_that_training_lacks_is_refused_before_any_work(tmp_path):
     data = Datasets(train, test, augmentation=SimAugment(8), batch_size=10)
     with pytest.raises(ValueError, match=r"the training labels, which lack class.* 3"):
         data.setup("fit")
+
+
+class TestSynthetic:
+    """Data with a known posterior: was it recovered?"""
+
+    def test_items_are_always_the_same_and_views_always_new(self):
+        data, again = (Synthetic(items=50, tested=20, batch_size=10) for _ in range(2))
+        for part, other in zip(data.sets, again.sets, strict=True):
+            assert torch.equal(part.images, other.images)
+        fixed, other = (batches(data, "test", 0)[0].views for _ in range(2))
+        assert fixed.shape == (1, 50, 11)
+        assert torch.equal(fixed, other)
+        views = batches(data, "train")[0].views
+        assert views.shape == (2, 10, 11)
+        assert not torch.equal(views[0], views[1])
+
+    def test_the_truth_is_that_of_the_generator(self):
+        data = Synthetic(tested=30, batch_size=10)
+        (batch,) = batches(data, "test", 1)
+        _, concentration = data.source.unmix(batch.views[0])
+        truth = data.true_concentration
+        torch.testing.assert_close(truth, concentration, rtol=1e-3, atol=1e-3)
+        assert truth.min() >= 16
+        assert truth.max() <= 32
+
+    def test_a_training_is_held_against_the_truth_and_the_untrained_encoder(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        main([
+            "fit", "--data=Synthetic", "--data.tested=300", "--data.items=5000",
+            "--model.program=ExpectedLikelihood", "--model.program.encoder=MLP",
+            "--model.program.posterior=VonMisesFisherHead", "--model.program.posterior.dim=10",
+            "--trainer.max_epochs=6", "--trainer.enable_progress_bar=false", "--run_dir=run",
+        ])  # fmt: skip
+        metrics = json.loads(Path("run/metrics.json").read_text())
+        assert metrics["unc/truth/entropy"] > 0.9
+        assert abs(metrics["truth/rank_correlation_untrained"]) < 0.5

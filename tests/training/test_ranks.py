@@ -34,7 +34,7 @@ def alone(tmp_path_factory):
     return train(tmp_path_factory.mktemp("alone"), 1)[0]
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
     return train(tmp_path_factory.mktemp("ranks"), request.param)
 
@@ -53,12 +53,19 @@ def test_the_loss_that_is_logged_is_that_of_the_whole_batch(name, alone, ranks):
         torch.testing.assert_close(rank[f"{name}, loss"], alone[f"{name}, loss"], rtol=1e-6, atol=0)
 
 
+def test_the_numbers_of_an_evaluation_are_those_of_one_process(alone, ranks):
+    assert len(alone["metrics"]) > 200
+    assert ranks[0]["metrics"] == alone["metrics"]
+    assert all(rank["metrics"] is None for rank in ranks[1:])
+
+
 def test_what_varcon_sends_depends_on_the_classes_alone(ranks):
     for rank in ranks:
         small, large = (rank["VarCon, sent"][size] for size in (10, 40))
         assert small == large
-        # The sums and counts of five classes of 128 dimensions, and their number and names.
-        assert small == {"all_reduce": [5 * (128 + 1)], "all_gather_into_tensor": [1, 5]}
+        # The sums and counts of five classes of 128 dimensions, and their number and names; once
+        # for the guide and once for the model.
+        assert small == {"all_reduce": [5 * (128 + 1)] * 2, "all_gather_into_tensor": [1, 5] * 2}
 
 
 def test_info_nce_sends_its_embeddings_once_forward_and_once_backward(ranks):
@@ -80,6 +87,7 @@ def test_the_command_trains_on_two_devices_and_reports_once(tmp_path):
         "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false",
         "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp",
         "--data.batch_size=64", "--data.validation=0.1", "--data.monitored=50",
+        "--data.corrupted=0",
     ]  # fmt: skip
     done = subprocess.run(
         [script, "fit", *options], cwd=tmp_path, capture_output=True, text=True, timeout=300,
