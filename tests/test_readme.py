@@ -7,12 +7,18 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_examples_run(capsys):
-    program, objectives = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(program, "README.md", "exec"), {})
-    assert "torch.Size([5, 256, 64])" in capsys.readouterr().out
-    exec(compile(objectives, "README.md", "exec"), {})
-    assert len(re.findall(r"tensor\(\d+\.\d+\)", capsys.readouterr().out)) == 3
+def test_the_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    shown = []
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+        shown.append(capsys.readouterr().out)
+    program, objectives, evaluation = shown
+    assert "torch.Size([5, 256, 64])" in program
+    assert len(re.findall(r"tensor\(\d+\.\d+\)", objectives)) == 3
+    assert min(map(float, evaluation.split())) > 0.5
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_paths_exist():
