@@ -195,6 +195,8 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
         ``config``, ``versions``, ``hardware`` and ``metrics``.
     """
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    for place in ("run_dir", "ckpt_path"):  # where the files lay is no part of what was measured
+        config.pop(place, None)
     environment, metrics = (
         json.loads((run_dir / f"{name}.json").read_text()) for name in ("environment", "metrics")
     )
