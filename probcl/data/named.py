@@ -55,12 +55,9 @@ class Source(NamedTuple):
 
 
 def load_digits() -> tuple[ImageArrays, ImageArrays]:
-    """Return scikit-learn's 1,797 handwritten digits, as a train and a test set.
+    """Return scikit-learn's 1,797 handwritten digits as a train and a test set, fixed, stratified.
 
-    The split is fixed and stratified: 1,437 images to train, 360 to test.
-
-    Returns:
-        The train set and the test set, images ``(N, 1, 8, 8)`` in [0, 1].
+    Images are of shape ``(N, 1, 8, 8)``, in [0, 1].
 
     References:
         Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
@@ -78,10 +75,6 @@ def load_digits() -> tuple[ImageArrays, ImageArrays]:
     )
     targets = torch.as_tensor(labels)
     return ImageArrays(images[train], targets[train]), ImageArrays(images[test], targets[test])
-
-
-def _read_digits(root: str | Path, download: bool = False) -> tuple[ImageArrays, ImageArrays]:
-    return load_digits()  # they come with scikit-learn
 
 
 def _read_arrays(
@@ -251,7 +244,7 @@ _photographs = partial(SimAugment, 224, scale=(0.08, 1.0), strength=1.0, blur=0.
 DATASETS: dict[str, Source] = {
     "Digits": Source(
         "Handwritten digits, grey, 8x8: 1,437 to train, 360 to test; they come with scikit-learn",
-        _read_digits,
+        lambda root, download=False: load_digits(),
         # More noise than elsewhere, for there is no texture to lose.
         lambda: Augmentation(RandomAffine(), [RandomContrast(), RandomNoise(0.3)]),
     ),

@@ -115,7 +115,7 @@ def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> Cropp
             f"images must all have as many channels, got {' and '.join(map(str, sorted(channels)))}"
             ": convert them to one mode."
         )
-    views = [torch.stack(list(parts)) for parts in zip(*(v for v, _, _ in readable), strict=True)]
+    views = [torch.stack(parts) for parts in zip(*(v for v, _, _ in readable), strict=True)]
     known = [label for _, label, _ in readable if label is not None]
     labels = torch.tensor(known, dtype=torch.long) if len(known) == len(readable) else None
     rows = torch.tensor([row for _, _, row in readable], dtype=torch.long)
@@ -133,10 +133,7 @@ def read_into_memory(
         num_workers: Processes that read.
 
     Returns:
-        The images, and the files that could not be read.
-
-    Raises:
-        ValueError: If none can be read.
+        The images, of which there must be one, and the files that could not be read.
     """
     loader = DataLoader(
         CroppedViews(data, [transform]), 256, num_workers=num_workers, collate_fn=collate_views

@@ -25,13 +25,7 @@ _BINS = 1000  # of ranks; within one, scores count as equal in the resamples
 
 
 class Interval(NamedTuple):
-    """A number, and the percentile interval of its bootstrap, 95 %.
-
-    Attributes:
-        value: Of the items themselves.
-        lower: 2.5 % of the resamples lie below.
-        upper: 2.5 % of the resamples lie above.
-    """
+    """The value of a number on the items themselves, and the 95 % interval of its bootstrap."""
 
     value: float
     lower: float
@@ -73,8 +67,8 @@ def auroc_interval(in_distribution: Any, *out_of_distribution: Any, seed: int = 
     """
     inside = as_values("in_distribution", in_distribution)
     values, draws = [], []
-    for part in out_of_distribution:
-        outside = as_values("out_of_distribution", part)
+    for scores in out_of_distribution:
+        outside = as_values("out_of_distribution", scores)
         rank = torch.as_tensor(rankdata(torch.cat([inside, outside]), "average"))
         bins = ((rank - 0.5) / len(rank) * _BINS).long().clamp(0, _BINS - 1)
         random = np.random.default_rng(seed)  # those inside are the same draw for every set
@@ -89,13 +83,7 @@ def auroc_interval(in_distribution: Any, *out_of_distribution: Any, seed: int = 
 
 
 def error_auroc_interval(score: Any, error: Any, seed: int = 0) -> Interval:
-    """Return ``error_auroc`` with its interval, errors and successes each resampled.
-
-    Args:
-        score: Shape ``(N,)``.
-        error: Truth values, shape ``(N,)``.
-        seed: Seed of the draws.
-    """
+    """Return ``error_auroc`` with its interval, errors and successes each resampled."""
     values = as_values("score", score)
     wrong = as_truths("error", error, len(values))
     if wrong.all() or not wrong.any():
@@ -105,13 +93,7 @@ def error_auroc_interval(score: Any, error: Any, seed: int = 0) -> Interval:
 
 
 def correlation_interval(score: Any, other: Any, seed: int = 0) -> Interval:
-    """Return ``rank_correlation`` with its interval; the ranks of all items are those of each draw.
-
-    Args:
-        score: Shape ``(N,)``.
-        other: Shape ``(N,)``.
-        seed: Seed of the draws.
-    """
+    """Return ``rank_correlation`` with its interval, the ranks of all items those of each draw."""
     value = rank_correlation(score, other)
     x, y = as_values("score", score), as_values("other", other)
     return _interval(value, _resampled_correlations(x[None], y[None], seed))

@@ -1,6 +1,7 @@
 """Calibration: is a predicted probability the frequency with which it comes true?
 
-And scaling of logits, learned on held-out items, by which it becomes so.
+And scaling of logits, learned on held-out items, by which it becomes so. Every measure takes
+``probabilities`` of shape ``(N, C)`` and the true classes, ``labels`` of shape ``(N,)``.
 """
 
 from dataclasses import dataclass
@@ -36,10 +37,6 @@ def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
 
     A probability below 1e-38 counts as that, so that a class held for impossible costs 87.5 nats.
 
-    Args:
-        probabilities: Shape ``(N, C)``.
-        labels: Classes, shape ``(N,)``.
-
     Example:
         >>> round(negative_log_likelihood(torch.full((3, 4), 0.25), torch.tensor([0, 1, 3])), 4)
         1.3863
@@ -51,10 +48,6 @@ def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
 def brier_score(probabilities: Any, labels: Any) -> float:
     """Return the mean over items of ``sum_c (p_c - [y = c])^2``, from 0 to 2.
 
-    Args:
-        probabilities: Shape ``(N, C)``.
-        labels: Classes, shape ``(N,)``.
-
     Example:
         >>> brier_score(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([0, 0]))
         0.25
@@ -65,39 +58,26 @@ def brier_score(probabilities: Any, labels: Any) -> float:
 
 
 def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the expected calibration error (ECE): |accuracy - confidence| in equal bins.
-
-    Args:
-        probabilities: Shape ``(N, C)``.
-        labels: Classes, shape ``(N,)``.
-        bins: Number of bins of the confidence, of equal width.
+    """Return the mean |accuracy - confidence| over bins of equal width (ECE).
 
     References:
         Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
     """
-    gaps, counts = _gaps(*_confidence(probabilities, labels), bins)
-    return ((gaps * counts).sum() / counts.sum()).item()
+    return _error(*_confidence(probabilities, labels), bins).item()
 
 
 def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the largest |accuracy - confidence| of the bins (MCE); arguments as for the ECE."""
+    """Return the largest |accuracy - confidence| of the bins of the ECE (MCE)."""
     return _gaps(*_confidence(probabilities, labels), bins)[0].max().item()
 
 
 def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the mean |accuracy - confidence| in bins of as many items each.
+    """Return the mean |accuracy - confidence| in bins of as many items each, but for one.
 
-    Items of one confidence, to six decimals, share their mean, so that their order does not count;
-    sizes of bins differ by one at most.
-
-    Args:
-        probabilities: Shape ``(N, C)``.
-        labels: Classes, shape ``(N,)``.
-        bins: Number of bins, or of items if there are fewer.
+    Items of one confidence, to six decimals, share their mean, so that their order does not count.
 
     References:
-        Nixon et al. (2019), Measuring calibration in deep learning.
-        https://arxiv.org/abs/1904.01685
+        Nixon et al. (2019), Measuring calibration in deep learning. https://arxiv.org/abs/1904.01685
     """
     confidence, correct = _confidence(probabilities, labels)
     _, tie, size = confidence.round(decimals=6).unique(return_inverse=True, return_counts=True)
@@ -107,34 +87,26 @@ def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) 
 
 
 def classwise_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the calibration error of each class's probability, the mean over the classes.
-
-    Args:
-        probabilities: Shape ``(N, C)``.
-        labels: Classes, shape ``(N,)``.
-        bins: Number of bins of the probability, of equal width.
+    """Return the ECE of each class's probability, the mean over the classes.
 
     References:
         Kull et al. (2019), Beyond temperature scaling. https://arxiv.org/abs/1910.12656
     """
     p, y = _checked(probabilities, labels)
-    errors = []
-    for label, values in enumerate(p.T):
-        gaps, counts = _gaps(values, (y == label).double(), bins)
-        errors.append((gaps * counts).sum() / counts.sum())
+    errors = [_error(values, (y == label).double(), bins) for label, values in enumerate(p.T)]
     return torch.stack(errors).mean().item()
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Accuracy as a smooth function of confidence, with a band of its bootstrap.
+    """Accuracy as a smooth function of confidence, over a grid of ``G`` of those seen.
 
     Args:
-        confidence: A grid over the confidences seen, shape ``(G,)``.
+        confidence: Shape ``(G,)``.
         accuracy: Shape ``(G,)``.
-        lower: 2.5 % of the resamples lie below, shape ``(G,)``.
-        upper: 2.5 % of the resamples lie above, shape ``(G,)``.
-        density: Share of the items at each confidence, shape ``(G,)``; its sum is 1.
+        lower: Below lie 2.5 % of the bootstrap resamples, shape ``(G,)``.
+        upper: Above lie 2.5 % of them, shape ``(G,)``.
+        density: Share of the items at each confidence, shape ``(G,)``.
     """
 
     confidence: Tensor
@@ -226,7 +198,7 @@ def fit_temperature(logits: Any, labels: Any) -> Scaling:
         labels: Classes, shape ``(N,)``.
 
     Returns:
-        A scaling whose ``weight`` is one divided by the temperature, above 0.
+        A scaling whose ``weight`` is one divided by the temperature.
 
     Raises:
         ValueError: If a label's logit is minus infinity, or one is not a number.
@@ -245,17 +217,8 @@ def fit_temperature(logits: Any, labels: Any) -> Scaling:
 def fit_vector(logits: Any, labels: Any) -> Scaling:
     """Fit a weight and a bias for each class's logit that make held-out labels likely.
 
-    The biases and the logarithms of the weights have standard normal priors.
-
-    Args:
-        logits: Shape ``(N, C)``, minus infinity for a class that was not seen.
-        labels: Classes, shape ``(N,)``.
-
-    Raises:
-        ValueError: If a label's logit is minus infinity, or one is not a number.
-
-    References:
-        Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
+    The biases and the logarithms of the weights have standard normal priors; arguments, errors and
+    source are those of ``fit_temperature``.
     """
     return _fit(logits, labels, per_class=True)
 
@@ -316,6 +279,11 @@ def _confidence(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:
     p, y = _checked(probabilities, labels)
     confidence, predicted = p.max(-1)
     return confidence, (predicted == y).double()
+
+
+def _error(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
+    gaps, counts = _gaps(confidence, correct, bins)
+    return (gaps * counts).sum() / counts.sum()
 
 
 def _gaps(confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,7 @@ __all__ = ["clustering_scores", "purity", "ward_clustering"]
 
 
 def purity(clusters: Any, labels: Any) -> float:
-    """Return the share of items that are of the commonest class of their cluster.
-
-    Args:
-        clusters: Shape ``(N,)``.
-        labels: Classes, shape ``(N,)``.
+    """Return the share of items that are of the commonest class of their cluster, both ``(N,)``.
 
     Example:
         >>> purity(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
@@ -61,9 +57,6 @@ def ward_clustering(
 
     Returns:
         The measures of ``clustering_scores``, and ``count``, the number of items clustered.
-
-    Raises:
-        ValueError: If there are fewer items than clusters, or than two.
     """
     z = as_matrix("embedding", embedding)
     require_two("embedding", z)

@@ -94,8 +94,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure everything that can be measured of an embedding.
 
-    What is optional adds what it can answer. Without labels, or with those of one class, what needs
-    them is left out, and ``Evaluation.left_out`` says so.
+    What needs something that is not given, such as labels of two classes, is left out, and
+    ``Evaluation.left_out`` says so.
 
     Args:
         train: Training items, from which probes, neighbours and Gaussians come; NumPy or PyTorch,
@@ -151,15 +151,16 @@ def evaluate(
     truth = true_concentration
     if truth is not None:
         truth = as_values("true_concentration", truth, len(tested))[tested.rows.argsort()]
-    there = {
-        "labels": known.labelled,
-        "test labels": known.labelled and tested.labelled,
-        "posterior": bool(known.posterior),
-        "corrupted": bool(changed),
+    labels = "labels of two classes at least"
+    needs = {
+        "labels": (known.labelled, labels),
+        "test labels": (known.labelled and tested.labelled, labels),
+        "posterior": (bool(known.posterior), "posteriors"),
+        "corrupted": (bool(changed), "corrupted test items"),
     }
     left_out: dict[str, str] = {}
-    wanted_scores = _wanted("scores", scores, SCORES, there, left_out)
-    wanted_metrics = _wanted("metrics", metrics, METRICS, there, left_out)
+    wanted_scores = _wanted("scores", scores, SCORES, needs, left_out)
+    wanted_metrics = _wanted("metrics", metrics, METRICS, needs, left_out)
     with progress_bar(progress), torch.no_grad():
         query = Query(tested, Reference(known), "test items")
         return _measure(query, outside, changed, truth, wanted_scores, wanted_metrics, left_out)
@@ -219,30 +220,25 @@ def _embeddings(
     return items
 
 
-#: What is missing where a need is not met.
-_MISSING = {
-    "labels": "labels of two classes at least",
-    "test labels": "labels of two classes at least",
-    "posterior": "posteriors",
-    "corrupted": "corrupted test items",
-}
-
-
 def _wanted(
     argument: str,
     names: Iterable[str] | None,
     table: Mapping[str, Score] | Mapping[str, Metric],
-    there: Mapping[str, bool],
+    needs: Mapping[str, tuple[bool, str]],
     left_out: dict[str, str],
 ) -> list[str]:
-    """Return the names to compute; note why others are left out, or raise ``ValueError``."""
+    """Return the names to compute; note why others are left out, or raise ``ValueError``.
+
+    By each need, ``needs`` has whether it is met, and what is missing if not.
+    """
     wanted = list(table) if names is None else [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in table:
             raise ValueError(
                 f"{argument} has no {name!r}: choose among {', '.join(table)}, or add a row."
             )
-        missing = [_MISSING.get(need, need) for need in table[name].needs if not there.get(need)]
+        asked = [needs.get(need, (False, need)) for need in table[name].needs]
+        missing = [what for there, what in asked if not there]
         if missing:
             left_out[name] = f"needs {' and '.join(missing)}"
             if names is not None:
@@ -284,9 +280,8 @@ def _measure(
     for score, values in track("answers of the scores", found.items()):
         others = {name: part[score] for name, part in out_of_distribution.items() if score in part}
         severe = {name: part[score] for name, part in by_severity.items() if score in part}
-        answers[score] = _answers(values, wrong, others, severe, truth)
-        flat |= {f"unc/{q}/{score}": answer.value for q, answer in answers[score].items()}
-        own = _numbers(values, wrong, others, severe)
+        answers[score], own = _asked(values, wrong, others, severe, truth)
+        own = {question: answer.value for question, answer in answers[score].items()} | own
         flat |= {f"unc/{name}/{score}": value for name, value in own.items()}
     return Evaluation(
         metrics=flat,
@@ -317,45 +312,34 @@ def _shift(items: Query) -> dict[str, float]:
     }
 
 
-def _answers(
+def _asked(
     score: Tensor,
     wrong: Mapping[str, Tensor],
     outside: Mapping[str, Tensor],
     by_severity: Mapping[str, Mapping[int, Tensor]],
     truth: Tensor | None,
-) -> dict[str, Interval]:
-    answers = {}
+) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Return a score's answers to the questions, and its other numbers."""
+    answers: dict[str, Interval] = {}
+    numbers: dict[str, float] = {}
     if wrong:
         answers["retrieval_error"] = error_auroc_interval(score, wrong["retrieval"])
         answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
+        curve = risk_coverage(score, wrong["probe"])
+        numbers["aurc"] = curve.area
+        numbers["excess_aurc"] = curve.excess_area
+        numbers["augrc"] = curve.generalised_area
+        numbers["coverage_at_1_percent_risk"] = curve.coverage_at(0.01)
     if outside:
         answers["out_of_distribution"] = auroc_interval(score, *outside.values())
-    if by_severity:
-        answers["corruption"] = severity_interval(*by_severity.values())
-    if truth is not None:
-        answers["truth"] = correlation_interval(score, -truth)
-    return answers
-
-
-def _numbers(
-    score: Tensor,
-    wrong: Mapping[str, Tensor],
-    outside: Mapping[str, Tensor],
-    by_severity: Mapping[str, Mapping[int, Tensor]],
-) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    if wrong:
-        curve = risk_coverage(score, wrong["probe"])
-        numbers |= {
-            "aurc": curve.area,
-            "excess_aurc": curve.excess_area,
-            "augrc": curve.generalised_area,
-            "coverage_at_1_percent_risk": curve.coverage_at(0.01),
-        }
     for name, values in outside.items():
         numbers[f"auroc_{name}"] = auroc(score, values)
         numbers[f"aupr_{name}"] = average_precision(score, values)
         numbers[f"fpr95_{name}"] = false_positive_rate(score, values)
+    if by_severity:
+        answers["corruption"] = severity_interval(*by_severity.values())
     for name, levels in by_severity.items():
         numbers[f"spearman_{name}"] = severity_correlation(levels)
-    return numbers
+    if truth is not None:
+        answers["truth"] = correlation_interval(score, -truth)
+    return answers, numbers

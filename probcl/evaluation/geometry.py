@@ -1,4 +1,7 @@
-"""Geometry of an embedding: its rank, how close classes lie, how evenly the sphere is used."""
+"""Geometry of an embedding: its rank, how close classes lie, how evenly the sphere is used.
+
+Embeddings are unit vectors of shape ``(N, d)``, ``labels`` their classes, of shape ``(N,)``.
+"""
 
 from typing import Any
 
@@ -28,10 +31,7 @@ def singular_spectrum(embedding: Tensor) -> Tensor:
 
 
 def effective_rank(spectrum: Tensor) -> float:
-    """Return the exponential of the entropy of the normalised singular values.
-
-    Args:
-        spectrum: Singular values, shape ``(d,)``.
+    """Return the exponential of the entropy of the normalised singular values ``(d,)``.
 
     References:
         Garrido et al. (2023), RankMe. https://arxiv.org/abs/2210.02885
@@ -45,10 +45,7 @@ def effective_rank(spectrum: Tensor) -> float:
 
 
 def participation_ratio(spectrum: Tensor) -> float:
-    """Return ``(sum s^2)^2 / sum s^4``, the number of dimensions that share the variance.
-
-    Args:
-        spectrum: Singular values, shape ``(d,)``.
+    """Return ``(sum s^2)^2 / sum s^4`` of singular values: how many dimensions share the variance.
 
     Example:
         >>> participation_ratio(torch.tensor([1.0, 1.0, 0.0]))
@@ -59,14 +56,7 @@ def participation_ratio(spectrum: Tensor) -> float:
 
 
 def alignment(embedding: Any, labels: Any) -> float:
-    """Return the mean squared distance of two embeddings of one class, over all such pairs.
-
-    Args:
-        embedding: Unit vectors, shape ``(N, d)``.
-        labels: Classes, shape ``(N,)``.
-
-    Raises:
-        ValueError: If no class has two members.
+    """Return the mean squared distance of two unit vectors of one class, over all such pairs.
 
     References:
         Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
@@ -100,12 +90,7 @@ def uniformity(embedding: Any, largest: int = 5000) -> float:
 
 
 def class_concentration(embedding: Any, labels: Any) -> dict[int, float]:
-    """Return the mean resultant length of each class: 1 where all its embeddings are one.
-
-    Args:
-        embedding: Unit vectors, shape ``(N, d)``.
-        labels: Classes, shape ``(N,)``.
-    """
+    """Return the mean resultant length of each class: 1 where all its unit vectors are one."""
     z, y = _unit(embedding, labels)
     counts = y.bincount()
     length = _class_sums(z, y).norm(dim=-1) / counts
@@ -113,15 +98,7 @@ def class_concentration(embedding: Any, labels: Any) -> dict[int, float]:
 
 
 def class_mean_angles(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """Return the angles between the mean directions of the classes, in degrees.
-
-    Args:
-        embedding: Unit vectors, shape ``(N, d)``.
-        labels: Classes, shape ``(N,)``.
-
-    Returns:
-        The classes, shape ``(C,)``, and the angles, shape ``(C, C)``.
-    """
+    """Return the classes ``(C,)``, and the angles ``(C, C)`` of their means, in degrees."""
     z, y = _unit(embedding, labels)
     classes = y.unique()
     mean = torch.nn.functional.normalize(_class_sums(z, y)[classes], dim=-1)

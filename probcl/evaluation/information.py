@@ -27,13 +27,10 @@ def label_entropy(labels: Any) -> float:
 
 
 def human_entropy(votes: Any) -> Tensor:
-    """Return the entropy of the people's votes for each item, in nats; shape ``(N,)``.
+    """Return the entropy ``(N,)`` of people's votes, in nats.
 
     Args:
-        votes: How many people named each class, shape ``(N, C)``.
-
-    Raises:
-        ValueError: If an item has no vote, or a negative one.
+        votes: How many people named each class of an item, at least one in all, shape ``(N, C)``.
 
     Example:
         >>> human_entropy(torch.tensor([[4, 0], [2, 2]]))
@@ -47,7 +44,7 @@ def human_cross_entropy(probabilities: Any, votes: Any) -> float:
 
     Args:
         probabilities: Shape ``(N, C)``; below 1e-38 they count as that.
-        votes: How many people named each class, shape ``(N, C)``.
+        votes: As for ``human_entropy``.
 
     References:
         Peterson et al. (2019), CIFAR-10H. https://arxiv.org/abs/1908.07086
@@ -131,11 +128,8 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
         embedding: Shape ``(N, d)``.
         labels: Classes, shape ``(N,)``; an item that is alone in its class tells nothing and is not
             counted, as Ross defines it.
-        k: Number of neighbours; of a class with fewer, as many as there are.
+        k: Number of neighbours; of a class with fewer, all.
         largest: At most so many items, evenly spaced.
-
-    Raises:
-        ValueError: If no class has two members.
 
     References:
         Ross (2014), Mutual information between discrete and continuous data sets.

@@ -20,12 +20,7 @@ __all__ = [
 
 
 class Neighbours(NamedTuple):
-    """The nearest of a set to each of ``N`` directions, the nearest first.
-
-    Attributes:
-        cosine: Shape ``(N, k)``.
-        row: Rows of the set, shape ``(N, k)``.
-    """
+    """Cosines to the nearest of a set, and their rows there, the nearest first, ``(N, k)`` each."""
 
     cosine: Tensor
     row: Tensor
@@ -42,9 +37,6 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -
             neighbour.
         k: Number of neighbours, at most ``M``, or ``N - 1`` without a reference.
         block: How many inner products are held at once: 64 MiB in float32 by default.
-
-    Raises:
-        ValueError: If ``k`` is out of range, or an argument does not fit.
 
     Example:
         >>> nearest(torch.eye(3), torch.tensor([[0.6, 0.8, 0.0]])).cosine[:, 0]
@@ -83,15 +75,12 @@ def neighbour_vote(
         neighbours: Of ``N`` items, from ``nearest``.
         labels: Classes of the set that the neighbours are of, shape ``(M,)``.
         num_classes: Number ``C`` of classes; by default the largest label and one.
-        k: The ``k`` nearest of the neighbours vote; by default all.
+        k: How many of the neighbours vote; by default all.
         temperature: With one, a neighbour has the weight ``exp(cosine / temperature)``; without,
             all have the same.
 
     Returns:
         Shares, shape ``(N, C)``.
-
-    Raises:
-        ValueError: If ``k`` is out of range.
 
     References:
         Wu et al. (2018), Non-parametric instance discrimination. https://arxiv.org/abs/1805.01978
@@ -118,15 +107,7 @@ def vote_entropy(shares: Any) -> Tensor:
 
 
 def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
-    """Tell for each item whether its nearest other item is of another class; shape ``(N,)``.
-
-    Args:
-        embedding: Unit vectors, shape ``(N, d)``.
-        labels: Classes, shape ``(N,)``.
-
-    Raises:
-        ValueError: If there are fewer than two items, or an argument does not fit.
-    """
+    """Tell for each of the unit vectors ``(N, d)`` whether its nearest is of another class."""
     z = as_matrix("embedding", embedding)
     require_two("embedding", z)
     y = as_labels("labels", labels, len(z))
@@ -134,11 +115,7 @@ def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
 
 
 def recall_at_1(embedding: Any, labels: Any) -> float:
-    """Return the share of items whose nearest other item is of their class.
-
-    Args:
-        embedding: Unit vectors, shape ``(N, d)``.
-        labels: Classes, shape ``(N,)``.
+    """Return the share of unit vectors ``(N, d)`` whose nearest other is of their class.
 
     Example:
         >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8], [0.0, 1.0]])

@@ -22,7 +22,7 @@ from probcl.evaluation.probe import accuracy, few_shot_accuracy, top_k_accuracy
 from probcl.evaluation.progress import step
 from probcl.evaluation.query import Query
 
-__all__ = ["GROUPS", "METRICS", "Metric", "compute_metric"]
+__all__ = ["GROUPS", "METRICS", "Metric"]
 
 #: The groups of metrics, and how to read each.
 GROUPS = {
@@ -101,22 +101,12 @@ def _scaled(fit: Scale, measure: Measure, q: Query) -> float | None:
     return measure(fit(logits, labels)(own).double().softmax(-1), q.labels)
 
 
-def _sets(method: Method, q: Query) -> Tensor | None:
+def _of_sets(method: Method, measure: Measure, q: Query) -> float | None:
     if q.held_out is None:
         return None
     logits, labels, own = q.held_out
     rule = fit_conformal(logits.double().softmax(-1), labels, 0.9, method)
-    return rule(own.double().softmax(-1))
-
-
-def _coverage(method: Method, q: Query) -> float | None:
-    sets = _sets(method, q)
-    return None if sets is None else set_coverage(sets, q.labels)
-
-
-def _size(method: Method, q: Query) -> float | None:
-    sets = _sets(method, q)
-    return None if sets is None else set_size(sets)
+    return measure(rule(own.double().softmax(-1)), q.labels)
 
 
 def _shift(measure: str, q: Query) -> float:
@@ -202,13 +192,13 @@ METRICS = {
     "cal/ece_vector_scaled": Metric("cal", "ece after vector scaling",
         partial(_scaled, calibration.fit_vector, calibration.calibration_error)),
     "conformal/coverage_threshold": Metric("conformal", "share of threshold sets with the class",
-        partial(_coverage, "threshold")),
+        partial(_of_sets, "threshold", set_coverage)),
     "conformal/size_threshold": Metric("conformal", "mean size of threshold sets",
-        partial(_size, "threshold")),
+        partial(_of_sets, "threshold", lambda sets, _: set_size(sets))),
     "conformal/coverage_adaptive": Metric("conformal", "share of adaptive sets with the class",
-        partial(_coverage, "adaptive")),
+        partial(_of_sets, "adaptive", set_coverage)),
     "conformal/size_adaptive": Metric("conformal", "mean size of adaptive sets",
-        partial(_size, "adaptive")),
+        partial(_of_sets, "adaptive", lambda sets, _: set_size(sets))),
     "shift/top1": Metric("shift", "accuracy of the probe on corrupted items",
         partial(_shift, "top1"), headline=True, needs=("test labels", "corrupted")),
     "shift/nll": Metric("shift", "negative log likelihood of the probe on corrupted items",

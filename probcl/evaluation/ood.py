@@ -1,6 +1,7 @@
 """Out of distribution: does a score tell, and how far do items lie from the training set?
 
-In every score the larger is the less certain.
+In every score the larger is the less certain. ``in_distribution`` are the scores ``(N,)`` of some
+items, ``out_of_distribution`` those ``(M,)`` of others.
 """
 
 import math
@@ -42,10 +43,6 @@ def auroc(in_distribution: Any, out_of_distribution: Any) -> float:
 
     Equal scores count half, so that a constant score has 0.5.
 
-    Args:
-        in_distribution: Scores, shape ``(N,)``.
-        out_of_distribution: Scores, shape ``(M,)``.
-
     Example:
         >>> auroc([0.1, 0.4], [0.4, 0.9])
         0.875
@@ -57,10 +54,6 @@ def average_precision(in_distribution: Any, out_of_distribution: Any) -> float:
     """Return the area under the precision-recall curve (AUPR), out of distribution to be found.
 
     A constant score has the share of the items out of distribution.
-
-    Args:
-        in_distribution: Scores, shape ``(N,)``.
-        out_of_distribution: Scores, shape ``(M,)``.
     """
     return float(average_precision_score(*_pooled(in_distribution, out_of_distribution)))
 
@@ -70,12 +63,8 @@ def false_positive_rate(
 ) -> float:
     """Return the share of items in distribution above a threshold that most others reach (FPR95).
 
-    An item is flagged if its score is at least the threshold, so a constant score has 1.
-
-    Args:
-        in_distribution: Scores, shape ``(N,)``.
-        out_of_distribution: Scores, shape ``(M,)``.
-        recall: Share of the items out of distribution to flag at least, above 0 and at most 1.
+    An item is flagged if its score is at least the threshold, so a constant score has 1. ``recall``
+    is the share of the items out of distribution that are flagged at least.
 
     Example:
         >>> false_positive_rate([0.1, 0.2, 0.3, 0.6], [0.5, 0.7])
@@ -94,10 +83,7 @@ def error_auroc(score: Any, error: Any) -> float:
     """Return the probability that the score of an error exceeds that of a success.
 
     Where there are no errors, or nothing else, there is nothing to tell apart, and it is 0.5.
-
-    Args:
-        score: Shape ``(N,)``.
-        error: Truth values, shape ``(N,)``.
+    ``score`` and the truth values ``error`` have shape ``(N,)``.
 
     Example:
         >>> error_auroc([0.1, 0.9, 0.5], [False, True, False])
@@ -117,9 +103,6 @@ def severity_correlation(scores: Mapping[int, Any]) -> float:
 
     Args:
         scores: Scores of images by severity, each of shape ``(N,)``; of two severities at least.
-
-    Raises:
-        ValueError: If there is only one severity.
     """
     if len(scores) < 2:
         raise ValueError(f"scores must be of two severities at least, got {list(scores)}.")
@@ -129,13 +112,9 @@ def severity_correlation(scores: Mapping[int, Any]) -> float:
 
 
 def rank_correlation(score: Any, other: Any) -> float:
-    """Return Spearman's rank correlation of a score with a known quantity.
+    """Return Spearman's rank correlation of a score with a known quantity, both ``(N,)``.
 
     Where one of the two is constant there are no ranks, and it is 0.
-
-    Args:
-        score: Shape ``(N,)``, of two items at least.
-        other: Shape ``(N,)``.
 
     Example:
         >>> rank_correlation([0.1, 0.2, 0.9], [1.0, 2.0, 3.0])
@@ -255,15 +234,14 @@ class Aggregate:
         for z in samples.to(self.pull).split(rows, dim=1):
             terms = z @ self.pull.T + self.log_weight
             largest = terms.amax(-1, keepdim=True)
-            # Terms below e^-60 of the largest add nothing; denormal numbers would take 30 times as
-            # long.
+            # Terms below e^-60 of the largest add nothing, and denormal numbers are slow.
             rest = terms.sub_(largest).clamp_(min=-60).exp_().sum(-1).log()
             parts.append(-(rest + largest[..., 0]).mean(0))
         return torch.cat(parts)
 
 
 def fit_aggregate(direction: Tensor, length: Tensor) -> Aggregate:
-    """Fit the mean of posteriors; at most 2,048, evenly spaced, stand for all.
+    """Fit the mean of posteriors, of which at most 2,048, evenly spaced, stand for all.
 
     Args:
         direction: Mean directions, shape ``(N, d)``.

@@ -77,9 +77,6 @@ def fit_linear_probe(
         exact_up_to: Most numbers, ``N F``, for L-BFGS; by default a gigabyte of them.
         epochs: Of the stochastic gradients.
 
-    Raises:
-        ValueError: If there is only one class, or an argument does not fit.
-
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
         >>> fit_linear_probe(x, torch.tensor([0, 0, 1, 1])).predict(x)
@@ -154,16 +151,7 @@ def _by_stochastic_gradients(
 
 
 def few_shot_rows(labels: Any, shots: int, generator: torch.Generator | None = None) -> Tensor:
-    """Return the rows of ``shots`` random items of each class; shape ``(C shots,)``.
-
-    Args:
-        labels: Classes, shape ``(N,)``.
-        shots: Number of items.
-        generator: Of the random numbers; by default the global one.
-
-    Raises:
-        ValueError: If a class has fewer items than asked for.
-    """
+    """Return the rows ``(C shots,)`` of ``shots`` random items of each of the classes ``(N,)``."""
     y = as_labels("labels", labels)
     classes, counts = y.unique(return_counts=True)
     if not 1 <= shots <= counts.min():
@@ -199,9 +187,6 @@ def few_shot_accuracy(
 
     Returns:
         The accuracies of the subsets.
-
-    Raises:
-        ValueError: If a class has fewer items than asked for, or an argument does not fit.
     """
     x, test = as_matrix("features", features), as_matrix("test_features", test_features)
     y = as_labels("labels", labels, len(x))
@@ -214,12 +199,7 @@ def few_shot_accuracy(
 
 
 def accuracy(predicted: Any, labels: Any) -> float:
-    """Return the fraction of right predictions.
-
-    Args:
-        predicted: Classes, shape ``(N,)``.
-        labels: Classes, shape ``(N,)``.
-    """
+    """Return the fraction of the predicted classes ``(N,)`` that are the true ones."""
     truth = as_labels("labels", labels)
     return (as_labels("predicted", predicted, len(truth)) == truth).double().mean().item()
 
@@ -258,9 +238,6 @@ def multi_label_accuracy(predicted: Any, allowed: Any) -> tuple[float, int]:
 
     Returns:
         The fraction, and the number of images that it is of.
-
-    Raises:
-        ValueError: If no image may be given any class.
 
     References:
         Beyer et al. (2020), Are we done with ImageNet? https://arxiv.org/abs/2006.07159

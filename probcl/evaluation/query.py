@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +11,7 @@ from probcl.evaluation.clustering import ward_clustering
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.geometry import singular_spectrum
 from probcl.evaluation.knn import Neighbours, nearest, nearest_is_wrong, neighbour_vote
-from probcl.evaluation.ood import (
-    Aggregate,
-    Gate,
-    Gaussians,
-    fit_aggregate,
-    fit_gate,
-    fit_gaussians,
-)
+from probcl.evaluation.ood import Aggregate, Gate, Gaussians, fit_aggregate, fit_gate, fit_gaussians
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.progress import step
 from probcl.evaluation.sampled import expected_entropy, predictive_entropy
@@ -112,14 +105,6 @@ class Reference(Embeddings):
         return (1 - found.cosine[:, -1]).double().sort().values
 
 
-class Sampled(NamedTuple):
-    """What samples of the posteriors say, each of shape ``(N,)``; None where labels are needed."""
-
-    surprise: Tensor
-    predictive_entropy: Tensor | None
-    mutual_information: Tensor | None
-
-
 class Query(Embeddings):
     """Items that are compared with reference items, sorted: what scores and metrics are made from.
 
@@ -173,15 +158,10 @@ class Query(Embeddings):
         """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
         return self.logits.double().softmax(-1)
 
-    @property
-    def standardised(self) -> Tensor:
-        """Features and direction as the Gaussians take them, shape ``(N, F)``."""
-        return self.reference.standardised(self)
-
     @cached_property
     def distance(self) -> Tensor:
         """Mahalanobis distance to the reference items' Gaussian, shape ``(N,)``."""
-        return self.reference.gaussian.distance(self.standardised)
+        return self.reference.gaussian.distance(self.reference.standardised(self))
 
     @cached_property
     def typicality(self) -> Tensor:
@@ -189,22 +169,24 @@ class Query(Embeddings):
         return self.reference.gate(self.distance)
 
     @cached_property
-    def sampled(self) -> Sampled:
-        """What 64 samples of each posterior say, from base samples that all items share."""
+    def sampled(self) -> dict[str, Tensor]:
+        """What 64 samples of each posterior say, by the name of the score; each ``(N,)``.
+
+        All items share the base samples; without labels there is the surprise alone.
+        """
         total = _PASSES * len(self.posterior)
         with step(f"{self.name}: samples of the posteriors", total) as advance, torch.no_grad():
             parts = [self._of_samples(q, advance) for q in self.posterior]
-        surprise, *others = (torch.cat(values)[self._order] for values in zip(*parts, strict=True))
-        return Sampled(surprise, *(others or (None, None)))
+        return {name: torch.cat([part[name] for part in parts])[self._order] for name in parts[0]}
 
-    def _of_samples(self, posterior: Any, advance: Callable[[], None]) -> tuple[Tensor, ...]:
+    def _of_samples(self, posterior: Any, advance: Callable[[], None]) -> dict[str, Tensor]:
         reference = self.reference
         dtype = reference.direction.dtype
         # A few at a time, each time by the next seed: memory does not grow with their number.
         first = posterior.draw(_DRAWS, 0).cpu().to(dtype)
-        surprise = reference.aggregate.surprise(first)
+        said = {"aggregate_surprise": reference.aggregate.surprise(first)}
         if not reference.labelled:
-            return (surprise,)
+            return said
         mean, entropy = torch.zeros(()), torch.zeros(())
         for seed in range(_PASSES):
             z = first if seed == 0 else posterior.draw(_DRAWS, seed).cpu().to(dtype)
@@ -212,7 +194,8 @@ class Query(Embeddings):
             mean, entropy = mean + p.mean(0) / _PASSES, entropy + expected_entropy(p) / _PASSES
             advance()
         total = predictive_entropy(mean[None])
-        return surprise, total, (total - entropy).clamp_min(0)
+        information = (total - entropy).clamp_min(0)
+        return said | {"predictive_entropy": total, "mutual_information": information}
 
     @cached_property
     def wrong(self) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""Uncertainty from several predictions of one item: posterior samples, dropout, an ensemble."""
+"""Uncertainty from several predictions of one item: posterior samples, dropout, an ensemble.
+
+``probabilities`` are those of ``S`` samples for each of ``N`` items, of shape ``(S, N, C)``.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,13 +23,7 @@ __all__ = [
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy of the mean prediction, in nats: all there is of uncertainty.
-
-    Args:
-        probabilities: Of each sample, shape ``(S, N, C)``.
-
-    Returns:
-        Shape ``(N,)``.
+    """Return the entropy ``(N,)`` of the mean prediction, in nats: all there is of uncertainty.
 
     References:
         Depeweg et al. (2018), https://arxiv.org/abs/1710.07283
@@ -39,18 +36,12 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
 
 
 def expected_entropy(probabilities: Tensor) -> Tensor:
-    """Return the mean entropy of the predictions ``(S, N, C)``: what no sample resolves."""
+    """Return the mean entropy ``(N,)`` of the predictions, in nats: what no sample resolves."""
     return torch.special.entr(probabilities).sum(-1).mean(0)
 
 
 def mutual_information(probabilities: Tensor) -> Tensor:
-    """Return how far the samples disagree, in nats: the entropy of the mean less the mean entropy.
-
-    Args:
-        probabilities: Of each sample, shape ``(S, N, C)``.
-
-    Returns:
-        Shape ``(N,)``, at least 0.
+    """Return ``(N,)``, the entropy of the mean less the mean entropy: how far samples disagree.
 
     References:
         Houlsby et al. (2011), https://arxiv.org/abs/1112.5745
@@ -76,9 +67,6 @@ def monte_carlo_dropout(
     Returns:
         Outputs, shape ``(samples, N, *)``.
 
-    Raises:
-        ValueError: If the network has no dropout layer.
-
     References:
         Gal and Ghahramani (2016), https://arxiv.org/abs/1506.02142
     """
@@ -94,14 +82,7 @@ def monte_carlo_dropout(
 
 
 def ensemble(modules: Sequence[nn.Module], images: Tensor) -> Tensor:
-    """Run several networks, each as in evaluation.
-
-    Args:
-        modules: The networks, one at least.
-        images: What they take, shape ``(N, ...)``.
-
-    Returns:
-        Outputs, shape ``(len(modules), N, *)``.
+    """Return the outputs ``(len(modules), N, *)`` of several networks, each as in evaluation.
 
     References:
         Lakshminarayanan et al. (2017), https://arxiv.org/abs/1612.01474

@@ -18,7 +18,7 @@ from probcl.evaluation.knn import vote_entropy
 from probcl.evaluation.progress import step
 from probcl.evaluation.query import Query
 
-__all__ = ["QUESTIONS", "SCORES", "Score", "compute_score"]
+__all__ = ["QUESTIONS", "SCORES", "Score"]
 
 #: What a score may be asked, and what would be a good answer.
 QUESTIONS = {
@@ -104,7 +104,7 @@ SCORES = {
     ),
     "aggregate_surprise": Score(
         "-E log p(z) over the posterior, p the mean of the training items' posteriors",
-        "out_of_distribution", ("posterior",), lambda query: query.sampled.surprise,
+        "out_of_distribution", ("posterior",), lambda query: query.sampled["aggregate_surprise"],
     ),
     "expected_cosine": Score(
         "1 - mean of the 5 largest E[z].E[z'] among the nearest training items",
@@ -112,11 +112,11 @@ SCORES = {
     ),
     "predictive_entropy": Score(
         "entropy of a probe's prediction, averaged over posterior samples",
-        "ambiguity", ("posterior", "labels"), lambda query: query.sampled.predictive_entropy,
+        "ambiguity", ("posterior", "labels"), lambda query: query.sampled["predictive_entropy"],
     ),
     "mutual_information": Score(
         "disagreement of a probe's predictions on posterior samples",
-        "ambiguity", ("posterior", "labels"), lambda query: query.sampled.mutual_information,
+        "ambiguity", ("posterior", "labels"), lambda query: query.sampled["mutual_information"],
     ),
     "max_probability": Score(
         "1 - largest probability of the linear probe",
@@ -146,7 +146,7 @@ SCORES = {
     "class_mahalanobis": Score(
         "distance to the nearest class, Gaussians of one covariance",
         "out_of_distribution", ("labels",),
-        lambda query: query.reference.class_gaussians.distance(query.standardised),
+        lambda query: query.reference.class_gaussians.distance(query.reference.standardised(query)),
     ),
     "embedding_norm": Score(
         "-length of the embedding before it is normalised",

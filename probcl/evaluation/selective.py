@@ -57,9 +57,6 @@ def risk_coverage(score: Any, error: Any) -> RiskCoverage:
         score: Uncertainty, shape ``(N,)``.
         error: Whether each item is an error, or its loss, at least 0; shape ``(N,)``.
 
-    Raises:
-        ValueError: If the lengths differ, or a value is not finite.
-
     References:
         Geifman et al. (2019), https://arxiv.org/abs/1805.08206; Traub et al. (2024),
         https://arxiv.org/abs/2407.01032
@@ -81,12 +78,7 @@ def risk_coverage(score: Any, error: Any) -> RiskCoverage:
 
 
 def retrieval_error_auroc(score: Any, embedding: Any, labels: Any) -> float:
-    """Return R-AUROC: does the score tell the items whose nearest other is of another class?
-
-    Args:
-        score: Uncertainty, shape ``(N,)``.
-        embedding: Unit vectors, shape ``(N, d)``.
-        labels: Classes, shape ``(N,)``.
+    """Return R-AUROC: does the score tell the unit vectors whose nearest is of another class?
 
     References:
         Kirchhof et al. (2023), URL: a representation learning benchmark for transferable

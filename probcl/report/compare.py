@@ -11,7 +11,7 @@ from rich.table import Table
 
 from probcl.evaluation import METRICS, QUESTIONS
 from probcl.report import plots
-from probcl.report.page import Section, picture, render
+from probcl.report.page import Section, drawn, render
 from probcl.runs import write_whole
 
 __all__ = ["compare_runs"]
@@ -114,16 +114,14 @@ def _sections(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Secti
             pairs = [(run[axes[0]], run[axes[1]]) for run in runs if run.keys() >= set(axes)]
             points |= {name: pairs} if pairs else {}
         if points:
-            sections.append(
-                Section(
-                    f"Accuracy and uncertainty: {words}",
-                    "A small mark for each seed, a large one for their mean: up and to the right "
-                    "is better, and no run is better in both than those on the dashed line. The "
-                    f"uncertainty is the {DRAWN[0]} of the posterior; of a run that has none, "
-                    f"{DRAWN[1]}.",
-                    picture(plots.plot_pareto(points, "k-NN accuracy", f"{words}, AUROC")[0]),
-                )
-            )
+            sections.append(drawn(
+                f"Accuracy and uncertainty: {words}",
+                "A small mark for each seed, a large one for their mean: up and to the right "
+                "is better, and no run is better in both than those on the dashed line. The "
+                f"uncertainty is the {DRAWN[0]} of the posterior; of a run that has none, "
+                f"{DRAWN[1]}.",
+                plots.plot_pareto(points, "k-NN accuracy", f"{words}, AUROC"),
+            ))  # fmt: skip
     return sections
 
 

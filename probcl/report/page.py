@@ -1,20 +1,18 @@
-"""What reports are made of: sections with a picture, a template, files that are whole."""
+"""What reports are made of: sections with a picture, and a template."""
 
 import base64
 import io
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["Section", "picture", "render"]
+__all__ = ["Section", "drawn", "render"]
 
 
-@dataclass
-class Section:
+class Section(NamedTuple):
     """A picture with a title and how to read it, or the words that stand in its place."""
 
     title: str
@@ -22,12 +20,13 @@ class Section:
     picture: str | None = None
 
 
-def picture(figure: Figure) -> str:
-    """Return a figure as an SVG image that an HTML page can hold, and close it."""
-    buffer = io.BytesIO()
+def drawn(title: str, text: str, plot: tuple[Figure, Any]) -> Section:
+    """Return a section whose picture, an SVG image in the page, is a plot's figure; close it."""
+    figure, buffer = plot[0], io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return Section(title, text, f"data:image/svg+xml;base64,{encoded}")
 
 
 def render(template: str, **values: Any) -> str:

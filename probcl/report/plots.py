@@ -1,10 +1,10 @@
 """Pictures of runs: functions on arrays that return ``(figure, axes)``."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -28,30 +28,37 @@ __all__ = [
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend's place
 
 
-def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figure, Axes]:
+def _subplots(width: float, height: float, *shape: int, **options: Any) -> tuple[Figure, Any]:
+    """Return a figure, its size in inches, and its axes without the spines that carry no scale."""
+    figure, axes = plt.subplots(*shape, figsize=(width, height), layout="constrained", **options)
+    for panel in figure.axes:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figure, Any]:
     """Draw the loss and its terms over the epochs of a training.
 
     Args:
         epochs: Shape ``(E,)``.
         terms: Values by name, each of shape ``(E,)``.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axes = _subplots(6, 3.6)
+    every = max(1, len(np.asarray(epochs)) // 12)
     for (name, values), colour, marker in zip(terms.items(), COLOURS, MARKERS, strict=False):
-        every = max(1, len(np.asarray(epochs)) // 12)
-        axes.plot(
-            epochs, values, color=colour, marker=marker, markevery=every, markersize=4, label=name
-        )
+        style = {"color": colour, "marker": marker, "markersize": 4}
+        axes.plot(epochs, values, **style, markevery=every, label=name)
     axes.set(xlabel="epoch", ylabel="term of the loss")
     axes.legend(frameon=False)
-    _plain(axes)
     return figure, axes
 
 
 def plot_map(
     coordinates: ArrayLike, labels: ArrayLike, uncertainty: ArrayLike | None = None
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[Figure, Any]:
     """Draw a two-dimensional map of embeddings, by class and by uncertainty.
 
     Args:
@@ -61,9 +68,7 @@ def plot_map(
     """
     points, classes = np.asarray(coordinates), np.asarray(labels)
     panels = 1 if uncertainty is None else 2
-    figure, axes = plt.subplots(
-        1, panels, figsize=(4.6 * panels, 4.2), layout="constrained", squeeze=False
-    )
+    figure, axes = _subplots(4.6 * panels, 4.2, 1, panels, squeeze=False)
     panel = axes[0, 0]
     panel.scatter(*points.T, c=classes % 20, cmap="tab20", s=12, linewidths=0)
     for label in np.unique(classes)[:20]:
@@ -86,7 +91,7 @@ def plot_map(
     return figure, axes
 
 
-def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figure, np.ndarray]:
+def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figure, Any]:
     """Draw accuracy against confidence, smoothed, and how often each confidence is given.
 
     The band is the bootstrap's, 95 %.
@@ -97,27 +102,24 @@ def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figur
     """
     curve = smooth_reliability(probabilities, labels)
     confidence = np.asarray(probabilities).max(-1)
-    figure, axes = plt.subplots(
-        2, 1, figsize=(6, 4.6), layout="constrained", sharex=True, height_ratios=[3, 1]
-    )
+    figure, axes = _subplots(6, 4.6, 2, 1, sharex=True, height_ratios=[3, 1])
     axes[0].plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfectly calibrated")
     axes[0].plot(curve.confidence, curve.accuracy, color=COLOURS[0], label="linear probe")
     axes[0].fill_between(curve.confidence, curve.lower, curve.upper, color=COLOURS[0], alpha=0.2)
     axes[0].set(ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.05))
-    axes[0].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[0].legend(**BESIDE)
     axes[1].hist(confidence, bins=25, range=(0, 1), color="0.7", edgecolor="white")
     axes[1].set(xlabel="confidence", ylabel="items")
-    _plain(*axes)
     return figure, axes
 
 
-def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Axes]:
+def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Any]:
     """Draw the risk among the items accepted against their share, and the best that can be.
 
     Args:
         curves: By the name of the score; of the same errors.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axes = _subplots(6, 3.6)
     for (name, curve), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
         axes.plot(
             curve.coverage, curve.risk, color=colour, label=f"{name} ({curve.area:.4f})",
@@ -126,22 +128,19 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Axes
     best = next(iter(curves.values()))
     axes.plot(best.coverage, best.best, color="0.6", linestyle="--", label="best order")
     axes.set(xlabel="share of items accepted", ylabel="error among them", xlim=(0, 1))
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="score (AURC)")
-    _plain(axes)
+    axes.legend(**BESIDE, title="score (AURC)")
     return figure, axes
 
 
-def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure, np.ndarray]:
+def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure, Any]:
     """Draw how well each score answers each question, with bootstrap intervals.
 
     Args:
         answers: By score and question; AUROC, or a correlation for the question ``corruption``.
     """
     questions = list(next(iter(answers.values())))
-    figure, axes = plt.subplots(
-        1, len(questions), figsize=(1.6 + 2.2 * len(questions), 0.6 + 0.24 * len(answers)),
-        layout="constrained", sharey=True, squeeze=False,
-    )  # fmt: skip
+    size = 1.6 + 2.2 * len(questions), 0.6 + 0.24 * len(answers)
+    figure, axes = _subplots(*size, 1, len(questions), sharey=True, squeeze=False)
     place = np.arange(len(answers))[::-1]
     for panel, question in zip(axes[0], questions, strict=True):
         values = np.array([answer[question] for answer in answers.values()])
@@ -155,36 +154,32 @@ def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure,
         panel.set_title(question.replace("_", " "), fontsize=10)
         panel.set(yticks=place, yticklabels=list(answers), ylim=(-0.6, len(answers) - 0.4))
         panel.grid(axis="y", color="0.92")
-    _plain(*axes[0])
     return figure, axes[0]
 
 
-def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[Figure, np.ndarray]:
+def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[Figure, Any]:
     """Draw accuracy and calibration error against the severity of corruptions.
 
     Args:
         shift: ``top1`` and ``ece`` by corruption and severity.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-    for panel, name, label in zip(
-        axes, ("top1", "ece"), ("accuracy", "calibration error"), strict=True
-    ):
+    figure, axes = _subplots(8, 3.4, 1, 2)
+    severities = list(next(iter(shift.values())))
+    names = {"top1": "accuracy", "ece": "calibration error"}
+    for panel, (name, label) in zip(axes, names.items(), strict=True):
         tables = np.array([[level[name] for level in levels.values()] for levels in shift.values()])
-        severities = list(next(iter(shift.values())))
         panel.plot(severities, tables.T, color="0.75", linewidth=1)
         panel.plot(severities, tables.mean(0), color=COLOURS[0], marker="o", linewidth=2)
-        lowest = tables.mean(1).argmin() if name == "top1" else tables.mean(1).argmax()
-        panel.annotate(
-            list(shift)[lowest], (severities[-1], tables[lowest, -1]), ha="right", va="bottom"
-        )
+        worst = tables.mean(1).argmin() if name == "top1" else tables.mean(1).argmax()
+        end = severities[-1], tables[worst, -1]
+        panel.annotate(list(shift)[worst], end, ha="right", va="bottom")
         panel.set(xlabel="severity", ylabel=label, ylim=(0, 1.02 if name == "top1" else None))
-    _plain(*axes)
     return figure, axes
 
 
 def plot_out_of_distribution(
     test: ArrayLike, sets: Mapping[str, ArrayLike], score: str
-) -> tuple[Figure, Axes]:
+) -> tuple[Figure, Any]:
     """Draw the distributions of a score over the test set and over sets out of distribution.
 
     Args:
@@ -192,7 +187,7 @@ def plot_out_of_distribution(
         sets: Scores by set, each of shape ``(M,)``.
         score: Name of the score, for the axis.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    figure, axes = _subplots(6, 3.2)
     sets = {"test set": test, **sets}
     values = [np.asarray(values) for values in sets.values()]
     drawn = axes.boxplot(
@@ -200,18 +195,16 @@ def plot_out_of_distribution(
         tick_labels=[name.replace("_", " ") for name in sets][::-1], patch_artist=True,
         medianprops={"color": "black"},
     )  # fmt: skip
-    for box, colour in zip(
-        drawn["boxes"][::-1], ["0.8", *[COLOURS[5]] * len(values)], strict=False
-    ):
-        box.set_facecolor(colour)
+    for box in drawn["boxes"]:
+        box.set_facecolor(COLOURS[5])
+    drawn["boxes"][-1].set_facecolor("0.8")  # of the test set
     axes.set(xlabel=score)
-    _plain(axes)
     return figure, axes
 
 
 def plot_pareto(
     points: Mapping[str, Sequence[tuple[float, float]]], accuracy: str, uncertainty: str
-) -> tuple[Figure, Axes]:
+) -> tuple[Figure, Any]:
     """Draw runs by their accuracy and their uncertainty, and which no other is better than in both.
 
     Args:
@@ -219,7 +212,7 @@ def plot_pareto(
         accuracy: Name of the first, for the axis.
         uncertainty: Name of the second, for the axis.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axes = _subplots(6.4, 4)
     means = {name: np.mean(values, axis=0) for name, values in points.items()}
     for index, (name, values) in enumerate(points.items()):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
@@ -231,14 +224,13 @@ def plot_pareto(
     ]  # fmt: skip
     axes.plot(*np.array(sorted(map(tuple, front))).T, color="0.6", linestyle="--", zorder=0)
     axes.set(xlabel=accuracy, ylabel=uncertainty)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    _plain(axes)
+    axes.legend(**BESIDE)
     return figure, axes
 
 
 def plot_severity(
     by_severity: Mapping[str, Mapping[int, ArrayLike]], score: str
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[Figure, Any]:
     """Draw the median of a score, and its quartiles, against the severity of each corruption.
 
     Args:
@@ -247,10 +239,8 @@ def plot_severity(
     """
     columns = min(6, len(by_severity))
     rows = -(-len(by_severity) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(0.6 + 1.6 * columns, 0.5 + 1.45 * rows), layout="constrained",
-        sharex=True, sharey=True, squeeze=False,
-    )  # fmt: skip
+    size = 0.6 + 1.6 * columns, 0.5 + 1.45 * rows
+    figure, axes = _subplots(*size, rows, columns, sharex=True, sharey=True, squeeze=False)
     for panel in axes.flat[len(by_severity) :]:
         panel.set_visible(False)
     for panel, (name, levels) in zip(axes.flat, by_severity.items(), strict=False):
@@ -263,11 +253,10 @@ def plot_severity(
         panel.set_xticks(list(levels))
     figure.supxlabel("severity (0: clean)", fontsize=10)
     figure.supylabel(score, fontsize=10)
-    _plain(*axes.flat)
     return figure, axes
 
 
-def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Axes]:
+def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Any]:
     """Draw the singular values of the embeddings, relative to the largest.
 
     Args:
@@ -277,13 +266,7 @@ def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Axes]:
     values = values / values.max()
     # Values below the rounding of the embeddings would stretch the axis and mean nothing.
     values = values[values > 1e-7]
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axes = _subplots(6, 3.6)
     axes.semilogy(np.arange(1, len(values) + 1), values, color=COLOURS[0], marker=".")
     axes.set(xlabel="index", ylabel="singular value / largest")
-    _plain(axes)
     return figure, axes
-
-
-def _plain(*axes: Axes) -> None:
-    for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,7 @@
 """The report on an evaluation, one HTML page, and its summary on the console."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -37,10 +36,8 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"path must be an .html file, got {path}.")
-    record: dict[str, Any] = {"metrics": evaluation.metrics}
-    if run_dir is not None:
-        record = record_of_run(run_dir)
-    metrics = record.pop("metrics")
+    record = {"metrics": evaluation.metrics} if run_dir is None else record_of_run(run_dir)
+    metrics, best = record.pop("metrics"), _best(evaluation.answers)
     page = render(
         "report.html.jinja",
         name=path.stem if run_dir is None else run_dir.name,
@@ -49,12 +46,11 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
         known=METRICS,
         groups=_grouped(metrics),
         meaning_of_group=GROUPS | {"time": "Seconds."},
-        questions=_questions(evaluation.answers),
         meaning_of_question=QUESTIONS,
         answers=evaluation.answers,
-        best=_best(evaluation.answers),
+        best=best,
         scores=SCORES,
-        parts=_parts(metrics, evaluation.answers),
+        parts=_parts(metrics, best),
         left_out=evaluation.left_out,
         sections=sections_of(evaluation, run_dir),
         record={name: yaml.safe_dump(part, sort_keys=False) for name, part in record.items()},
@@ -78,16 +74,16 @@ def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
     console.print(quality)
     if not answers:
         return
+    best = _best(answers)
     uncertainty = Table(box=None)
     uncertainty.add_column("uncertainty", no_wrap=True)
-    for question in _questions(answers):
+    for question in best:
         uncertainty.add_column(question.replace("_", " "), justify="right")
-    best = _best(answers)
     for score, answer in answers.items():
         cells = []
-        for question in _questions(answers):
+        for question, winner in best.items():
             cell = f"{answer[question].value:.3f}" if question in answer else ""
-            cells.append(f"[bold]{cell}[/bold]" if best[question] == score else cell)
+            cells.append(f"[bold]{cell}[/bold]" if score == winner else cell)
         uncertainty.add_row(score, *cells)
     console.print(uncertainty)
 
@@ -98,20 +94,15 @@ def headline(metrics: Mapping[str, float]) -> dict[str, float]:
     return {n: value for n, value in metrics.items() if n in shown or n.startswith("time/")}
 
 
-def _questions(answers: Answers) -> list[str]:
-    """Return the questions that were asked, in the order of ``QUESTIONS``, others last."""
-    asked = dict.fromkeys(question for answer in answers.values() for question in answer)
-    return sorted(asked, key=lambda question: _place(question, QUESTIONS))
-
-
 def _best(answers: Answers) -> dict[str, str]:
-    """Return the score that answers each question best."""
+    """Return the score that answers each question best, in the order of ``QUESTIONS``."""
+    asked = dict.fromkeys(question for answer in answers.values() for question in answer)
     return {
         question: max(
             (score for score in answers if question in answers[score]),
             key=lambda score: answers[score][question].value,
         )
-        for question in _questions(answers)
+        for question in _ordered(asked, QUESTIONS)
     }
 
 
@@ -122,20 +113,21 @@ def _grouped(metrics: Mapping[str, float]) -> dict[str, list[str]]:
         group = METRICS[name].group if name in METRICS else name.partition("/")[0]
         if group != "unc":
             groups.setdefault(group, []).append(name)
-    return dict(sorted(groups.items(), key=lambda item: _place(item[0], GROUPS)))
+    return {group: groups[group] for group in _ordered(groups, GROUPS)}
 
 
-def _parts(metrics: Mapping[str, float], answers: Answers) -> dict[str, dict[str, float]]:
+def _parts(metrics: Mapping[str, float], questions: Container[str]) -> dict[str, dict[str, float]]:
     """Return the numbers of the scores that are no answers, by name and score."""
     parts: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         group, _, rest = name.partition("/")
         part, _, score = rest.partition("/")
-        if group == "unc" and part not in _questions(answers):
+        if group == "unc" and part not in questions:
             parts.setdefault(part, {})[score] = value
     return parts
 
 
-def _place(name: str, known: Iterable[str]) -> int:
-    names = list(known)
-    return names.index(name) if name in names else len(names)
+def _ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return names in the order of those known, others last."""
+    place = {name: number for number, name in enumerate(known)}
+    return sorted(names, key=lambda name: place.get(name, len(place)))

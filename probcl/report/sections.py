@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from probcl.evaluation import Evaluation
 from probcl.evaluation.selective import risk_coverage
 from probcl.report import plots
-from probcl.report.page import Section, picture
+from probcl.report.page import Section, drawn
 from probcl.runs import read_history
 
 __all__ = ["sections_of"]
@@ -30,24 +29,20 @@ def sections_of(evaluation: Evaluation, run_dir: Path | None = None) -> list[Sec
     if score is not None:
         sections += _of_score(evaluation, score)
     if evaluation.shift and "probe" in evaluation.wrong:
-        sections.append(
-            Section(
-                "Accuracy and calibration under corruption",
-                "The linear probe on corrupted test items: a grey line for each corruption, their "
-                "mean in blue; the worst is named. Accuracy should fall slowly, and the error of "
-                "calibration not rise as it does.",
-                picture(plots.plot_shift(evaluation.shift)[0]),
-            )
-        )
-    sections.append(
-        Section(
-            "Singular spectrum",
-            "Singular values of the test embeddings: a steep fall means that they use few of "
-            "their dimensions.",
-            picture(plots.plot_spectrum(evaluation.spectrum)[0]),
-        )
+        sections.append(drawn(
+            "Accuracy and calibration under corruption",
+            "The linear probe on corrupted test items: a grey line for each corruption, their "
+            "mean in blue; the worst is named. Accuracy should fall slowly, and the error of "
+            "calibration not rise as it does.",
+            plots.plot_shift(evaluation.shift),
+        ))  # fmt: skip
+    spectrum = drawn(
+        "Singular spectrum",
+        "Singular values of the test embeddings: a steep fall means that they use few of "
+        "their dimensions.",
+        plots.plot_spectrum(evaluation.spectrum),
     )
-    return sections
+    return [*sections, spectrum]
 
 
 def _loss(run_dir: Path) -> Section:
@@ -62,7 +57,7 @@ def _loss(run_dir: Path) -> Section:
     if len(history) == 2:
         text = "The loss, mean of each epoch."
         history.pop("loss")
-    return Section("Loss", text, picture(plots.plot_terms(epochs, history)[0]))
+    return drawn("Loss", text, plots.plot_terms(epochs, history))
 
 
 def _map(evaluation: Evaluation, score: str | None) -> Section:
@@ -72,45 +67,37 @@ def _map(evaluation: Evaluation, score: str | None) -> Section:
     text = f"t-SNE of {len(shown)} of {count} test embeddings: those of a class should lie together"
     if score is not None:
         text += f", and uncertain ones (by {score}) at the borders"
-    return Section("Map of the embeddings", f"{text}.", picture(_drawn(evaluation, shown, score)))
-
-
-def _drawn(evaluation: Evaluation, shown: np.ndarray, score: str | None) -> Figure:
-    test = evaluation.test
     tsne = TSNE(
         metric="cosine", init="random", perplexity=min(30.0, (len(shown) - 1) / 3), random_state=0
     )
     coordinates = tsne.fit_transform(test.embedding[shown].numpy())
     labels = np.zeros(len(shown), int) if test.labels is None else test.labels[shown]
     uncertainty = None if score is None else evaluation.scores[score][shown]
-    return plots.plot_map(coordinates, labels, uncertainty)[0]
+    plot = plots.plot_map(coordinates, labels, uncertainty)
+    return drawn("Map of the embeddings", f"{text}.", plot)
 
 
 def _of_probe(evaluation: Evaluation) -> list[Section]:
     """Return what the linear probe's probabilities and errors say."""
     wrong, scores, labels = evaluation.wrong["probe"], evaluation.scores, evaluation.test.labels
-    assert labels is not None  # without them there is no probe
-    sections = [
-        Section(
-            "Reliability",
-            "Accuracy of the linear probe among items of like confidence, smoothed, with a "
-            "bootstrap band: on the dashed line it is calibrated, below it overconfident. The bars "
-            "count the items.",
-            picture(plots.plot_reliability(evaluation.probabilities, labels)[0]),
-        )
-    ]
+    reliability = drawn(
+        "Reliability",
+        "Accuracy of the linear probe among items of like confidence, smoothed, with a "
+        "bootstrap band: on the dashed line it is calibrated, below it overconfident. The bars "
+        "count the items.",
+        plots.plot_reliability(evaluation.probabilities, labels),
+    )
     curves = {name: risk_coverage(scores[name], wrong) for name in CURVES if name in scores}
-    if curves:
-        sections.append(
-            Section(
-                "Risk and coverage",
-                "Error of the probe among the items that are accepted, the most certain first: the "
-                "lower a curve, the better its score finds the errors; the dashed line is the best "
-                "that any score could do.",
-                picture(plots.plot_risk_coverage(curves)[0]),
-            )
-        )
-    return sections
+    if not curves:
+        return [reliability]
+    risk = drawn(
+        "Risk and coverage",
+        "Error of the probe among the items that are accepted, the most certain first: the "
+        "lower a curve, the better its score finds the errors; the dashed line is the best "
+        "that any score could do.",
+        plots.plot_risk_coverage(curves),
+    )
+    return [reliability, risk]
 
 
 def _of_score(evaluation: Evaluation, score: str) -> list[Section]:
@@ -118,23 +105,18 @@ def _of_score(evaluation: Evaluation, score: str) -> list[Section]:
     sections = []
     values = {name: by_score[score] for name, by_score in evaluation.out_of_distribution.items()}
     if values:
-        figure, _ = plots.plot_out_of_distribution(evaluation.scores[score], values, score)
-        sections.append(
-            Section(
-                "Uncertainty out of distribution",
-                f"{score} of the test items, and of items out of distribution: median, quartiles, "
-                "5 % and 95 %. The latter should lie to the right.",
-                picture(figure),
-            )
-        )
+        sections.append(drawn(
+            "Uncertainty out of distribution",
+            f"{score} of the test items, and of items out of distribution: median, quartiles, "
+            "5 % and 95 %. The latter should lie to the right.",
+            plots.plot_out_of_distribution(evaluation.scores[score], values, score),
+        ))  # fmt: skip
     by_severity = {name: by_score[score] for name, by_score in evaluation.by_severity.items()}
     if by_severity:
-        sections.append(
-            Section(
-                "Uncertainty against corruption",
-                f"Median and quartiles of {score} over the test items: it should rise with the "
-                "severity of each corruption.",
-                picture(plots.plot_severity(by_severity, score)[0]),
-            )
-        )
+        sections.append(drawn(
+            "Uncertainty against corruption",
+            f"Median and quartiles of {score} over the test items: it should rise with the "
+            "severity of each corruption.",
+            plots.plot_severity(by_severity, score),
+        ))  # fmt: skip
     return sections

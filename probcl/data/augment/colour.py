@@ -1,7 +1,6 @@
 """Random changes of colour and sharpness of whole batches, each image with its own draw."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +30,13 @@ class ColorJitter(nn.Module):
 
     Args:
         brightness: Largest relative change of the brightness, either way.
-        contrast: Largest relative change of the contrast, either way.
-        saturation: Largest relative change of the saturation, either way.
+        contrast: The same of the contrast.
+        saturation: The same of the saturation.
         hue: Largest change of the hue either way in turns of the colour circle, at most 0.5.
         probability: Probability that an image is changed at all.
 
     Raises:
         ValueError: If a number is out of its range.
-
-    Example:
-        >>> ColorJitter()(torch.rand(4, 3, 8, 8)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(
@@ -53,11 +48,8 @@ class ColorJitter(nn.Module):
         probability: float = 0.8,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("brightness", brightness),
-            ("contrast", contrast),
-            ("saturation", saturation),
-        ):
+        strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        for name, value in strengths.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
         if not 0 <= hue <= 0.5:
@@ -93,10 +85,6 @@ class RandomGrayscale(nn.Module):
 
     Raises:
         ValueError: If ``probability`` is none.
-
-    Example:
-        >>> RandomGrayscale()(torch.rand(4, 3, 8, 8)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -121,10 +109,6 @@ class GaussianBlur(nn.Module):
 
     Raises:
         ValueError: If a number is out of its range.
-
-    Example:
-        >>> GaussianBlur()(torch.rand(4, 3, 8, 8)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), probability: float = 0.5) -> None:
@@ -149,8 +133,6 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
             turns of the hue.
         order: Which of the four to change first, second and so on, shape ``(4, N)``, -1 for none.
 
-    Returns:
-        Images in [0, 1].
     """
     images = check_channels(images).clone()
     changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]
@@ -236,9 +218,4 @@ def _change_hue(images: Tensor, turns: Tensor) -> Tensor:
     return torch.addcmul(high, chroma, away.sub_(1).clamp_(0, 1), value=-1)
 
 
-_CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    _change_brightness,
-    _change_contrast,
-    _change_saturation,
-    _change_hue,
-)
+_CHANGES = (_change_brightness, _change_contrast, _change_saturation, _change_hue)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
 from probcl.checks import check_channels, check_choice
@@ -38,16 +39,14 @@ class AutoAugmentPolicy(nn.Module):
     References:
         Cubuk et al. (2019), AutoAugment: Learning Augmentation Policies from Data, Tables 7 and 9.
         https://arxiv.org/abs/1805.09501
-
-    Example:
-        >>> AutoAugmentPolicy("cifar10")(torch.rand(4, 3, 8, 8)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(self, policy: Policy = "imagenet") -> None:
         super().__init__()
         check_choice("policy", policy, Policy)
-        self.pairs = _PAIRS[policy]
+        table = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy)).policies
+        #: Pairs of operations, each with its probability and its strength from 0 to 1.
+        self.pairs = [[(name, p, (ninths or 0) / 9) for name, p, ninths in pair] for pair in table]
 
     def forward(self, images: Tensor) -> Tensor:
         """Change images ``(N, channels, height, width)`` of one or three channels."""
@@ -75,10 +74,6 @@ class RandAugmentPolicy(nn.Module):
     References:
         Cubuk et al. (2020), RandAugment: Practical Automated Data Augmentation with a Reduced
         Search Space. https://arxiv.org/abs/1909.13719
-
-    Example:
-        >>> RandAugmentPolicy()(torch.rand(4, 3, 8, 8)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(self, num_ops: int = 2, magnitude: float = 9) -> None:
@@ -107,9 +102,6 @@ def apply_operations(images: Tensor, operations: Sequence[Operation | None]) -> 
         images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255;
             the operations see 256 levels.
         operations: What to do to each image; None for nothing.
-
-    Returns:
-        Images of the same kind.
     """
     groups: dict[Operation, list[int]] = defaultdict(list)
     for row, operation in enumerate(operations):
@@ -173,72 +165,3 @@ _TWO_WAYS = {
 _RANDAUGMENT = [name for name in _OPERATIONS if name != "Invert"]
 
 _STRONGEST = 30  # the scale of RandAugment's magnitudes
-
-# Pairs of operations, each with its probability and its strength from 0 to 9.
-_TABLES = {
-    "imagenet": """
-        Posterize 0.4 8, Rotate 0.6 9
-        Solarize 0.6 5, AutoContrast 0.6 0
-        Equalize 0.8 0, Equalize 0.6 0
-        Posterize 0.6 7, Posterize 0.6 6
-        Equalize 0.4 0, Solarize 0.2 4
-        Equalize 0.4 0, Rotate 0.8 8
-        Solarize 0.6 3, Equalize 0.6 0
-        Posterize 0.8 5, Equalize 1.0 0
-        Rotate 0.2 3, Solarize 0.6 8
-        Equalize 0.6 0, Posterize 0.4 6
-        Rotate 0.8 8, Color 0.4 0
-        Rotate 0.4 9, Equalize 0.6 0
-        Equalize 0.0 0, Equalize 0.8 0
-        Invert 0.6 0, Equalize 1.0 0
-        Color 0.6 4, Contrast 1.0 8
-        Rotate 0.8 8, Color 1.0 2
-        Color 0.8 8, Solarize 0.8 7
-        Sharpness 0.4 7, Invert 0.6 0
-        ShearX 0.6 5, Equalize 1.0 0
-        Color 0.4 0, Equalize 0.6 0
-        Equalize 0.4 0, Solarize 0.2 4
-        Solarize 0.6 5, AutoContrast 0.6 0
-        Invert 0.6 0, Equalize 1.0 0
-        Color 0.6 4, Contrast 1.0 8
-        Equalize 0.8 0, Equalize 0.6 0
-    """,
-    "cifar10": """
-        Invert 0.1 0, Contrast 0.2 6
-        Rotate 0.7 2, TranslateX 0.3 9
-        Sharpness 0.8 1, Sharpness 0.9 3
-        ShearY 0.5 8, TranslateY 0.7 9
-        AutoContrast 0.5 0, Equalize 0.9 0
-        ShearY 0.2 7, Posterize 0.3 7
-        Color 0.4 3, Brightness 0.6 7
-        Sharpness 0.3 9, Brightness 0.7 9
-        Equalize 0.6 0, Equalize 0.5 0
-        Contrast 0.6 7, Sharpness 0.6 5
-        Color 0.7 7, TranslateX 0.5 8
-        Equalize 0.3 0, AutoContrast 0.4 0
-        TranslateY 0.4 3, Sharpness 0.2 6
-        Brightness 0.9 6, Color 0.2 8
-        Solarize 0.5 2, Invert 0.0 0
-        Equalize 0.2 0, AutoContrast 0.6 0
-        Equalize 0.2 0, Equalize 0.6 0
-        Color 0.9 9, Equalize 0.6 0
-        AutoContrast 0.8 0, Solarize 0.2 8
-        Brightness 0.1 3, Color 0.7 0
-        Solarize 0.4 5, AutoContrast 0.9 0
-        TranslateY 0.9 9, TranslateY 0.7 9
-        AutoContrast 0.9 0, Solarize 0.8 3
-        Equalize 0.8 0, Invert 0.1 0
-        TranslateY 0.7 9, AutoContrast 0.9 0
-    """,
-}
-
-
-def _parsed(table: str) -> list[list[tuple[str, float, float]]]:
-    pairs = []
-    for line in table.strip().splitlines():
-        words = (operation.split() for operation in line.split(","))
-        pairs.append([(name, float(p), float(strength) / 9) for name, p, strength in words])
-    return pairs
-
-
-_PAIRS = {name: _parsed(table) for name, table in _TABLES.items()}

@@ -94,17 +94,13 @@ class AutoAugment(Augmentation):
 
     Args:
         size: Height and width of a view in pixels.
-        scale: Smallest and largest area of the crop, as shares of the image's.
+        scale: As for ``SimAugment``.
         policy: ``"imagenet"`` or ``"cifar10"``, the data set that the pairs were found on.
         flip: Probability of a flip left to right.
 
     References:
         Cubuk et al. (2019), AutoAugment: Learning Augmentation Policies from Data.
         https://arxiv.org/abs/1805.09501
-
-    Example:
-        >>> AutoAugment(8)(torch.rand(4, 3, 16, 16)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(
@@ -134,10 +130,6 @@ class StackedRandAugment(Augmentation):
     References:
         Tian et al. (2020), What Makes for Good Views for Contrastive Learning?
         https://arxiv.org/abs/2005.10243
-
-    Example:
-        >>> StackedRandAugment(8)(torch.rand(4, 3, 16, 16)).shape
-        torch.Size([4, 3, 8, 8])
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Affine maps, contrast, noise, and degraded views: for images of any number of channels."""
+"""Affine maps, contrast, noise, and degraded views: for images of any number of channels.
+
+Each image of a batch has random amounts of its own.
+"""
 
 import math
 
@@ -12,16 +15,12 @@ __all__ = ["Degrade", "RandomAffine", "RandomContrast", "RandomNoise"]
 
 
 class RandomAffine(nn.Module):
-    """Rotate, scale and shift each image of a batch by its own random amount.
+    """Rotate, scale and shift each image of a batch.
 
     Args:
         degrees: Largest rotation, either way.
         scale: Largest relative change of size, either way.
         translate: Largest shift along each axis, as a fraction of the image's size.
-
-    Example:
-        >>> RandomAffine()(torch.rand(4, 1, 8, 8)).shape
-        torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, degrees: float = 15.0, scale: float = 0.15, translate: float = 0.1) -> None:
@@ -46,14 +45,10 @@ class RandomAffine(nn.Module):
 
 
 class RandomContrast(nn.Module):
-    """Shrink the contrast of each image of a batch by its own random amount.
+    """Shrink the contrast of each image of a batch.
 
     Args:
         strength: Largest share of the contrast to take away, in [0, 1].
-
-    Example:
-        >>> RandomContrast()(torch.rand(4, 1, 8, 8)).shape
-        torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, strength: float = 0.5) -> None:
@@ -67,14 +62,10 @@ class RandomContrast(nn.Module):
 
 
 class RandomNoise(nn.Module):
-    """Add normal noise to each image of a batch, of its own random strength.
+    """Add normal noise to each image of a batch.
 
     Args:
         strength: Largest standard deviation.
-
-    Example:
-        >>> RandomNoise()(torch.rand(4, 1, 8, 8)).shape
-        torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, strength: float = 0.2) -> None:
@@ -88,7 +79,7 @@ class RandomNoise(nn.Module):
 
 
 class Degrade(nn.Module):
-    """Blur, cover or flatten each image of a batch, or add noise to it, by its own draw.
+    """Blur, cover or flatten each image of a batch, or add noise to it.
 
     Each image gets one of the four, of a strength drawn uniformly up to the largest: a Gaussian
     blur of up to 15 % of the height; normal noise of a standard deviation up to 0.4; a black square
@@ -99,10 +90,6 @@ class Degrade(nn.Module):
 
     Raises:
         ValueError: If ``strength`` is out of range.
-
-    Example:
-        >>> Degrade()(torch.rand(4, 1, 8, 8)).shape
-        torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, strength: float = 1.0) -> None:
@@ -120,10 +107,9 @@ class Degrade(nn.Module):
         degraded = images.clone()
         for number, degrade in enumerate((_blurred, _noisy, _covered, _flat)):
             rows = (kind == number).nonzero()[:, 0]
-            chosen = images[rows.to(images.device)]
-            degraded[rows.to(images.device)] = degrade(
-                chosen, amount[rows].to(images), place[:, rows].to(images)
-            )
+            draws = amount[rows].to(images), place[:, rows].to(images)
+            rows = rows.to(images.device)
+            degraded[rows] = degrade(images[rows], *draws)
         return degraded.clamp(0, 1)
 
 
