@@ -1,12 +1,10 @@
 """Graded corruptions and inputs out of distribution, to ask whether uncertainty notices them.
 
-The corruptions are in the style of ImageNet-C and CIFAR-10-C, computed on the fly for images of any
-size: what is measured in pixels follows the images' height. They are not those benchmarks' files,
-and numbers are not comparable with theirs.
+The corruptions are in the style of ImageNet-C and CIFAR-10-C, for images of any size: what is
+measured in pixels follows their height. Numbers are not comparable with those benchmarks'.
 
-What is done to an image is a function of the image and of its row, the seed of its draws. It is
-done on the CPU, one image at a time, so that not a bit of the result depends on the batch that the
-image came in, on its place there, or on the device.
+What is done to an image follows from the image and its row, the seed of its draws. It is done on
+the CPU, one image at a time, so that not a bit depends on the batch, its order, or the device.
 
 References:
     Hendrycks and Dietterich (2019), Benchmarking Neural Network Robustness to Common Corruptions
@@ -279,15 +277,9 @@ def _weights(sigma: float, extent: int) -> Tensor:
 
 
 def _moved(image: Tensor, shift: Tensor, zoom: Tensor | float = 1.0) -> Tensor:
-    """Look up each pixel of an image elsewhere: its borders are repeated.
+    """Return an image looked up ``shift`` pixels to the right and down, enlarged about its centre.
 
-    Args:
-        image: Shape ``(1, channels, height, width)``.
-        shift: To the right and down, in pixels; broadcast against ``(S, height, width, 2)``.
-        zoom: Enlargement about the centre, broadcast likewise.
-
-    Returns:
-        The image once for each of the ``S`` moves.
+    Both broadcast against ``(S, height, width, 2)``: once for each of ``S`` moves.
     """
     place, unit = (part.to(image) for part in _places(*image.shape[-2:]))
     grid = place / zoom + shift * unit

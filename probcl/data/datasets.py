@@ -47,9 +47,7 @@ class ImageArrays(Dataset):
         name: What error messages put before ``images`` and ``labels``.
 
     Raises:
-        ValueError: If the shapes do not match, the images differ in size, a pixel is NaN,
-            infinite or out of range, the labels are not integers from 0 or there is one class
-            only.
+        ValueError: If an argument is not as described, of finite pixels.
 
     Example:
         >>> data = ImageArrays(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
@@ -92,19 +90,17 @@ class ImageFiles(Dataset):
     """Images in files, with or without labels, each decoded when a loader's worker asks for it.
 
     An item is ``(image, label, row)``: a PIL image of the file's own size, its class or ``None``,
-    and its place in the data set. Where ``unreadable`` is ``"skip"``, the item of a file that
-    cannot be decoded has the file's path, a ``str``, in the image's place: what puts a batch
-    together can drop it, and say which it was.
+    and its place in the data set.
 
     Args:
         paths: N image files.
         labels: Classes, integers from 0, shape ``(N,)``; at least two classes; or none.
         channels: 3 for colour, 1 for grey: every image is converted.
-        unreadable: ``"raise"`` or ``"skip"``: what to do with a file that cannot be decoded.
+        unreadable: What to do with a file that cannot be decoded: ``"raise"``, or ``"skip"``, by
+            which its item has its path, a ``str``, in the image's place, for a batch to drop.
 
     Raises:
-        ValueError: If there are no paths, the labels do not match them or are not integers from 0,
-            or another argument has a value of its own; on fetching an item, if its file cannot be
+        ValueError: If an argument is not as described; on fetching an item, if its file cannot be
             decoded.
         OSError: On fetching an item, if its file cannot be opened, which is never skipped.
 
@@ -195,9 +191,8 @@ def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS
         max_pixels: The most pixels that a file may declare.
 
     Raises:
-        ValueError: If the content is no image, has more than eight bits in a channel or too many
-            pixels.
-        Exception: Whatever PIL's decoders raise where the content is damaged or incomplete.
+        Exception: Whatever PIL's decoders raise where the content is damaged or incomplete;
+            ``ValueError`` if it is no image, or has more bits or pixels than it may.
     """
     try:
         image = Image.open(io.BytesIO(content))  # reads the header only

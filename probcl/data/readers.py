@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -48,19 +49,17 @@ def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
         of type ``uint8``.
 
     Raises:
-        ValueError: If there is no such file, it is not ``.npz``, an array is missing or bad, an
-            image cannot be decoded or has a size of its own, a split is empty, the test set has a
+        ValueError: If the file is not as described, an image cannot be decoded, the test set has a
             class that the train set lacks, or the memory does not suffice.
     """
     try:
         with _open(path) as file:
-            packed = "jpeg" in file
-            arrays = _take(path, file, _PACKED if packed else _PLAIN)
-        train_images, train_labels, test_images, test_labels = (
-            _unpacked(*arrays) if packed else arrays
-        )
-        train = ImageArrays(train_images, train_labels, "train_")
-        test = ImageArrays(test_images, test_labels, "test_")
+            if "jpeg" in file:
+                arrays = _unpacked(*_take(path, file, _PACKED))
+            else:
+                arrays = _take(path, file, _PLAIN)
+        train = ImageArrays(*arrays[:2], name="train_")
+        test = ImageArrays(*arrays[2:], name="test_")
     except MemoryError as error:
         raise ValueError(f"path: {path} needs more memory than there is ({error}).") from error
     check_classes(train, test)
@@ -81,7 +80,7 @@ def _open(path: str | Path) -> NpzFile:
     return file
 
 
-def _take(path: str | Path, file: NpzFile, names: tuple[str, ...]) -> list[np.ndarray]:
+def _take(path: str | Path, file: NpzFile, names: tuple[str, ...]) -> list[Any]:
     arrays = []
     for name in names:
         if name not in file:
@@ -103,7 +102,7 @@ def _take(path: str | Path, file: NpzFile, names: tuple[str, ...]) -> list[np.nd
 
 def _unpacked(
     jpeg: np.ndarray, offset: np.ndarray, label: np.ndarray, split: np.ndarray
-) -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
+) -> list[Any]:
     for name, values in (("label", label), ("split", split)):
         if values.shape != (offset.size - 1,):
             raise ValueError(
@@ -117,7 +116,7 @@ def _unpacked(
             f"got the values {np.unique(split).tolist()[:5]}: mark the images so."
         )
     images = decode_packed(jpeg, offset)
-    return images[train], label[train], images[test], label[test]
+    return [images[train], label[train], images[test], label[test]]
 
 
 def decode_packed(jpeg: np.ndarray, offset: np.ndarray) -> Tensor:
@@ -196,8 +195,8 @@ def read_folder(
         The train set and the test set, with the same numbers for the same classes.
 
     Raises:
-        ValueError: If a folder is missing or a class has no images, there is one class only, or
-            the test set has a class that the train set lacks.
+        ValueError: If a folder is missing, a class has no images or is in the test set only, or
+            there is one class.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -211,15 +210,13 @@ def read_folder(
                 f"path: {root} has no folder {names}: it needs the images as train/CLASS/* and "
                 "test/CLASS/*."
             )
-    numbers = number_classes(train)
-    there = number_classes(test)
-    for name in there:
+    numbers, tested = number_classes(train), number_classes(test)
+    for name in tested:
         if name not in numbers:
             raise ValueError(
                 f"path: class {name!r} of {test} is not in {train}: add it there, or remove it."
             )
-    there = {name: numbers[name] for name in there}
-    parts = list_images(train, numbers), list_images(test, there)
+    parts = list_images(train, numbers), list_images(test, {n: numbers[n] for n in tested})
     others = [entry.path for part in (train, test) for entry in _entries(part)
               if entry.name not in numbers]  # fmt: skip
     others += [path for part in parts for path in part.others]

@@ -147,7 +147,10 @@ def smooth_reliability(
     means = means / counts.clamp_min(1)
     random, share = np.random.default_rng(seed), (counts / len(kind)).numpy()
     drawn = torch.as_tensor(random.multinomial(len(kind), share, resamples)).double()
-    kernel = _kernel(bandwidth)
+    # The weight of each cell for each place, reflected at 0 and 1.
+    places = (torch.arange(_GRID, dtype=torch.double) + 0.5) / _GRID
+    images = torch.stack([places, -places, 2 - places])
+    kernel = (-0.5 * ((images[..., None] - places) / bandwidth).square()).exp().sum(0)
 
     def curve(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         halves = counts.unflatten(-1, (_GRID, 2))
@@ -256,13 +259,6 @@ def _fit(logits: Any, labels: Any, per_class: bool) -> Scaling:
 
     optimizer.step(closure)
     return Scaling(log_weight.detach().exp(), bias.detach())
-
-
-def _kernel(bandwidth: float) -> Tensor:
-    """Return the weight of each cell for each place, reflected at 0 and 1."""
-    places = (torch.arange(_GRID, dtype=torch.double) + 0.5) / _GRID
-    images = torch.stack([places, -places, 2 - places])
-    return (-0.5 * ((images[..., None] - places) / bandwidth).square()).exp().sum(0)
 
 
 def _checked(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:

@@ -52,8 +52,7 @@ def ward_clustering(
         embedding: Shape ``(N, d)``.
         labels: Classes, shape ``(N,)``.
         clusters: Number of clusters; by default that of the classes.
-        largest: Time and memory grow with the square of the number of items: where there are more
-            than this, that many, evenly spaced, stand for them.
+        largest: At most so many items, evenly spaced, since time grows with their square.
 
     Returns:
         The measures of ``clustering_scores``, and ``count``, the number of items clustered.

@@ -131,16 +131,13 @@ class Embeddings:
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
         """Join the embeddings of batches into one set; what one of them lacks is left out."""
 
-        def joined(values: list[Tensor | None]) -> Tensor | None:
-            present = [value for value in values if value is not None]
-            return torch.cat(present) if len(present) == len(values) else None
+        def joined(values: list[Any]) -> Any:
+            return None if any(value is None for value in values) else torch.cat(values)
 
         return cls(
-            torch.cat([part.embedding for part in parts]),
+            joined([part.embedding for part in parts]),
             joined([part.labels for part in parts]),
             joined([part.features if part.has_features else None for part in parts]),
-            [q for part in parts for q in part.posterior]
-            if all(p.posterior for p in parts)
-            else (),
+            [q for p in parts for q in p.posterior] if all(p.posterior for p in parts) else (),
             joined([part._rows for part in parts]),
         )

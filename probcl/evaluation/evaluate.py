@@ -169,10 +169,6 @@ def evaluate(
 def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:
     """Measure embeddings while they are being trained: quickly, on some items.
 
-    Args:
-        train: Embeddings that a probe learns from and neighbours are looked for among.
-        test: Embeddings that are classified.
-
     Returns:
         The effective rank, the mean of the posteriors' mean resultant lengths, and with labels of
         two classes at least the accuracy of the vote of five neighbours and of the probe.

@@ -96,20 +96,19 @@ def fit_linear_probe(
     mean, scale = x[:, :-1].mean(0), x[:, :-1].std(0, correction=0)
     scale = torch.where(scale > 1e-12 * mean.abs().clamp_min(1e-300), scale, 1.0)
     x[:, :-1].sub_(mean).div_(scale)
+    decay = torch.full((len(seen), x.shape[1]), penalty / len(x), dtype=torch.double)
+    decay[:, -1] = 0
     fit = partial(_by_stochastic_gradients, epochs=epochs) if large else _by_lbfgs
     weights = torch.zeros(count, x.shape[1])
     weights[:, -1] = -torch.inf
-    weights[seen] = fit(x, target.to(x.device), len(seen), penalty).cpu().float()
+    weights[seen] = fit(x, target.to(x.device), decay).cpu().float()
     return LinearProbe(mean.cpu().float(), scale.cpu().float(), weights[:, :-1], weights[:, -1])
 
 
-def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
+def _by_lbfgs(x: Tensor, y: Tensor, decay: Tensor) -> Tensor:
     # By hand the gradient takes two products; the objective is a mean, so that its scale is known.
-    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype)
-    decay = torch.full_like(weight, penalty / len(x))
-    decay[:, -1] = 0
-    one_hot = torch.nn.functional.one_hot(y, classes).to(x.dtype)
-    weight.requires_grad_()
+    weight = torch.zeros_like(decay, requires_grad=True)
+    one_hot = torch.nn.functional.one_hot(y, len(decay)).to(x.dtype)
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=_ITERATIONS, history_size=20, tolerance_grad=1e-6,
         tolerance_change=1e-10, line_search_fn="strong_wolfe",
@@ -129,13 +128,9 @@ def _by_lbfgs(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _by_stochastic_gradients(
-    x: Tensor, y: Tensor, classes: int, penalty: float, epochs: int
-) -> Tensor:
-    x = x.float()
-    weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
-    decay = torch.full_like(weight, penalty / len(x))
-    decay[:, -1] = 0
+def _by_stochastic_gradients(x: Tensor, y: Tensor, decay: Tensor, epochs: int) -> Tensor:
+    x, decay = x.float(), decay.float().to(x.device)
+    weight = torch.zeros_like(decay, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, nesterov=True)
     steps = epochs * -(-len(x) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -15,9 +15,7 @@ __all__ = ["RiskCoverage", "retrieval_error_auroc", "risk_coverage"]
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """Risk among the items that are accepted, the most certain first.
-
-    Items of one score are accepted in random order: the curve is its mean over all orders.
+    """Risk among the items accepted, the most certain first, those of one score in random order.
 
     Args:
         coverage: Share of the items accepted, ``1/N`` to 1, shape ``(N,)``.

@@ -20,20 +20,17 @@ _SEED = re.compile(r"-seed\d+(-\d+)?$")
 # Of a run whose posterior has no entropy, or that has no posterior, the second is drawn.
 DRAWN = ("entropy", "nearest_cosine")
 
-Values = dict[str, list[float]]
+Runs = Sequence[Mapping[str, float]]  # of one name: the numbers of each seed
 
 
 def compare_runs(runs: Sequence[Path], output: Path) -> Path:
-    """Write a page with the numbers of several runs, those that differ only in the seed together.
+    """Write a page on several runs, those that differ only in the seed together; return its path.
 
     The name of a run is that of its folder, without ``-seedN``.
 
     Args:
         runs: Folders of runs; or ``metrics.json`` files and records of experiments, of any name.
         output: The page to write.
-
-    Returns:
-        The path of the page.
 
     Raises:
         ValueError: If a run has no metrics, or ``output`` is not an HTML file.
@@ -44,15 +41,14 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
     for run in runs:
         name, metrics = _read(run)
         groups.setdefault(name, []).append(metrics)
-    tables = {name: _collected(metrics) for name, metrics in groups.items()}
     page = render(
         "compare.html.jinja",
         seeds={name: len(metrics) for name, metrics in groups.items()},
-        tables={heading: _table(tables, rows) for heading, rows in _headings(tables).items()},
+        tables={heading: _table(groups, rows) for heading, rows in _headings(groups).items()},
         sections=_sections(groups),
     )
     write_whole(output, page)
-    _print(tables, output)
+    _print(groups, output)
     return output
 
 
@@ -69,41 +65,36 @@ def _read(run: Path) -> tuple[str, dict[str, float]]:
     return _SEED.sub("", run.name if run.is_dir() else run.stem), numbers
 
 
-def _collected(metrics: Sequence[Mapping[str, float]]) -> Values:
-    names = dict.fromkeys(name for run in metrics for name in run)
-    return {name: [run[name] for run in metrics if name in run] for name in names}
-
-
-def _headings(tables: Mapping[str, Values]) -> dict[str, dict[str, str]]:
+def _headings(groups: Mapping[str, Runs]) -> dict[str, dict[str, str]]:
     """Return the rows, metric by label, under the heading that they stand under."""
-    every = dict.fromkeys(name for table in tables.values() for name in table)
+    every = dict.fromkeys(name for runs in groups.values() for run in runs for name in run)
     first = [name for name in METRICS if METRICS[name].headline and name in every]
-    groups = {"Headline": {name: name for name in first}}
     asked = {question: f"Uncertainty: {question.replace('_', ' ')}" for question in QUESTIONS}
-    groups |= {heading: {} for heading in asked.values()}
+    headings: dict[str, dict[str, str]] = {name: {} for name in ("Headline", *asked.values())}
+    headings["Headline"] = {name: name for name in first}
     for name in every:
         group, _, rest = name.partition("/")
         question, _, score = rest.partition("/")
         if group == "unc" and question in asked:
-            groups[asked[question]][score] = name
+            headings[asked[question]][score] = name
         elif name not in first:
-            groups.setdefault("Everything else", {})[name] = name
-    return {heading: rows for heading, rows in groups.items() if rows}
+            headings.setdefault("Everything else", {})[name] = name
+    return {heading: rows for heading, rows in headings.items() if rows}
 
 
-def _table(tables: Mapping[str, Values], rows: Mapping[str, str]) -> dict[str, list[str]]:
-    return {label: [_cell(table.get(name, [])) for table in tables.values()]
-            for label, name in rows.items()}  # fmt: skip
+def _table(groups: Mapping[str, Runs], rows: Mapping[str, str]) -> dict[str, list[str]]:
+    return {label: [_cell(runs, name) for runs in groups.values()] for label, name in rows.items()}
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(runs: Runs, name: str) -> str:
+    values = [run[name] for run in runs if name in run]
     if not values:
         return ""
     spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
     return f"{mean(values):.4g}{spread}"
 
 
-def _sections(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Section]:
+def _sections(groups: Mapping[str, Runs]) -> list[Section]:
     sections = []
     for question in ("retrieval_error", "out_of_distribution"):
         words = question.replace("_", " ")
@@ -125,9 +116,9 @@ def _sections(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Secti
     return sections
 
 
-def _print(tables: Mapping[str, Values], output: Path) -> None:
-    table = Table("", *tables, box=None)
-    for label, cells in _table(tables, _headings(tables).get("Headline", {})).items():
+def _print(groups: Mapping[str, Runs], output: Path) -> None:
+    table = Table("", *groups, box=None)
+    for label, cells in _table(groups, _headings(groups).get("Headline", {})).items():
         table.add_row(label, *cells)
     console = Console(highlight=False)
     console.print(table)

@@ -40,12 +40,7 @@ def _subplots(width: float, height: float, *shape: int, **options: Any) -> tuple
 
 
 def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figure, Any]:
-    """Draw the loss and its terms over the epochs of a training.
-
-    Args:
-        epochs: Shape ``(E,)``.
-        terms: Values by name, each of shape ``(E,)``.
-    """
+    """Draw the loss and its terms by name, ``(E,)`` each, over the epochs ``(E,)``."""
     figure, axes = _subplots(6, 3.6)
     every = max(1, len(np.asarray(epochs)) // 12)
     for (name, values), colour, marker in zip(terms.items(), COLOURS, MARKERS, strict=False):
@@ -92,14 +87,7 @@ def plot_map(
 
 
 def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figure, Any]:
-    """Draw accuracy against confidence, smoothed, and how often each confidence is given.
-
-    The band is the bootstrap's, 95 %.
-
-    Args:
-        probabilities: Class probabilities, shape ``(N, C)``.
-        labels: Classes, shape ``(N,)``.
-    """
+    """Draw the curve of ``smooth_reliability``, and how often each confidence is given."""
     curve = smooth_reliability(probabilities, labels)
     confidence = np.asarray(probabilities).max(-1)
     figure, axes = _subplots(6, 4.6, 2, 1, sharex=True, height_ratios=[3, 1])
@@ -114,11 +102,7 @@ def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figur
 
 
 def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Any]:
-    """Draw the risk among the items accepted against their share, and the best that can be.
-
-    Args:
-        curves: By the name of the score; of the same errors.
-    """
+    """Draw the risk among the items accepted against their share, by score, and the best order."""
     figure, axes = _subplots(6, 3.6)
     for (name, curve), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
         axes.plot(
@@ -133,11 +117,7 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Any]
 
 
 def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure, Any]:
-    """Draw how well each score answers each question, with bootstrap intervals.
-
-    Args:
-        answers: By score and question; AUROC, or a correlation for the question ``corruption``.
-    """
+    """Draw how well each score answers each question, ``Evaluation.answers``."""
     questions = list(next(iter(answers.values())))
     size = 1.6 + 2.2 * len(questions), 0.6 + 0.24 * len(answers)
     figure, axes = _subplots(*size, 1, len(questions), sharey=True, squeeze=False)
@@ -158,11 +138,7 @@ def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure,
 
 
 def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[Figure, Any]:
-    """Draw accuracy and calibration error against the severity of corruptions.
-
-    Args:
-        shift: ``top1`` and ``ece`` by corruption and severity.
-    """
+    """Draw accuracy and calibration error against the severity, of ``Evaluation.shift``."""
     figure, axes = _subplots(8, 3.4, 1, 2)
     severities = list(next(iter(shift.values())))
     names = {"top1": "accuracy", "ece": "calibration error"}
@@ -216,7 +192,7 @@ def plot_pareto(
     means = {name: np.mean(values, axis=0) for name, values in points.items()}
     for index, (name, values) in enumerate(points.items()):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        axes.scatter(*np.transpose(values), s=14, alpha=0.5, color=colour, marker=marker)  # type: ignore[misc]
+        axes.scatter(*np.transpose(values), s=14, alpha=0.5, color=colour, marker=marker)
         axes.plot(*means[name], marker, color=colour, markersize=9, label=name)
     front = [
         mean for mean in means.values()
@@ -257,11 +233,7 @@ def plot_severity(
 
 
 def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Any]:
-    """Draw the singular values of the embeddings, relative to the largest.
-
-    Args:
-        spectrum: Singular values, largest first, shape ``(d,)``.
-    """
+    """Draw singular values ``(d,)``, the largest first, relative to it."""
     values = np.asarray(spectrum)
     values = values / values.max()
     # Values below the rounding of the embeddings would stretch the axis and mean nothing.

@@ -19,19 +19,13 @@ Answers = Mapping[str, Mapping[str, Interval]]
 
 
 def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | None = None) -> Path:
-    """Write one HTML page with every number and picture, which needs no other file.
+    """Write one HTML page, which needs no other file, with every number and picture.
 
     Args:
         evaluation: What was measured.
-        path: The page to write; it appears whole or not at all.
+        path: The page to write, ending in ``.html``; it appears whole or not at all.
         run_dir: Folder of the run that was evaluated: its history, configuration, versions and
             hardware are shown too. None where there is no run.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        ValueError: If ``path`` does not end in ``.html``.
     """
     path = Path(path)
     if path.suffix != ".html":

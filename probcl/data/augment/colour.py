@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from probcl.checks import check_channels, check_probability, check_range
 from probcl.data.augment.draws import drawn_rows, sent
@@ -17,9 +18,6 @@ __all__ = [
     "gaussian_blur",
     "jitter",
 ]
-
-# Shares of red, green and blue in the brightness, those of torchvision (ITU-R BT.601).
-_RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114
 
 
 class ColorJitter(nn.Module):
@@ -34,9 +32,6 @@ class ColorJitter(nn.Module):
         saturation: The same of the saturation.
         hue: Largest change of the hue either way in turns of the colour circle, at most 0.5.
         probability: Probability that an image is changed at all.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     def __init__(
@@ -82,9 +77,6 @@ class RandomGrayscale(nn.Module):
 
     Args:
         probability: Probability that an image loses its colour.
-
-    Raises:
-        ValueError: If ``probability`` is none.
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -96,8 +88,7 @@ class RandomGrayscale(nn.Module):
         rows = sent(drawn_rows(images, self.probability), images)
         if check_channels(images).shape[-3] == 1:
             return images
-        gray = _brightness(images.index_select(0, rows)).expand(-1, 3, -1, -1)
-        return images.index_copy(0, rows, gray)
+        return images.index_copy(0, rows, rgb_to_grayscale(images.index_select(0, rows), 3))
 
 
 class GaussianBlur(nn.Module):
@@ -106,9 +97,6 @@ class GaussianBlur(nn.Module):
     Args:
         sigma: Smallest and largest standard deviation, in pixels.
         probability: Probability that an image is blurred.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), probability: float = 0.5) -> None:
@@ -177,24 +165,17 @@ def blur_weights(sigma: Tensor, largest: float, extent: int) -> Tensor:
     return weights.scatter_add_(-1, index, taps[:, None].expand(index.shape))
 
 
-def _brightness(images: Tensor) -> Tensor:
-    if images.shape[-3] == 1:
-        return images
-    red, green, blue = images.split(1, -3)
-    return (_RED * red).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)
-
-
 def _change_brightness(images: Tensor, factor: Tensor) -> Tensor:
     return (images * factor).clamp_(0, 1)
 
 
 def _change_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = _brightness(images).mean((-3, -2, -1), keepdim=True)
+    mean = rgb_to_grayscale(images).mean((-3, -2, -1), keepdim=True)
     return (images * factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
 def _change_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).add_(_brightness(images) * (1 - factor)).clamp_(0, 1)
+    return (images * factor).add_(rgb_to_grayscale(images) * (1 - factor)).clamp_(0, 1)
 
 
 def _change_hue(images: Tensor, turns: Tensor) -> Tensor:

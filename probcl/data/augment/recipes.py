@@ -90,17 +90,13 @@ class SimAugment(Augmentation):
 
 
 class AutoAugment(Augmentation):
-    """Crop, flip, and a pair of the operations that AutoAugment found.
+    """Crop, flip, and a pair of the operations that AutoAugment found, by ``AutoAugmentPolicy``.
 
     Args:
         size: Height and width of a view in pixels.
         scale: As for ``SimAugment``.
         policy: ``"imagenet"`` or ``"cifar10"``, the data set that the pairs were found on.
         flip: Probability of a flip left to right.
-
-    References:
-        Cubuk et al. (2019), AutoAugment: Learning Augmentation Policies from Data.
-        https://arxiv.org/abs/1805.09501
     """
 
     def __init__(
@@ -118,7 +114,7 @@ class StackedRandAugment(Augmentation):
 
     Args:
         size: Height and width of a view in pixels.
-        scale: Smallest and largest area of the crop, as shares of the image's.
+        scale: As for ``SimAugment``.
         strength: Strength of the jitter, as for ``SimAugment``.
         num_ops: Number of RandAugment's operations for an image.
         magnitude: Their strength, from 0 to 30.
@@ -160,9 +156,6 @@ class MultiCrop(Augmentation):
         counts: Number of views of each kind.
         scales: Smallest and largest area of the crops of each kind, as shares of the image's.
         changes: Modules that change the pixels; by default SimCLR's jitter and loss of colour.
-
-    Raises:
-        ValueError: If the three do not have the same length or a count is not positive.
 
     References:
         Caron et al. (2020), Unsupervised Learning of Visual Features by Contrasting Cluster
