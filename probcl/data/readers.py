@@ -58,8 +58,9 @@ def read_arrays(path: str | Path) -> tuple[ImageArrays, ImageArrays]:
                 arrays = _unpacked(*_take(path, file, _PACKED))
             else:
                 arrays = _take(path, file, _PLAIN)
-        train = ImageArrays(*arrays[:2], name="train_")
-        test = ImageArrays(*arrays[2:], name="test_")
+        train_images, train_labels, test_images, test_labels = arrays
+        train = ImageArrays(train_images, train_labels, "train_")
+        test = ImageArrays(test_images, test_labels, "test_")
     except MemoryError as error:
         raise ValueError(f"path: {path} needs more memory than there is ({error}).") from error
     check_classes(train, test)

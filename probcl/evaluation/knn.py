@@ -133,7 +133,7 @@ def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, i
     Args:
         embedding: Unit vectors, shape ``(N, d)``.
         labels: Classes, shape ``(N,)``.
-        queries: Largest number of items that the mean is over; they are evenly spaced.
+        queries: The mean is over at most so many items, evenly spaced.
 
     Returns:
         The mean, and the number of items that it is over.

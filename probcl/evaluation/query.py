@@ -35,10 +35,7 @@ class Reference(Embeddings):
 
     @cached_property
     def split(self) -> tuple[Tensor, Tensor]:
-        """Rows that are held out, a tenth at random, and the rest; of fewer than 20 both are all.
-
-        The Gaussians do not see those that are held out, nor does the second probe.
-        """
+        """Rows held out, a tenth at random, and the rest; of fewer than 20 both are all."""
         count = len(self)
         if count < 2 * _HELD_OUT:
             return torch.arange(count), torch.arange(count)
@@ -50,14 +47,6 @@ class Reference(Embeddings):
     def probe(self) -> LinearProbe:
         """Linear probe of the features."""
         return fit_linear_probe(self.features, self.labels)
-
-    @cached_property
-    def second_probe(self) -> LinearProbe | None:
-        """Linear probe of the items that are not held out; None if they lack a class."""
-        rest = self.split[1]
-        if len(self.labels[rest].unique()) < len(self.labels.unique()):
-            return None
-        return fit_linear_probe(self.features[rest], self.labels[rest])
 
     @cached_property
     def embedding_probe(self) -> LinearProbe:
@@ -207,16 +196,16 @@ class Query(Embeddings):
 
     @cached_property
     def held_out(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Logits and labels of the reference items held out, and own logits, by a second probe.
+        """Logits and labels of reference items held out, and own logits, by a probe of the rest.
 
-        None if the other reference items lack a class.
+        None if the rest lack a class.
         """
-        reference, rows = self.reference, self.reference.split[0]
-        probe = reference.second_probe
-        if probe is None:
+        features, labels = self.reference.features, self.reference.labels
+        rows, rest = self.reference.split
+        if len(labels[rest].unique()) < len(labels.unique()):
             return None
-        held_out = probe.logits(reference.features[rows])
-        return held_out, reference.labels[rows], probe.logits(self.features)
+        probe = fit_linear_probe(features[rest], labels[rest])
+        return probe.logits(features[rows]), labels[rows], probe.logits(self.features)
 
     @cached_property
     def clustering(self) -> dict[str, float]:
