@@ -1,9 +1,10 @@
 """The metrics, a row each: quality, calibration and geometry of an embedding.
 
-A metric of your own is one more row, and ``evaluate`` takes it up:
+A name begins with the group that it is shown in, of ``GROUPS`` or a new one. A metric of your own
+is one more row, and ``evaluate`` takes it up:
 
     METRICS["geometry/spread"] = Metric(
-        "geometry", "standard deviation of the embeddings", lambda q: q.embedding.std(), needs=()
+        "standard deviation of the embeddings", lambda q: q.embedding.std(), needs=()
     )
 """
 
@@ -51,7 +52,6 @@ class Metric(NamedTuple):
     """A number that says how good an embedding is.
 
     Attributes:
-        group: The group, of ``GROUPS`` or a new one, that it is shown in.
         meaning: What it is.
         compute: Test items (``probcl.evaluation.query.Query``) to the number; None where it cannot
             be had.
@@ -60,7 +60,6 @@ class Metric(NamedTuple):
             ``"test labels"`` too; ``"posterior"`` of all items; ``"corrupted"`` test items.
     """
 
-    group: str
     meaning: str
     compute: Callable[[Query], float | None]
     headline: bool = False
@@ -141,89 +140,83 @@ def _info_nce(q: Query) -> float | None:
 
 
 METRICS = {
-    "probe/top1": Metric("probe", "share of test items whose class is the probe's likeliest",
+    "probe/top1": Metric("share of test items whose class is the probe's likeliest",
         lambda q: accuracy(q.logits.argmax(-1), q.labels), headline=True),
-    "probe/top5": Metric("probe", "share whose class is among the five likeliest",
+    "probe/top5": Metric("share whose class is among the five likeliest",
         lambda q: top_k_accuracy(q.logits, q.labels) if q.logits.shape[1] > 5 else None),
-    "few_shot/top1_of_1": Metric("few_shot", "accuracy, one item of each class",
-        partial(_few_shot, 1)),
-    "few_shot/top1_of_5": Metric("few_shot", "accuracy, five items of each class",
-        partial(_few_shot, 5)),
-    "few_shot/top1_of_10": Metric("few_shot", "accuracy, ten items of each class",
-        partial(_few_shot, 10)),
-    "knn/top1_of_1": Metric("knn", "share whose class is that of the nearest",
-        partial(_of_neighbours, 1)),
-    "knn/top1": Metric("knn", "share whose class is that of most of the 5 nearest",
+    "few_shot/top1_of_1": Metric("accuracy, one item of each class", partial(_few_shot, 1)),
+    "few_shot/top1_of_5": Metric("accuracy, five items of each class", partial(_few_shot, 5)),
+    "few_shot/top1_of_10": Metric("accuracy, ten items of each class", partial(_few_shot, 10)),
+    "knn/top1_of_1": Metric("share whose class is that of the nearest", partial(_of_neighbours, 1)),
+    "knn/top1": Metric("share whose class is that of most of the 5 nearest",
         partial(_of_neighbours, 5), headline=True),
-    "knn/top1_of_20": Metric("knn", "share whose class is that of most of the 20 nearest",
+    "knn/top1_of_20": Metric("share whose class is that of most of the 20 nearest",
         partial(_of_neighbours, 20)),
-    "retrieval/recall_at_1": Metric("retrieval", "share whose nearest other is of their class",
+    "retrieval/recall_at_1": Metric("share whose nearest other is of their class",
         lambda q: 1 - q.wrong["retrieval"].double().mean().item(), headline=True),
-    "retrieval/map_at_r": Metric("retrieval", "mean average precision among the R nearest",
+    "retrieval/map_at_r": Metric("mean average precision among the R nearest",
         lambda q: map_at_r(q.direction, q.labels)[0]),
-    "cluster/adjusted_rand_index": Metric("cluster",
-        "pairs that clusters and classes agree on, less chance",
+    "cluster/adjusted_rand_index": Metric("pairs that clusters and classes agree on, less chance",
         lambda q: q.clustering["adjusted_rand_index"]),
-    "cluster/normalized_mutual_information": Metric("cluster",
-        "information that clusters and classes share",
+    "cluster/normalized_mutual_information": Metric("information that clusters and classes share",
         lambda q: q.clustering["normalized_mutual_information"]),
-    "cluster/purity": Metric("cluster", "share of items of the commonest class of their cluster",
+    "cluster/purity": Metric("share of items of the commonest class of their cluster",
         lambda q: q.clustering["purity"]),
-    "cal/nll": Metric("cal", "mean of -log p(y), nats",
+    "cal/nll": Metric("mean of -log p(y), nats",
         partial(_of_probe, calibration.negative_log_likelihood)),
-    "cal/brier": Metric("cal", "mean of sum_c (p_c - [y = c])^2",
+    "cal/brier": Metric("mean of sum_c (p_c - [y = c])^2",
         partial(_of_probe, calibration.brier_score)),
-    "cal/ece": Metric("cal", "|accuracy - confidence| in 15 bins of equal width",
+    "cal/ece": Metric("|accuracy - confidence| in 15 bins of equal width",
         partial(_of_probe, calibration.calibration_error), headline=True),
-    "cal/adaptive_ece": Metric("cal", "|accuracy - confidence| in 15 bins of as many items each",
+    "cal/adaptive_ece": Metric("|accuracy - confidence| in 15 bins of as many items each",
         partial(_of_probe, calibration.adaptive_calibration_error)),
-    "cal/classwise_ece": Metric("cal", "error of each class's probability, mean over classes",
+    "cal/classwise_ece": Metric("error of each class's probability, mean over classes",
         partial(_of_probe, calibration.classwise_calibration_error)),
-    "cal/mce": Metric("cal", "the largest |accuracy - confidence| of the 15 bins",
+    "cal/mce": Metric("the largest |accuracy - confidence| of the 15 bins",
         partial(_of_probe, calibration.maximum_calibration_error)),
-    "cal/smooth_ece": Metric("cal", "|accuracy - confidence|, smoothed instead of put into bins",
+    "cal/smooth_ece": Metric("|accuracy - confidence|, smoothed instead of put into bins",
         partial(_of_probe, calibration.smooth_calibration_error)),
-    "cal/nll_temperature_scaled": Metric("cal", "nll after temperature scaling",
+    "cal/nll_temperature_scaled": Metric("nll after temperature scaling",
         partial(_scaled, calibration.fit_temperature, calibration.negative_log_likelihood)),
-    "cal/ece_temperature_scaled": Metric("cal", "ece after temperature scaling",
+    "cal/ece_temperature_scaled": Metric("ece after temperature scaling",
         partial(_scaled, calibration.fit_temperature, calibration.calibration_error)),
-    "cal/nll_vector_scaled": Metric("cal", "nll after vector scaling",
+    "cal/nll_vector_scaled": Metric("nll after vector scaling",
         partial(_scaled, calibration.fit_vector, calibration.negative_log_likelihood)),
-    "cal/ece_vector_scaled": Metric("cal", "ece after vector scaling",
+    "cal/ece_vector_scaled": Metric("ece after vector scaling",
         partial(_scaled, calibration.fit_vector, calibration.calibration_error)),
-    "conformal/coverage_threshold": Metric("conformal", "share of threshold sets with the class",
+    "conformal/coverage_threshold": Metric("share of threshold sets with the class",
         partial(_of_sets, "threshold", set_coverage)),
-    "conformal/size_threshold": Metric("conformal", "mean size of threshold sets",
+    "conformal/size_threshold": Metric("mean size of threshold sets",
         partial(_of_sets, "threshold", lambda sets, _: set_size(sets))),
-    "conformal/coverage_adaptive": Metric("conformal", "share of adaptive sets with the class",
+    "conformal/coverage_adaptive": Metric("share of adaptive sets with the class",
         partial(_of_sets, "adaptive", set_coverage)),
-    "conformal/size_adaptive": Metric("conformal", "mean size of adaptive sets",
+    "conformal/size_adaptive": Metric("mean size of adaptive sets",
         partial(_of_sets, "adaptive", lambda sets, _: set_size(sets))),
-    "shift/top1": Metric("shift", "accuracy of the probe on corrupted items",
+    "shift/top1": Metric("accuracy of the probe on corrupted items",
         partial(_shift, "top1"), headline=True, needs=("test labels", "corrupted")),
-    "shift/nll": Metric("shift", "negative log likelihood of the probe on corrupted items",
+    "shift/nll": Metric("negative log likelihood of the probe on corrupted items",
         partial(_shift, "nll"), needs=("test labels", "corrupted")),
-    "shift/ece": Metric("shift", "calibration error of the probe on corrupted items",
+    "shift/ece": Metric("calibration error of the probe on corrupted items",
         partial(_shift, "ece"), needs=("test labels", "corrupted")),
-    "collapse/effective_rank": Metric("collapse",
+    "collapse/effective_rank": Metric(
         "exponential of the entropy of the normalised singular values",
         lambda q: geometry.effective_rank(q.spectrum), headline=True, needs=()),
-    "collapse/participation_ratio": Metric("collapse", "dimensions that share the variance",
+    "collapse/participation_ratio": Metric("dimensions that share the variance",
         lambda q: geometry.participation_ratio(q.spectrum), needs=()),
-    "geometry/uniformity": Metric("geometry", "log mean exp(-2 |a - b|^2) over pairs",
+    "geometry/uniformity": Metric("log mean exp(-2 |a - b|^2) over pairs",
         lambda q: geometry.uniformity(q.direction) if len(q) > 1 else None, needs=()),
-    "geometry/alignment": Metric("geometry", "mean squared distance of two items of one class",
+    "geometry/alignment": Metric("mean squared distance of two items of one class",
         partial(_of_pairs, geometry.alignment)),
-    "geometry/class_concentration": Metric("geometry",
-        "mean resultant length of a class, mean over classes", _concentration),
-    "geometry/smallest_class_angle": Metric("geometry", "smallest angle of two class means",
+    "geometry/class_concentration": Metric("mean resultant length of a class, mean over classes",
+        _concentration),
+    "geometry/smallest_class_angle": Metric("smallest angle of two class means",
         lambda q: _angles(q).min().item()),
-    "geometry/mean_class_angle": Metric("geometry", "mean angle of two class means",
+    "geometry/mean_class_angle": Metric("mean angle of two class means",
         lambda q: _angles(q).mean().item()),
-    "information/probe_bound": Metric("information", "the probe's lower bound",
+    "information/probe_bound": Metric("the probe's lower bound",
         partial(_of_probe, information.probe_information)),
-    "information/info_nce_bound": Metric("information",
-        "InfoNCE's lower bound between two items of a class", _info_nce),
-    "information/ksg": Metric("information", "KSG's estimate by the distances of neighbours",
+    "information/info_nce_bound": Metric("InfoNCE's lower bound between two items of a class",
+        _info_nce),
+    "information/ksg": Metric("KSG's estimate by the distances of neighbours",
         partial(_of_pairs, information.ksg_information)),
 }  # fmt: skip

@@ -104,7 +104,7 @@ def _grouped(metrics: Mapping[str, float]) -> dict[str, list[str]]:
     """Return the names of the numbers that are no answers, by group, unknown groups last."""
     groups: dict[str, list[str]] = {}
     for name in metrics:
-        group = METRICS[name].group if name in METRICS else name.partition("/")[0]
+        group = name.partition("/")[0]
         if group != "unc":
             groups.setdefault(group, []).append(name)
     return {group: groups[group] for group in _ordered(groups, GROUPS)}

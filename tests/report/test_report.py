@@ -36,7 +36,7 @@ def test_a_report_on_arrays_needs_no_run(arrays, tmp_path, capsys):
 def test_what_the_tables_do_not_know_is_shown(arrays, tmp_path, monkeypatch):
     """A row of the user's own, then numbers whose rows are gone when the report is written."""
     with monkeypatch.context() as patch:
-        patch.setitem(METRICS, "mine/spread", Metric("mine", "my spread", lambda items: 1.25))
+        patch.setitem(METRICS, "mine/spread", Metric("my spread", lambda items: 1.25))
         patch.setitem(
             SCORES, "first", Score("my score", "corruption", (), lambda items: items.features[:, 0])
         )
