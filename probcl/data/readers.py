@@ -202,9 +202,8 @@ def read_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"path: there is no folder {root}.")
-    train, test = root / "train", root / "test"
-    if not test.is_dir():
-        test = root / "val"
+    train = root / "train"
+    test = root / ("test" if (root / "test").is_dir() else "val")
     for part, names in ((train, "train"), (test, "test or val")):
         if not part.is_dir():
             raise ValueError(

@@ -67,14 +67,14 @@ class RandomResizedCrop(nn.Module):
 
     def draw(self, count: int, height: int, width: int) -> Boxes:
         """Draw a box for each of ``count`` images of ``height`` times ``width`` pixels."""
-        low, high = (math.log(bound) for bound in self.ratio)
+        low, high = self.ratio
         area = height * width * torch.empty(_TRIES, count).uniform_(*self.scale)
-        ratio = torch.empty(_TRIES, count).uniform_(low, high).exp()
+        ratio = torch.empty(_TRIES, count).uniform_(math.log(low), math.log(high)).exp()
         widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
         first = fits.int().argmax(0, keepdim=True)
-        none_fits = ~fits.any(0)
-        whole = self._largest_at_centre(height, width)
+        none_fits = ~fits.any(0)  # then the largest box at the centre is taken
+        whole = min(height, round(width / low)), min(width, round(height * high))
         box_height, box_width = (
             torch.where(none_fits, largest, sides.gather(0, first)[0]).long()
             for sides, largest in zip((heights, widths), whole, strict=True)
@@ -86,12 +86,8 @@ class RandomResizedCrop(nn.Module):
 
     def per_image(self) -> v2.Transform:
         """Return torchvision's transforms of one image with these settings."""
-        return v2.Compose(
-            [
-                v2.RandomResizedCrop(self.size, self.scale, self.ratio, antialias=True),
-                v2.RandomHorizontalFlip(self.flip),
-            ]
-        )
+        crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio, antialias=True)
+        return v2.Compose([crop, v2.RandomHorizontalFlip(self.flip)])
 
     def centre_per_image(self) -> v2.Transform:
         """Return torchvision's transforms that cut the centre out of one image, for evaluation."""
@@ -102,19 +98,9 @@ class RandomResizedCrop(nn.Module):
         """Resize images of any one size to ``(N, channels, size, size)``, uncut, for evaluation."""
         if images.shape[-2:] == (self.size, self.size):
             return as_float(images)
-        count, (height, width) = len(images), images.shape[-2:]
-        sides = (0, 0, height, width)
-        boxes = Boxes(*(torch.full((count,), side) for side in sides))
-        return resized_crop(images, boxes, torch.zeros(count, dtype=torch.bool), self.size)
-
-    def _largest_at_centre(self, height: int, width: int) -> tuple[int, int]:
-        """Return the sides of the box at the centre where no random one fits."""
-        low, high = self.ratio
-        if width / height < low:
-            return round(width / low), width
-        if width / height > high:
-            return height, round(height * high)
-        return height, width
+        sides = torch.tensor([0, 0, *images.shape[-2:]])[:, None].expand(-1, len(images))
+        flipped = torch.zeros(len(images), dtype=torch.bool)
+        return resized_crop(images, Boxes(*sides), flipped, self.size)
 
 
 def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Tensor:
