@@ -103,16 +103,6 @@ class ImageFiles(Dataset):
         ValueError: If an argument is not as described; on fetching an item, if its file cannot be
             decoded.
         OSError: On fetching an item, if its file cannot be opened, which is never skipped.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     paths = [f"{folder}/{name}.png" for name in ("cat", "dog")]
-        ...     for path in paths:
-        ...         Image.new("RGB", (8, 6)).save(path)
-        ...     image, label, row = ImageFiles(paths, [0, 1])[1]
-        >>> image.size, label, row
-        ((8, 6), 1, 1)
     """
 
     def __init__(

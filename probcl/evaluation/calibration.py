@@ -58,7 +58,7 @@ def brier_score(probabilities: Any, labels: Any) -> float:
 
 
 def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the mean |accuracy - confidence| over bins of equal width (ECE).
+    """Return |accuracy - confidence| in bins of equal width, the mean over items (ECE).
 
     References:
         Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
@@ -67,12 +67,12 @@ def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
 
 
 def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the largest |accuracy - confidence| of the bins of the ECE (MCE)."""
+    """Return the largest |accuracy - confidence| of the bins of ``calibration_error`` (MCE)."""
     return _gaps(*_confidence(probabilities, labels), bins)[0].max().item()
 
 
 def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the mean |accuracy - confidence| in bins of as many items each, but for one.
+    """Return the mean |accuracy - confidence| over bins of equally many items, give or take one.
 
     Items of one confidence, to six decimals, share their mean, so that their order does not count.
 
@@ -87,7 +87,7 @@ def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) 
 
 
 def classwise_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """Return the ECE of each class's probability, the mean over the classes.
+    """Return the calibration error of each class's probability, the mean over the classes.
 
     References:
         Kull et al. (2019), Beyond temperature scaling. https://arxiv.org/abs/1910.12656

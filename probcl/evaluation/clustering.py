@@ -17,7 +17,7 @@ __all__ = ["clustering_scores", "purity", "ward_clustering"]
 
 
 def purity(clusters: Any, labels: Any) -> float:
-    """Return the share of items that are of the commonest class of their cluster, both ``(N,)``.
+    """Return the share of items in the commonest class, ``(N,)``, of their cluster, ``(N,)``.
 
     Example:
         >>> purity(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))

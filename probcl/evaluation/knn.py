@@ -107,7 +107,7 @@ def vote_entropy(shares: Any) -> Tensor:
 
 
 def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
-    """Tell for each of the unit vectors ``(N, d)`` whether its nearest is of another class."""
+    """Tell for each of the unit vectors ``(N, d)`` if its nearest other is of another class."""
     z = as_matrix("embedding", embedding)
     require_two("embedding", z)
     y = as_labels("labels", labels, len(z))

@@ -112,7 +112,7 @@ def severity_correlation(scores: Mapping[int, Any]) -> float:
 
 
 def rank_correlation(score: Any, other: Any) -> float:
-    """Return Spearman's rank correlation of a score with a known quantity, both ``(N,)``.
+    """Return Spearman's rank correlation of a score ``(N,)`` with a known quantity ``(N,)``.
 
     Where one of the two is constant there are no ranks, and it is 0.
 

@@ -41,7 +41,7 @@ def expected_entropy(probabilities: Tensor) -> Tensor:
 
 
 def mutual_information(probabilities: Tensor) -> Tensor:
-    """Return ``(N,)``, the entropy of the mean less the mean entropy: how far samples disagree.
+    """Return how far samples disagree, ``(N,)``: entropy of the mean less mean entropy, in nats.
 
     References:
         Houlsby et al. (2011), https://arxiv.org/abs/1112.5745

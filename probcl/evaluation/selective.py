@@ -76,7 +76,7 @@ def risk_coverage(score: Any, error: Any) -> RiskCoverage:
 
 
 def retrieval_error_auroc(score: Any, embedding: Any, labels: Any) -> float:
-    """Return R-AUROC: does the score tell the unit vectors whose nearest is of another class?
+    """Return R-AUROC: does the score tell unit vectors whose nearest other is of another class?
 
     References:
         Kirchhof et al. (2023), URL: a representation learning benchmark for transferable
