@@ -80,6 +80,7 @@ class ProjectedNormal(SphereDistribution):
 
     loc: Tensor
     covariance: Covariance
+    _batched: ClassVar = {"loc": 1}
 
     def __init__(
         self,
@@ -149,18 +150,6 @@ class ProjectedNormal(SphereDistribution):
                 " make them equal or 1."
             ) from None
         return torch.Size(batch_shape), torch.Size([dim])
-
-    def expand(
-        self, batch_shape: torch.Size, _instance: "ProjectedNormal | None" = None
-    ) -> "ProjectedNormal":
-        """Return the distribution with its batch shape expanded; no memory is copied."""
-        new = self._get_checked_instance(ProjectedNormal, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.covariance = self.covariance
-        super(ProjectedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     @property
     def scale(self) -> Tensor:
