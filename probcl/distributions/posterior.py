@@ -1,7 +1,7 @@
 """The interface of a posterior on the sphere: mean direction, resultant length, entropy, draws."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pyro.distributions
 import torch
@@ -23,7 +23,8 @@ _MEAN_DRAWS = 256
 class SphereDistribution(TorchDistribution):
     """Distribution on the unit sphere, as evaluation, reports and kernels see it.
 
-    A family gives ``mean``, ``_divergence_from_uniform`` and ``_draw``; the rest follows.
+    A family gives ``mean``, ``_batched``, ``_divergence_from_uniform`` and ``_draw``; the rest
+    follows.
 
     Example:
         >>> from probcl.distributions import VonMisesFisher
@@ -38,6 +39,16 @@ class SphereDistribution(TorchDistribution):
     has_rsample = True
 
     _validate_args: bool
+    _batched: ClassVar[dict[str, int]]  # tensors that expand with the batch, and their event dims
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """Return the same distribution with a larger batch shape, sharing memory."""
+        new = self._get_checked_instance(type(self), _instance)
+        new.__dict__.update(self.__dict__, _batch_shape=torch.Size(batch_shape))
+        for name, event_dims in self._batched.items():
+            shape = new.batch_shape + self.event_shape[:event_dims]
+            setattr(new, name, getattr(self, name).expand(shape))
+        return new
 
     @property
     def dim(self) -> int:
@@ -215,12 +226,7 @@ class _Sampled(TorchDistribution):
 
 
 def shared_normal(count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    """Draw normal base samples ``(count, size)`` in float64, as a tensor like another.
-
-    Example:
-        >>> shared_normal(2, 3, torch.Generator().manual_seed(0), torch.ones(1)).dtype
-        torch.float32
-    """
+    """Draw normal base samples ``(count, size)`` in float64, as a tensor like another."""
     base = torch.randn(count, size, dtype=torch.float64, generator=generator)
     return base.to(like.device, like.dtype)
 
@@ -229,10 +235,6 @@ def reproducible_sum(x: Tensor) -> Tensor:
     """Sum over the last dimension by halves: additions alone, which round alike everywhere.
 
     A library's own sum may take another order for another batch size or device.
-
-    Example:
-        >>> reproducible_sum(torch.tensor([[1.0, 2.0, 3.0]]))
-        tensor([6.])
     """
     while (size := x.shape[-1]) > 1:
         half = (size + 1) // 2
@@ -243,12 +245,7 @@ def reproducible_sum(x: Tensor) -> Tensor:
 
 
 def reproducible_normalize(x: Tensor) -> Tensor:
-    """Divide vectors by their norm, as :func:`probcl.sphere.normalize`, rounding alike everywhere.
-
-    Example:
-        >>> reproducible_normalize(torch.tensor([3.0, 4.0]))
-        tensor([0.6000, 0.8000])
-    """
+    """Divide vectors by their norm, as ``probcl.sphere.normalize``, rounding alike everywhere."""
     factor, offset = rescaling(x)
     unit = x * factor + offset  # exact
     return unit / reproducible_sum(unit * unit).sqrt()[..., None]

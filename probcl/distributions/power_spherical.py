@@ -31,17 +31,7 @@ class PowerSpherical(RotationallySymmetric):
     the uniform. :math:`(1 + \mu^\top z)/2` follows Beta(:math:`\alpha, \beta`), so sampling needs
     no rejection; gradients of the samples are unbiased, by implicit differentiation. The density
     vanishes at -mu for :math:`\kappa > 0`: there its logarithm is cut at a large negative number.
-    Low-precision parameters are raised to float32, and autocast is switched off inside.
-
-    Args:
-        loc: Mean directions mu, unit vectors of shape ``(*B, d)``.
-        concentration: Concentrations kappa >= 0: a number or shape ``(*B,)``, broadcast against
-            the batch shape of ``loc``. A trailing dimension of 1 is not dropped: it is an error.
-        validate_args: Whether to check arguments; torch's default if None.
-
-    Raises:
-        ValueError: If d < 2, shapes do not fit or, with validation on, ``loc`` is not a unit
-            vector or ``concentration`` is negative or not finite.
+    Arguments are those of :class:`VonMisesFisher`.
 
     References:
         De Cao and Aziz (2020), "The Power Spherical distribution",

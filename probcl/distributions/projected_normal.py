@@ -80,6 +80,7 @@ class ProjectedNormal(SphereDistribution):
 
     loc: Tensor
     covariance: Covariance
+    _batched: ClassVar = {"loc": 1}
 
     def __init__(
         self,
@@ -126,7 +127,17 @@ class ProjectedNormal(SphereDistribution):
             raise ValueError("loc must be a vector of shape (*B, d), got a number; pass a tensor.")
         dim = loc[-1]
         checks.check_dim(dim, "loc")
-        _check_one_covariance(scale, scale_tril, cov_factor, cov_diag)
+        if (cov_factor is None) != (cov_diag is None):
+            missing = "cov_factor" if cov_factor is None else "cov_diag"
+            raise ValueError(
+                f"cov_factor and cov_diag come together, but {missing} is None; pass both."
+            )
+        families = {"scale": scale, "scale_tril": scale_tril, "cov_factor and cov_diag": cov_factor}
+        given = [name for name, shape in families.items() if shape is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"Only one covariance may be given, got {', '.join(given)}; drop the others."
+            )
         batch_shapes = [loc[:-1]]
         if scale is not None and len(scale):
             _check_shape("scale", scale, scale[-1] in (1, dim), f"(*B, 1) or (*B, {dim})")
@@ -149,18 +160,6 @@ class ProjectedNormal(SphereDistribution):
                 " make them equal or 1."
             ) from None
         return torch.Size(batch_shape), torch.Size([dim])
-
-    def expand(
-        self, batch_shape: torch.Size, _instance: "ProjectedNormal | None" = None
-    ) -> "ProjectedNormal":
-        """Return the distribution with its batch shape expanded; no memory is copied."""
-        new = self._get_checked_instance(ProjectedNormal, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.covariance = self.covariance
-        super(ProjectedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     @property
     def scale(self) -> Tensor:
@@ -312,26 +311,6 @@ def _covariance(loc: Tensor, parameters: dict[str, Tensor]) -> Covariance:
     return Isotropic(scale) if scale.shape[-1] == 1 else Diagonal(scale)
 
 
-def _check_one_covariance(
-    scale: torch.Size | None,
-    scale_tril: torch.Size | None,
-    cov_factor: torch.Size | None,
-    cov_diag: torch.Size | None,
-) -> None:
-    if (cov_factor is None) != (cov_diag is None):
-        missing = "cov_factor" if cov_factor is None else "cov_diag"
-        raise ValueError(
-            f"cov_factor and cov_diag come together, but {missing} is None; pass both."
-        )
-    low_rank = None if cov_factor is None else "cov_factor and cov_diag"
-    families = {"scale": scale, "scale_tril": scale_tril, low_rank: cov_factor}
-    given = [str(name) for name, shape in families.items() if shape is not None]
-    if len(given) > 1:
-        raise ValueError(
-            f"Only one covariance may be given, got {', '.join(given)}; drop the others."
-        )
-
-
 def _check_shape(name: str, shape: torch.Size, fits: bool, expected: str) -> None:
     if not fits:
         raise ValueError(
@@ -341,14 +320,12 @@ def _check_shape(name: str, shape: torch.Size, fits: bool, expected: str) -> Non
 
 def _check_values(loc: Tensor, parameters: dict[str, Tensor]) -> None:
     checks.check_finite("loc", loc)
-    for name in ("scale", "cov_diag"):
-        if name in parameters:
-            checks.check_positive(name, parameters[name])
-    if "cov_factor" in parameters:
-        checks.check_finite("cov_factor", parameters["cov_factor"])
-    if "scale_tril" in parameters:
-        tril = parameters["scale_tril"]
-        checks.check_finite("scale_tril", tril)
+    for name, parameter in parameters.items():
+        if name in ("scale", "cov_diag"):
+            checks.check_positive(name, parameter)
+        else:
+            checks.check_finite(name, parameter)
+    if (tril := parameters.get("scale_tril")) is not None:
         checks.check_positive("the diagonal of scale_tril", tril.diagonal(dim1=-2, dim2=-1))
         if torch.count_nonzero(tril.triu(1)):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import constraints
@@ -30,17 +30,7 @@ class RotationallySymmetric(SphereDistribution):
     A subclass gives the law of the cosine t = loc . z: ``log_prob``, ``mean_resultant_length``,
     ``_divergence_from_uniform``, ``_cosine_moments``, ``_sample_versine`` (of 1 - t) and its
     ``_velocity``, and for ``draw`` the proposals of its rejection sampler, ``_centre`` and
-    ``_log_accept``.
-
-    Args:
-        loc: Unit vectors, shape ``(*B, d)``.
-        concentration: Concentrations kappa >= 0: a number or shape ``(*B,)``, broadcast against
-            the batch shape of ``loc``. A trailing dimension of 1 is not dropped: it is an error.
-        validate_args: Whether to check arguments; torch's default if None.
-
-    Raises:
-        ValueError: If d < 2, shapes do not fit or, with validation on, ``loc`` is not a unit
-            vector or ``concentration`` is negative or not finite.
+    ``_log_accept``. :class:`VonMisesFisher` describes the arguments.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
@@ -50,6 +40,7 @@ class RotationallySymmetric(SphereDistribution):
 
     loc: Tensor
     concentration: Tensor
+    _batched: ClassVar = {"loc": 1, "concentration": 0}
 
     def __init__(
         self,
@@ -91,18 +82,6 @@ class RotationallySymmetric(SphereDistribution):
                 f" the batch shape {batch} of loc; give one number per vector of loc."
             ) from None
         return batch_shape, torch.Size(loc[-1:])
-
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
-        """Return the same distribution with a larger batch shape, sharing memory."""
-        new = self._get_checked_instance(type(self), _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.concentration = self.concentration.expand(batch_shape)
-        super(RotationallySymmetric, new).__init__(
-            batch_shape, self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
 
     @property
     def mean_direction(self) -> Tensor:

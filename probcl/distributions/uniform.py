@@ -44,6 +44,7 @@ class HypersphericalUniform(SphereDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    _batched: ClassVar = {"_zero": 0}
 
     def __init__(
         self,
@@ -58,28 +59,11 @@ class HypersphericalUniform(SphereDistribution):
         super().__init__(torch.Size(), torch.Size([int(dim)]), validate_args=validate_args)
 
     @staticmethod
-    def infer_shapes(
-        dim: int,
-    ) -> tuple[torch.Size, torch.Size]:
+    def infer_shapes(dim: int) -> tuple[torch.Size, torch.Size]:
         """Return batch and event shape without building the distribution."""
         return torch.Size(), torch.Size([dim])
 
-    def expand(
-        self, batch_shape: torch.Size, _instance: "HypersphericalUniform | None" = None
-    ) -> "HypersphericalUniform":
-        """Return the same distribution with another batch shape."""
-        new = self._get_checked_instance(HypersphericalUniform, _instance)
-        new._zero = self._zero.expand(batch_shape)
-        super(HypersphericalUniform, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
-
-    def rsample(
-        self,
-        sample_shape: torch.Size = torch.Size(),  # noqa: B008
-    ) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draw directions of normal vectors, shape ``sample_shape + batch_shape + (d,)``."""
         shape = self._extended_shape(sample_shape)
         return normalize(torch.randn(shape, dtype=self._zero.dtype, device=self._zero.device))

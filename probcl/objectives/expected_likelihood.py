@@ -1,5 +1,6 @@
 """Expected likelihood: InfoNCE whose logits compare whole posteriors, in closed form."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -28,7 +29,7 @@ _EXCLUDED = -1e30  # a logit that counts for nothing, yet keeps an empty sum's g
 
 
 def log_kernel(
-    cosine: Tensor,
+    versine: Tensor,
     concentration: Tensor,
     other: Tensor,
     dim: int,
@@ -50,9 +51,9 @@ def log_kernel(
     ``s = -(d-1)/2 log v - (1 - cos)/v`` with ``v`` the sum of the variances.
 
     Args:
-        cosine: Cosines of the mean directions, any shape.
-        concentration: Concentrations ``k_i > 0``, broadcast against ``cosine``.
-        other: Concentrations ``k_j > 0``, broadcast against ``cosine``.
+        versine: ``1 - cos`` of the mean directions, any shape: it keeps a small angle's digits.
+        concentration: Concentrations ``k_i > 0``, broadcast against ``versine``.
+        other: Concentrations ``k_j > 0``, broadcast against ``versine``.
         dim: Dimension ``d`` of the embedding.
         kernel: Family of the posteriors.
         positive_concentration: Concentration of the positive kernel; None for the identity.
@@ -62,21 +63,9 @@ def log_kernel(
 
     Example:
         >>> k = torch.tensor(10.0)
-        >>> log_kernel(torch.tensor([1.0, 0.0]), k, k, dim=3, kernel="normal")
+        >>> log_kernel(torch.tensor([0.0, 1.0]), k, k, dim=3, kernel="normal")
         tensor([ 1.6094, -3.3906])
     """
-    return _log_kernel(1 - cosine, concentration, other, dim, kernel, positive_concentration)
-
-
-def _log_kernel(
-    versine: Tensor,
-    concentration: Tensor,
-    other: Tensor,
-    dim: int,
-    kernel: Kernel,
-    positive_concentration: float | None,
-) -> Tensor:
-    """Return the kernel at ``1 - cosine``, which keeps the digits of a small angle."""
     if kernel == "normal":
         variance = 1 / concentration + 1 / other
         if positive_concentration is not None:
@@ -143,8 +132,7 @@ def expected_likelihood(
         kernel: Family of the posteriors: ``"von_mises_fisher"`` or ``"normal"``.
         positive_concentration: Concentration of the positive kernel; None for the identity.
         reduction: ``"mean"`` over all anchors and leading dimensions, or ``"none"``.
-        gather: Whether the batch is that of all ranks, where a process group is initialised. The
-            gradient is then exact once averaged over ranks, as DistributedDataParallel does.
+        gather: As for ``info_nce``.
 
     Returns:
         The loss, a scalar; with ``reduction="none"`` that of each anchor of this rank,
@@ -170,7 +158,13 @@ def expected_likelihood(
     own = torch.cat([at_least_float32(loc), at_least_float32(concentration)[..., None]], -1)
     everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
     _check_values(everyone, loc.dtype)
-    batch = _Batch(own, everyone, labels, kernel, positive_concentration, gather)
+    compare = partial(
+        log_kernel,
+        dim=loc.shape[-1],
+        kernel=kernel,
+        positive_concentration=positive_concentration,
+    )
+    batch = _Batch(own, everyone, labels, compare, gather)
     blocks = torch.arange(loc.shape[-2], device=loc.device).split(_ROWS)
     run = batch.losses
     if len(blocks) > 1:  # recomputed in the backward pass, so that memory is that of one block
@@ -181,24 +175,14 @@ def expected_likelihood(
 
 
 class _Batch:
-    """Posteriors ``(*, V, B, d + 1)``, the concentration in the last coordinate, and their kernel.
-
-    Args:
-        own: Those of this rank.
-        everyone: Those of all ranks.
-        labels: Classes of this rank's, shape ``(B,)``; None to tell images apart.
-        kernel: Family of the posteriors.
-        positive_concentration: Concentration of the positive kernel or None.
-        gather: Whether there may be other ranks.
-    """
+    """Posteriors ``(*, V, B, d + 1)`` of this rank and of all, the concentration last."""
 
     def __init__(
         self,
         own: Tensor,
         everyone: Tensor,
         labels: Tensor | None,
-        kernel: Kernel,
-        positive_concentration: float | None,
+        kernel: Callable[..., Tensor],
         gather: bool,
     ) -> None:
         self.own, self.everyone, self.by_class = own, everyone, labels is not None
@@ -206,12 +190,7 @@ class _Batch:
             labels = torch.arange(own.shape[-2], device=own.device)
             labels = labels + rank_and_world(gather)[0] * len(labels)
         self.labels, self.all_labels = labels, all_gather(labels.long(), gather)
-        self.kernel = partial(
-            _log_kernel,
-            dim=own.shape[-1] - 1,
-            kernel=kernel,
-            positive_concentration=positive_concentration,
-        )
+        self.kernel = kernel
 
     def losses(self, rows: Tensor, view: int) -> Tensor:
         """Return the loss of some anchors of one view, ``(*, rows)``."""

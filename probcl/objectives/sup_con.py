@@ -51,8 +51,7 @@ def sup_con(
             (``L_in``, which the nearest can satisfy).
         reduction: ``"mean"`` over the anchors with a positive and leading dimensions, or
             ``"none"``.
-        gather: Whether the batch is that of all ranks, where a process group is initialised. The
-            gradient is then exact once averaged over ranks, as DistributedDataParallel does.
+        gather: As for ``info_nce``.
 
     Returns:
         The loss, a scalar; with ``reduction="none"`` that of each embedding of this rank,
@@ -100,16 +99,7 @@ def sup_con(
 def _losses(
     z: Tensor, classes: Tensor, members: Tensor, largest: float, gather: bool, average: Average
 ) -> Tensor:
-    """Return the loss of each embedding, of any value where a class has one member.
-
-    Args:
-        z: Embeddings of all ranks, whose inner products are the logits, shape ``(S, N, d)``.
-        classes: Class of each, shape ``(N,)``.
-        members: Number of embeddings in its class, shape ``(N,)``.
-        largest: Bound of the logits' magnitude.
-        gather: Whether the ranks share the work.
-        average: ``"outside"`` or ``"inside"`` the logarithm.
-    """
+    """Return the losses ``(S, N)``, of any value where a class has one member."""
     # Classes of two come first: of such an anchor the only positive is left out of the sum, so that
     # a loss near zero keeps its digits.
     is_pair = members == 2
@@ -128,14 +118,9 @@ def _losses(
 def _averaged_inside(
     z: Tensor, classes: Tensor, positive: Tensor, largest: float, gather: bool
 ) -> Tensor:
-    """Return the log of the mean exponential over each one's positives, class by class.
+    """Return the log mean exponential over the positives, of embeddings sorted by class.
 
-    Args:
-        z: Embeddings, sorted by class, shape ``(S, N, d)``.
-        classes: Shape ``(N,)``.
-        positive: Means over the positives, which stand where a class has fewer than three.
-        largest: Bound of the logits' magnitude.
-        gather: Whether the ranks share the work.
+    The means over the positives stand where a class has fewer than three.
     """
     parts = []
     counts = classes.unique_consecutive(return_counts=True)[1].tolist()

@@ -68,9 +68,7 @@ def varcon(
             which may be learned.
         epsilon: Strength of the adaptation, a number or tensor as well, in ``[0, temperature]``.
         reduction: ``"mean"`` over all embeddings and leading dimensions, or ``"none"``.
-        gather: Whether the batch is that of all ranks, where a process group is initialised: then
-            the class sums and counts are added up, and ranks may hold batches of any size. The
-            gradient is exact once averaged over ranks, as DistributedDataParallel does.
+        gather: As for ``info_nce``, but ranks may hold batches of any size.
 
     Returns:
         The loss, a scalar; with ``reduction="none"`` that of each embedding of this rank,

@@ -21,10 +21,12 @@ A quantity that tends to a constant comes with its *deficit* (:math:`\kappa - \P
 
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from probcl.special import exact
 from probcl.special.autograd import widen, with_derivative
 
 __all__ = [
@@ -68,12 +70,7 @@ def log_bessel(kappa: Tensor, dim: int) -> Tensor:
 def log_bessel_deficit(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute :math:`\kappa - \Phi_d(\kappa)`, accurate for large :math:`\kappa` too.
 
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``; it grows like :math:`(d-1)/2 \log\kappa`.
+    It grows like :math:`(d-1)/2 \log\kappa`; arguments as of :func:`log_bessel`.
 
     Example:
         >>> log_bessel_deficit(torch.tensor(1e5), dim=3)  # log(2e5)
@@ -87,32 +84,24 @@ def log_bessel_divergence(kappa: Tensor, dim: int) -> Tensor:
 
     It is the Kullback-Leibler divergence of a von Mises-Fisher distribution of concentration
     :math:`\kappa` from the uniform distribution: :math:`\kappa^2/(2d)` for small :math:`\kappa`.
-
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``.
+    Arguments as of :func:`log_bessel`.
 
     Example:
         >>> log_bessel_divergence(torch.tensor([1e-3, 10.0]), dim=3)
         tensor([1.6667e-07, 1.9957e+00])
     """
     return with_derivative(
-        kappa, dim, lambda k, d: _Bessel(k, d).divergence, _divergence_derivative
+        kappa,
+        dim,
+        lambda k, d: _Bessel(k, d).divergence,
+        lambda k, d: k * bessel_ratio_derivative(k, d),
     )
 
 
 def bessel_ratio(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute the mean resultant length :math:`A_d = I_{d/2}(\kappa)/I_{d/2-1}(\kappa)`.
 
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``, in [0, 1).
+    It lies in [0, 1); arguments as of :func:`log_bessel`.
 
     Example:
         >>> bessel_ratio(torch.tensor([0.0, 2.0]), dim=3)  # coth(2) - 1/2
@@ -124,31 +113,24 @@ def bessel_ratio(kappa: Tensor, dim: int) -> Tensor:
 def bessel_ratio_deficit(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute :math:`1 - A_d(\kappa)`, accurate in relative terms for large :math:`\kappa` too.
 
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``, in (0, 1].
+    It lies in (0, 1]; arguments as of :func:`log_bessel`.
 
     Example:
         >>> bessel_ratio_deficit(torch.tensor(1e5), dim=3)
         tensor(1.0000e-05)
     """
     return with_derivative(
-        kappa, dim, lambda k, d: _Bessel(k, d).ratio_deficit, _negative_ratio_derivative
+        kappa,
+        dim,
+        lambda k, d: _Bessel(k, d).ratio_deficit,
+        lambda k, d: -bessel_ratio_derivative(k, d),
     )
 
 
 def bessel_ratio_over_kappa(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute :math:`A_d(\kappa)/\kappa`, which is :math:`1/d` at :math:`\kappa = 0`.
 
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``, in (0, 1/d].
+    It lies in (0, 1/d]; arguments as of :func:`log_bessel`.
 
     Example:
         >>> bessel_ratio_over_kappa(torch.tensor(0.0), dim=4)
@@ -160,14 +142,8 @@ def bessel_ratio_over_kappa(kappa: Tensor, dim: int) -> Tensor:
 def bessel_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute :math:`A_d'(\kappa)`, the variance of the cosine of a von Mises-Fisher sample.
 
-    It equals :math:`1 - A_d^2 - (d-1) A_d/\kappa`, without that formula's cancellation.
-
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``, in (0, 1/d].
+    It equals :math:`1 - A_d^2 - (d-1) A_d/\kappa`, without that formula's cancellation;
+    arguments as of :func:`log_bessel`.
 
     Example:
         >>> bessel_ratio_derivative(torch.tensor(2.0), dim=5)
@@ -202,14 +178,6 @@ def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
         step = (bessel_ratio(kappa, dim) - r) / bessel_ratio_derivative(kappa, dim)
         kappa = torch.maximum(kappa - step, kappa / 4)
     return kappa.to(ratio.dtype)
-
-
-def _negative_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
-    return -bessel_ratio_derivative(kappa, dim)
-
-
-def _divergence_derivative(kappa: Tensor, dim: int) -> Tensor:
-    return kappa * bessel_ratio_derivative(kappa, dim)
 
 
 class _Bessel:
@@ -319,43 +287,29 @@ def _debye_coefficients(order: float) -> tuple[list[float], list[float]]:
     :math:`(S(1) - S(p))/(p - 1)` with its sign turned: the second is divided exactly, so that the
     logarithm vanishes at kappa = 0 to the last digit.
     """
-    derivative: dict[int, Fraction] = {}
+    derivative: list[Fraction] = []
     for k, term in enumerate(_debye_derivative_terms(), start=1):
-        for power, coefficient in term.items():
-            scaled = coefficient / Fraction(order) ** k
-            derivative[power] = derivative.get(power, Fraction(0)) + scaled
-    negligible = Fraction(1, 10**19)
-    top = max(power for power, c in derivative.items() if abs(c) > negligible)
-    weight = [0.0] + [float(derivative.get(power, 0)) for power in range(top + 1)]
-    tail, total = [], Fraction(0)
-    for power in range(top, -1, -1):
-        total += derivative.get(power, Fraction(0)) / (power + 1)
-        tail.append(float(total))
-    return weight, tail[::-1]
+        derivative = exact.add(derivative, [c / Fraction(order) ** k for c in term])
+    while abs(derivative[-1]) <= Fraction(1, 10**19):
+        derivative.pop()
+    integral = [c / (power + 1) for power, c in enumerate(derivative)]
+    tail = list(accumulate(reversed(integral)))[::-1]
+    return [0.0, *map(float, derivative)], list(map(float, tail))
 
 
 @lru_cache(maxsize=1)
-def _debye_derivative_terms() -> list[dict[int, Fraction]]:
-    r"""Compute the polynomials y_k of :math:`S'(p) = \sum_k y_k(p) \nu^{-k}`.
+def _debye_derivative_terms() -> list[list[Fraction]]:
+    r"""Compute the coefficients of the polynomials y_k of :math:`S'(p) = \sum_k y_k(p) \nu^{-k}`.
 
-    Each maps powers of p to coefficients. Bessel's equation for the logarithm of the series gives
-    :math:`y_1 = (1 - 5p^2)/8` and
+    Bessel's equation for the logarithm of the series gives :math:`y_1 = (1 - 5p^2)/8` and
     :math:`2 y_{k+1} = (p^2(1-p^2) y_k)' + p^2(1-p^2) \sum_{a+b=k} y_a y_b`.
     """
-    terms = [{0: Fraction(1, 8), 2: Fraction(-5, 8)}]
+    half_weight = [0, 0, Fraction(1, 2), 0, Fraction(-1, 2)]
+    terms = [[Fraction(1, 8), Fraction(0), Fraction(-5, 8)]]
     while len(terms) < _DEBYE_TERMS:
-        following: dict[int, Fraction] = {}
-
-        def add(power: int, coefficient: Fraction, to: dict[int, Fraction] = following) -> None:
-            to[power] = to.get(power, Fraction(0)) + coefficient / 2
-
-        for i, c in terms[-1].items():
-            add(i + 1, c * (i + 2))
-            add(i + 3, -c * (i + 4))
+        following = exact.derivative(exact.multiply(half_weight, terms[-1]))
         for left, right in zip(terms[:-1], reversed(terms[:-1]), strict=True):
-            for i, c in left.items():
-                for j, e in right.items():
-                    add(i + j + 2, c * e)
-                    add(i + j + 4, -c * e)
+            product = exact.multiply(half_weight, exact.multiply(left, right))
+            following = exact.add(following, product)
         terms.append(following)
     return terms

@@ -53,14 +53,8 @@ def log_power_deficit(kappa: Tensor, dim: int) -> Tensor:
 def log_power_deficit_derivative(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute :math:`L_d' = \psi(2\beta + \kappa) - \psi(\beta + \kappa)`.
 
-    It is minus the mean of :math:`\log((1+t)/2)` under the Power Spherical distribution.
-
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``.
+    It is minus the mean of :math:`\log((1+t)/2)` under the Power Spherical distribution;
+    arguments as of :func:`log_power_deficit`.
 
     Example:
         >>> log_power_deficit_derivative(torch.tensor(0.0), dim=3)
@@ -81,14 +75,8 @@ def log_power_divergence(kappa: Tensor, dim: int) -> Tensor:
     r"""Compute :math:`L_d(\kappa) - \kappa L_d'(\kappa)`, the divergence from the uniform.
 
     It is the Kullback-Leibler divergence of a Power Spherical distribution of concentration
-    :math:`\kappa` from the uniform distribution, accurate for small and large :math:`\kappa`.
-
-    Args:
-        kappa: Concentrations, non-negative, of any shape.
-        dim: Dimension :math:`d \ge 2` of the ambient space.
-
-    Returns:
-        Tensor of the shape and dtype of ``kappa``.
+    :math:`\kappa` from the uniform distribution, accurate for small and large :math:`\kappa`;
+    arguments as of :func:`log_power_deficit`.
 
     Example:
         >>> log_power_divergence(torch.tensor([0.0, 1.0]), dim=3)  # log(2) - 1/2

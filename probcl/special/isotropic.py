@@ -110,9 +110,8 @@ def _by_quadrature(kappa2: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Integrate over the cosine tanh(y) of the angle, with measure sech(y)^{d-1} dy.
 
     The trapezoidal rule in y converges exponentially; the measure is normalised by the same
-    rule. For small kappa the integrands are
-    rewritten with the normalisations E_q[p / q] = 1 and E_uniform[cos] = 0, so that they do
-    not cancel.
+    rule. For small kappa the integrands are rewritten with the normalisations E_q[p / q] = 1 and
+    E_uniform[cos] = 0, so that they do not cancel.
     """
     kappa = kappa2.sqrt()[:, None]
     reach = math.acosh(math.exp(44.0 / (dim - 1)))

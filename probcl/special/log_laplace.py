@@ -30,15 +30,7 @@ def diagonal_log_laplace(variance: Tensor, squared_loc: Tensor, tau: Tensor) -> 
 
 
 def scaled_square(x: Tensor, factor: Tensor) -> Tensor:
-    """Return ``(x factor)^2`` in few temporaries; no gradient flows to the factor.
-
-    Args:
-        x: Any shape ``(*B, d)``.
-        factor: Constants that broadcast with ``x``.
-
-    Returns:
-        The squares, shape of ``x``.
-    """
+    """Return ``(x factor)^2`` in few temporaries; no gradient flows to the factor."""
     return _ScaledSquare.apply(x, factor)
 
 

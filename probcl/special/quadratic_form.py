@@ -31,19 +31,11 @@ class QuadraticForm(NamedTuple):
     log_laplace: Callable[[Tensor], Tensor]  # tau (*B, n) -> log E exp(-tau |x|^2), (*B, n)
 
 
-class _Rule(NamedTuple):
-    """A trapezoidal rule in log tau: nodes, lower end, decay at the upper end, least shape of Y."""
-
-    nodes: int
-    lower: float
-    decay: float
-    least_shape: float
-
-
-def _rule(dtype: torch.dtype, dim: int) -> _Rule:
+def _rule(dtype: torch.dtype, dim: int) -> tuple[int, float, float, float]:
+    """Return nodes, lower end and decay at the upper end in log tau, and the least shape of Y."""
     if dtype == torch.float64:
-        return _Rule(64, -12.0, 30.0, 16.0) if dim >= 8 else _Rule(160, -14.0, 36.0, 8.0)
-    return _Rule(11, -3.5, 12.0, 4.0) if dim >= 32 else _Rule(40, -7.0, 18.0, 8.0)
+        return (64, -12.0, 30.0, 16.0) if dim >= 8 else (160, -14.0, 36.0, 8.0)
+    return (11, -3.5, 12.0, 4.0) if dim >= 32 else (40, -7.0, 18.0, 8.0)
 
 
 def mean_log_over_mean(form: QuadraticForm, dim: int) -> Tensor:
@@ -57,15 +49,15 @@ def mean_log_over_mean(form: QuadraticForm, dim: int) -> Tensor:
         The mean log, never positive, shape ``(*B,)``; gradients flow through all parts of
         the form, while the nodes of the quadrature count as constants.
     """
-    rule = _rule(form.mean.dtype, dim)
+    nodes, lower, decay, least_shape = _rule(form.mean.dtype, dim)
     with torch.no_grad():
-        upper = _upper_end(form, rule.decay, dim)
-        unit = torch.linspace(0.0, 1.0, rule.nodes, dtype=upper.dtype, device=upper.device)
-        tau = torch.exp(rule.lower + (upper - rule.lower)[..., None] * unit)
+        upper = _upper_end(form, decay, dim)
+        unit = torch.linspace(0.0, 1.0, nodes, dtype=upper.dtype, device=upper.device)
+        tau = torch.exp(lower + (upper - lower)[..., None] * unit)
         tau = tau / form.mean[..., None]
-        step = (upper - rule.lower) / (rule.nodes - 1)
+        step = (upper - lower) / (nodes - 1)
     shape = form.mean.square() / form.variance
-    shape = torch.where(shape > rule.least_shape, shape, rule.least_shape)
+    shape = torch.where(shape > least_shape, shape, least_shape)
     scaled = tau * (form.mean / shape)[..., None]
     gamma = torch.exp(-shape[..., None] * torch.log1p(scaled))
     difference = gamma - torch.exp(form.log_laplace(tau))

@@ -12,13 +12,12 @@ for alpha >= 0, downwards from the expansion for alpha < 0.
 import math
 from fractions import Fraction
 from functools import cache
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from probcl.special import chebyshev
+from probcl.special import chebyshev, exact
 
 __all__ = ["log_radial_integral", "log_radial_ratio"]
 
@@ -100,7 +99,7 @@ class _LogRatio(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         alpha, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
-            slope = radial_slope(alpha, ctx.dim)
+            slope = _Slope.apply(alpha, ctx.dim)
         return grad * slope, None
 
 
@@ -122,11 +121,6 @@ class _Slope(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * _curvature(ctx.saved_tensors[0], ctx.dim), None
-
-
-def radial_slope(alpha: Tensor, dim: int) -> Tensor:
-    """Return h'(alpha), differentiable once; see :func:`log_radial_ratio`."""
-    return _Slope.apply(alpha, dim)
 
 
 def log_ratio_and_slope(alpha: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -215,7 +209,7 @@ class _Saddle(NamedTuple):
     w: Tensor
     series: Tensor  # S(w)
     series_slope: Tensor  # S'(w)
-    coefficients: tuple[float, ...]  # of S
+    coefficients: list[float]  # of S
 
     @classmethod
     def at(cls, alpha: Tensor, dim: int) -> "_Saddle":
@@ -231,14 +225,13 @@ class _Saddle(NamedTuple):
         return _leading(self.sinh, self.cosh, self.decay, self.dim).add_(self.series)
 
     def slope(self) -> Tensor:
-        relative = torch.addcmul(_one(self.w), 1.0 + self.w.abs(), self._skew(), value=-1.0)
+        relative = torch.addcmul(self.w.new_ones(()), 1.0 + self.w.abs(), self._skew(), value=-1.0)
         return relative.mul_(self.decay).mul_(math.sqrt(self.dim))
 
     def curvature(self) -> Tensor:
         # d/d eta of the slope over d alpha / d eta; dw / d eta = 1 - w^2.
         w, first = self.w, self.series_slope
-        derivative = tuple(n * c for n, c in enumerate(self.coefficients))[1:]
-        second = _horner(derivative, w)[1]
+        second = _horner(exact.derivative(self.coefficients), w)[1]
         sign = torch.where(w < 0, -1.0, 1.0).to(w.dtype)
         skew_slope = 1.0 + 4.0 * w * first - 2.0 * (1.0 - w.square()) * second
         skew_slope = skew_slope / (4.0 * self.dim)
@@ -264,11 +257,7 @@ def _leading(sinh: Tensor, cosh: Tensor, decay: Tensor, dim: int) -> Tensor:
     return leading.sub_(cosh.log(), alpha=0.5)
 
 
-def _one(like: Tensor) -> Tensor:
-    return torch.ones((), dtype=like.dtype, device=like.device)
-
-
-def _horner(coefficients: tuple[float, ...], w: Tensor) -> tuple[Tensor, Tensor]:
+def _horner(coefficients: list[float], w: Tensor) -> tuple[Tensor, Tensor]:
     """Return a polynomial and its derivative at w."""
     highest, *others = torch.tensor(coefficients, dtype=w.dtype, device=w.device).flip(0).unbind()
     value, slope = highest.expand_as(w), torch.zeros_like(w)
@@ -279,21 +268,21 @@ def _horner(coefficients: tuple[float, ...], w: Tensor) -> tuple[Tensor, Tensor]
 
 
 @cache
-def _series(dim: int) -> tuple[float, ...]:
+def _series(dim: int) -> list[float]:
     """Return the coefficients of S(w) = sum_k (G_k(v) - G_k(1/2)) d^-k, v = (1 - w) / 2."""
     total = [Fraction(0)]
     for k, polynomial in enumerate(_corrections(_TERMS), start=1):
-        total = _add(total, [Fraction(c) / Fraction(dim) ** k for c in polynomial])
+        total = exact.add(total, [Fraction(c) / Fraction(dim) ** k for c in polynomial])
     series = [Fraction(0)]
     for c in reversed(total):
-        series = _add([c], _multiply(series, [Fraction(1, 2), Fraction(-1, 2)]))
+        series = exact.add([c], exact.multiply(series, [Fraction(1, 2), Fraction(-1, 2)]))
     while len(series) > 1 and series[-1] == 0:
         series.pop()
-    return (0.0, *(float(c) for c in series[1:]))
+    return [0.0, *(float(c) for c in series[1:])]
 
 
 @cache
-def _fitted_series(dim: int) -> tuple[float, ...]:
+def _fitted_series(dim: int) -> list[float]:
     """Fit S(w) to the digits of float32, from its values in float64."""
 
     def remainder(x: Tensor) -> Tensor:
@@ -306,10 +295,10 @@ def _fitted_series(dim: int) -> tuple[float, ...]:
     series: list[float] = []
     previous, current = [0.0, 1.0], [1.0]  # T_{-1} = T_1 and T_0, as powers of w
     for c in chebyshev.fit(remainder, _FIT_DEGREE, tolerance=_FIT_TOLERANCE):
-        series = _add(series, [c * p for p in current])
-        following = _add([0.0, *(2.0 * p for p in current)], [-p for p in previous])
+        series = exact.add(series, [c * p for p in current])
+        following = exact.add([0.0, *(2.0 * p for p in current)], [-p for p in previous])
         previous, current = current, following
-    return (0.0, *series[1:])
+    return [0.0, *series[1:]]
 
 
 @cache
@@ -325,12 +314,11 @@ def _corrections(terms: int) -> list[list[Fraction]]:
     ys = [[0, -1, 1]]
     for _ in range(terms):
         last = ys[-1]
-        derivative = [power * c for power, c in enumerate(last)][1:]
-        bracket = _add(last, _multiply([0, -2, 2], derivative))
-        inner = _multiply([0, 1], bracket)
+        bracket = exact.add(last, exact.multiply([0, -2, 2], exact.derivative(last)))
+        inner = exact.multiply([0, 1], bracket)
         for a, y in enumerate(ys):
-            inner = _add(inner, _multiply(y, ys[len(ys) - 1 - a]))
-        ys.append(_multiply([-1, 1], inner))
+            inner = exact.add(inner, exact.multiply(y, ys[len(ys) - 1 - a]))
+        ys.append(exact.multiply([-1, 1], inner))
     return [_integrate_correction(y) for y in ys[1:]]
 
 
@@ -341,15 +329,3 @@ def _integrate_correction(y: list[int]) -> list[Fraction]:
         carry += coefficient
         quotient.append(carry)
     return [Fraction(0)] + [Fraction(-c, 2 * (n + 1)) for n, c in enumerate(quotient)]
-
-
-def _add(p: list, q: list) -> list:
-    return [a + b for a, b in zip_longest(p, q, fillvalue=0)]
-
-
-def _multiply(p: list, q: list) -> list:
-    product = [0] * (len(p) + len(q) - 1)
-    for i, a in enumerate(p):
-        for j, b in enumerate(q):
-            product[i + j] += a * b
-    return product

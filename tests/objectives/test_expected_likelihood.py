@@ -30,7 +30,7 @@ def loop(loc, concentration, labels, kernel, positive):
     def s(v, i, w, j):
         cosine = loc[v, i] @ loc[w, j]
         return log_kernel(
-            cosine, concentration[v, i], concentration[w, j], dim, kernel, positive
+            1 - cosine, concentration[v, i], concentration[w, j], dim, kernel, positive
         ).exp()
 
     total = 0.0
@@ -74,7 +74,7 @@ def test_blocks_of_anchors_have_the_loss_and_gradient_of_the_whole(labels):
     names = torch.arange(1030) if labels is None else labels
     same, losses = names[:, None] == names, []
     for v in range(2):
-        own, other = (log_kernel(loc[v] @ loc[w].T, k[v, :, None], k[w], 3) for w in (v, 1 - v))
+        own, other = (log_kernel(1 - loc[v] @ loc[w].T, k[v, :, None], k[w], 3) for w in (v, 1 - v))
         negatives = own.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
         each = (negatives - other).exp().log1p() * same
         losses.append(each.sum(1) / same.sum(1))
@@ -107,7 +107,7 @@ def test_normal_kernel_is_the_density_of_the_difference(cosine):
     flat, _ = quad(lambda x: math.exp(-(k + other) * x * x / 2), -20, 20)
     one_dim = k**0.5 * other**0.5 / (2 * math.pi)
     expected = math.log(one_dim * integral) + (dim - 2) * math.log(one_dim * flat)
-    value = log_kernel(*map(torch.tensor, (cosine, k, other)), dim, "normal")
+    value = log_kernel(*map(torch.tensor, (1 - cosine, k, other)), dim, "normal")
     constant = -(dim - 1) / 2 * math.log(2 * math.pi)
     assert value.item() + constant == pytest.approx(expected, rel=1e-5)
 
@@ -116,7 +116,7 @@ def test_normal_kernel_is_the_density_of_the_difference(cosine):
 def test_error_of_the_smooth_mean_resultant_length_is_as_documented(dim, bound):
     k = torch.logspace(-3, 5, 2000, dtype=torch.float64, requires_grad=True)
     # Of a posterior under a point, the kernel is its density, with slope cos - A(k).
-    value = log_kernel(torch.zeros_like(k), k, torch.full_like(k, 1e9), dim)
+    value = log_kernel(torch.ones_like(k), k, torch.full_like(k, 1e9), dim)
     (slope,) = torch.autograd.grad(value.sum(), k)
     assert 0.9 * bound < (-slope - bessel_ratio(k.detach(), dim)).abs().max() <= bound
 
@@ -131,18 +131,18 @@ def test_von_mises_fisher_kernel_is_close_to_the_exact_one(dim):
         return -VonMisesFisher(a, k).log_normalizer
 
     exact = log_c(ka) + log_c(kb) - log_c(joint)
-    smooth = log_kernel((a * b).sum(-1), ka, kb, dim)
+    smooth = log_kernel(1 - (a * b).sum(-1), ka, kb, dim)
     error = (smooth - exact) - (smooth - exact).mean()  # both up to a constant
     assert error.abs().max() < 0.15
 
 
 def test_the_positive_kernel_in_the_limit_is_none():
     loc, k = posteriors()
-    cosine = (loc[0] * loc[1]).sum(-1)
+    versine = 1 - (loc[0] * loc[1]).sum(-1)
     with_kernel = log_kernel(
-        cosine, k[0], torch.tensor(1e12, dtype=k.dtype), 5, positive_concentration=1e12
+        versine, k[0], torch.tensor(1e12, dtype=k.dtype), 5, positive_concentration=1e12
     )
-    without = log_kernel(cosine, k[0], torch.tensor(1e12, dtype=k.dtype), 5)
+    without = log_kernel(versine, k[0], torch.tensor(1e12, dtype=k.dtype), 5)
     difference = with_kernel - without
     torch.testing.assert_close(difference, difference.mean().expand_as(difference))
 
