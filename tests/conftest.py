@@ -1,8 +1,11 @@
 """What all tests share: a seed, Pyro's own checks switched on, and reference values."""
 
 import json
+import os
 from functools import cache
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two test processes on two cores
 
 import numpy as np
 import pyro
