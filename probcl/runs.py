@@ -194,13 +194,22 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
     Returns:
         ``config``, ``versions``, ``hardware`` and ``metrics``.
     """
-    config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    for place in ("run_dir", "ckpt_path"):  # where the files lay is no part of what was measured
+    config = _without_places(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    for place in ("run_dir", "ckpt_path"):
         config.pop(place, None)
     environment, metrics = (
         json.loads((run_dir / f"{name}.json").read_text()) for name in ("environment", "metrics")
     )
     return {"config": config, **environment, "metrics": metrics}
+
+
+def _without_places(node: Any) -> Any:
+    """Return a configuration without folders: where files lay is no part of what was measured."""
+    if isinstance(node, dict):
+        return {name: _without_places(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_without_places(value) for value in node]
+    return Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
 
 
 def write_whole(path: Path, text: str) -> None:
