@@ -65,9 +65,9 @@ class Normalize(nn.Module):
 
     def _wrong_channels(self, got: int) -> str:
         expected = len(self.mean)
-        fixes = [f"set --model.program.encoder.channels {got}"] * self.any_channels
+        fixes = [f"set the encoder's channels to {got}"] * self.any_channels
         if got == 1:
-            fixes.append(f"{'' if fixes else 'set '}--data.channels {expected} to repeat it")
+            fixes.append(f"set the data's channels to {expected} to repeat it")
         fix = ", or ".join(fixes) or "choose an encoder with an argument channels"
         plural = "" if got == 1 else "s"
         return (

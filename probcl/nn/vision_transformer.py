@@ -67,6 +67,6 @@ class VisionTransformer(models.VisionTransformer):
             ValueError: If the images have other channels or another size, or are not floats.
         """
         images = self.normalize(images)
-        fix = "set --model.program.encoder.image_size, or resize the images"
+        fix = "set image_size to theirs, or resize the images"
         check_size(images, "VisionTransformer", fix, self.image_size, self.image_size)
         return super().forward(images)

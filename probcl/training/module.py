@@ -54,7 +54,7 @@ class ContrastiveModule(LightningModule):
         warmup_epochs: Epochs in which the learning rate rises along a line. By default 10 where a
             batch has more than 256 images, but not more than a tenth of the training; else 0.
         decay_all: Whether weight decay, if the optimizer has any, holds for biases and
-            normalisations too.
+            normalisations too; for single numbers, such as a learned temperature, it never does.
         compile_encoder: Whether ``torch.compile`` compiles the encoder.
         channels_last: Whether the encoder's weights lie in memory with the channels last, which
             suits convolutions in low precision on a GPU.

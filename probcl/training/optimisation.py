@@ -38,13 +38,12 @@ def parameter_groups(module: nn.Module, decay_all: bool) -> list[dict]:
 
     Args:
         module: Module whose parameters are to be learned; those without gradients are left out.
-        decay_all: If False, parameters of at most one dimension (biases, those of normalisations,
-            and single numbers) are a group without weight decay.
+        decay_all: Whether weight decay holds for biases and normalisations, of one dimension, too.
+            For single numbers, such as a temperature that is learned, it never does.
     """
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if decay_all:
-        return [{"params": learned}]
-    kept = [parameter for parameter in learned if parameter.dim() <= 1]
-    decayed = [parameter for parameter in learned if parameter.dim() > 1]
+    least = 1 if decay_all else 2
+    kept = [parameter for parameter in learned if parameter.dim() < least]
+    decayed = [parameter for parameter in learned if parameter.dim() >= least]
     groups: list[dict] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -139,19 +139,19 @@ def test_images_that_do_not_fit_are_named(encoder):
             Normalize("ResNet", any_channels=True),
             1,
             "the images have 1 channel, the encoder ResNet takes 3: set "
-            "--model.program.encoder.channels 1, or --data.channels 3 to repeat it.",
+            "the encoder's channels to 1, or set the data's channels to 3 to repeat it.",
         ),
         (
             Normalize("ResNet", (0.5,), (0.25,), any_channels=True),
             3,
             "the images have 3 channels, the encoder ResNet takes 1: set "
-            "--model.program.encoder.channels 3.",
+            "the encoder's channels to 3.",
         ),
         (
             Normalize("VisionTransformer"),
             1,
             "the images have 1 channel, the encoder VisionTransformer takes 3: set "
-            "--data.channels 3 to repeat it.",
+            "the data's channels to 3 to repeat it.",
         ),
         (
             Normalize("resnet18"),

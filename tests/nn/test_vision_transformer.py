@@ -68,7 +68,7 @@ def test_images_of_another_size_are_named():
             encoder(torch.rand(1, 3, height, width))
         assert str(raised.value) == (
             f"the images are {height} x {width}, the encoder VisionTransformer takes 16 x 16: set "
-            "--model.program.encoder.image_size, or resize the images."
+            "image_size to theirs, or resize the images."
         )
 
 

@@ -313,12 +313,13 @@ class TestOptimisation:
         )  # fmt: skip
         module.register_parameter("number", nn.Parameter(torch.tensor(1.0)))
         module[0].bias.requires_grad_(False)
-        (everything,) = parameter_groups(module, decay_all=True)
+        everything, number = parameter_groups(module, decay_all=True)
+        assert (number["weight_decay"], number["params"]) == (0.0, [module.number])
         decayed, kept = parameter_groups(module, decay_all=False)
         assert {id(p) for p in decayed["params"]} == {id(module[0].weight), id(module[3].weight)}
         names = {n for n, p in module.named_parameters() if any(p is k for k in kept["params"])}
         assert names == {"number", "1.weight", "1.bias", "3.bias"}
-        assert len(everything["params"]) == 6
+        assert len(everything["params"]) == 5
         optimizer = torch.optim.AdamW(parameter_groups(module, decay_all=False), weight_decay=0.3)
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 

@@ -195,7 +195,7 @@ def unequal_sizes(folder):
         ),
         (
             lambda folder: ["fit", *QUICK, "--model.program.encoder=ResNet"],
-            "set --model.program.encoder.channels 1",
+            "set the encoder's channels to 1",
         ),
         (
             lambda folder: [*folder, "--model.program.encoder=TorchvisionModel",
