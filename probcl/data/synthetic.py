@@ -85,7 +85,11 @@ class ConjugateGenerator:
         self._spread = math.log(high / low) / math.sqrt(12)  # standard deviation of log k
 
     def sample(self, batch: int, views: int = 2) -> ConjugateBatch:
-        """Draw ``views`` of each of ``batch`` new items, both at least 1, in float32 on the CPU."""
+        """Draw ``views`` of each of ``batch`` new items, both at least 1, in float32 on the CPU.
+
+        Raises:
+            ValueError: If ``batch`` or ``views`` is not positive.
+        """
         for name, count in (("batch", batch), ("views", views)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}: draw something.")

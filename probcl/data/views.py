@@ -133,6 +133,9 @@ def read_into_memory(
 
     Returns:
         The images, of which there must be one, and the files that could not be read.
+
+    Raises:
+        ValueError: If none can be read.
     """
     loader = DataLoader(
         CroppedViews(data, [transform]), 256, num_workers=num_workers, collate_fn=collate_views

@@ -222,6 +222,9 @@ def fit_vector(logits: Any, labels: Any) -> Scaling:
 
     The biases and the logarithms of the weights have standard normal priors; arguments, errors and
     source are those of ``fit_temperature``.
+
+    Raises:
+        ValueError: If a label's logit is minus infinity, or one is not a number.
     """
     return _fit(logits, labels, per_class=True)
 

@@ -56,6 +56,9 @@ def ward_clustering(
 
     Returns:
         The measures of ``clustering_scores``, and ``count``, the number of items clustered.
+
+    Raises:
+        ValueError: If there are fewer items than clusters, or than two.
     """
     z = as_matrix("embedding", embedding)
     require_two("embedding", z)

@@ -48,6 +48,9 @@ def fit_conformal(
         method: ``"threshold"``: classes of the highest probabilities, the smallest sets;
             ``"adaptive"``: as many as sum up to a mass, larger where the item is harder.
 
+    Raises:
+        ValueError: If ``coverage`` or ``method`` is out of range, or an argument does not fit.
+
     References:
         Sadinle et al. (2019), https://arxiv.org/abs/1609.00451; Romano et al. (2020),
         https://arxiv.org/abs/2006.02544

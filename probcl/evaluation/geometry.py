@@ -58,6 +58,9 @@ def participation_ratio(spectrum: Tensor) -> float:
 def alignment(embedding: Any, labels: Any) -> float:
     """Return the mean squared distance of two unit vectors of one class, over all such pairs.
 
+    Raises:
+        ValueError: If no class has two members.
+
     References:
         Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
     """

@@ -32,6 +32,9 @@ def human_entropy(votes: Any) -> Tensor:
     Args:
         votes: How many people named each class of an item, at least one in all, shape ``(N, C)``.
 
+    Raises:
+        ValueError: If an item has no vote, or a negative one.
+
     Example:
         >>> human_entropy(torch.tensor([[4, 0], [2, 2]]))
         tensor([0.0000, 0.6931], dtype=torch.float64)
@@ -130,6 +133,9 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
             counted, as Ross defines it.
         k: Number of neighbours; of a class with fewer, all.
         largest: At most so many items, evenly spaced.
+
+    Raises:
+        ValueError: If no class has two members.
 
     References:
         Ross (2014), Mutual information between discrete and continuous data sets.

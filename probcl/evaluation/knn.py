@@ -38,6 +38,9 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -
         k: Number of neighbours, at most ``M``, or ``N - 1`` without a reference.
         block: How many inner products are held at once: 64 MiB in float32 by default.
 
+    Raises:
+        ValueError: If ``k`` is out of range, or an argument does not fit.
+
     Example:
         >>> nearest(torch.eye(3), torch.tensor([[0.6, 0.8, 0.0]])).cosine[:, 0]
         tensor([0.6000, 0.8000, 0.0000])
@@ -82,6 +85,9 @@ def neighbour_vote(
     Returns:
         Shares, shape ``(N, C)``.
 
+    Raises:
+        ValueError: If ``k`` is out of range.
+
     References:
         Wu et al. (2018), Non-parametric instance discrimination. https://arxiv.org/abs/1805.01978
 
@@ -107,7 +113,11 @@ def vote_entropy(shares: Any) -> Tensor:
 
 
 def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
-    """Tell for each of the unit vectors ``(N, d)`` if its nearest other is of another class."""
+    """Tell for each of the unit vectors ``(N, d)`` if its nearest other is of another class.
+
+    Raises:
+        ValueError: If there are fewer than two items, or an argument does not fit.
+    """
     z = as_matrix("embedding", embedding)
     require_two("embedding", z)
     y = as_labels("labels", labels, len(z))

@@ -103,6 +103,9 @@ def severity_correlation(scores: Mapping[int, Any]) -> float:
 
     Args:
         scores: Scores of images by severity, each of shape ``(N,)``; of two severities at least.
+
+    Raises:
+        ValueError: If there is only one severity.
     """
     if len(scores) < 2:
         raise ValueError(f"scores must be of two severities at least, got {list(scores)}.")

@@ -77,6 +77,9 @@ def fit_linear_probe(
         exact_up_to: Most numbers, ``N F``, for L-BFGS; by default a gigabyte of them.
         epochs: Of the stochastic gradients.
 
+    Raises:
+        ValueError: If there is only one class, or an argument does not fit.
+
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
         >>> fit_linear_probe(x, torch.tensor([0, 0, 1, 1])).predict(x)
@@ -146,7 +149,11 @@ def _by_stochastic_gradients(x: Tensor, y: Tensor, decay: Tensor, epochs: int) -
 
 
 def few_shot_rows(labels: Any, shots: int, generator: torch.Generator | None = None) -> Tensor:
-    """Return the rows ``(C shots,)`` of ``shots`` random items of each of the classes ``(N,)``."""
+    """Return the rows ``(C shots,)`` of ``shots`` random items of each of the classes ``(N,)``.
+
+    Raises:
+        ValueError: If a class has fewer items than asked for.
+    """
     y = as_labels("labels", labels)
     classes, counts = y.unique(return_counts=True)
     if not 1 <= shots <= counts.min():
@@ -182,6 +189,9 @@ def few_shot_accuracy(
 
     Returns:
         The accuracies of the subsets.
+
+    Raises:
+        ValueError: If a class has fewer items than asked for, or an argument does not fit.
     """
     x, test = as_matrix("features", features), as_matrix("test_features", test_features)
     y = as_labels("labels", labels, len(x))
@@ -233,6 +243,9 @@ def multi_label_accuracy(predicted: Any, allowed: Any) -> tuple[float, int]:
 
     Returns:
         The fraction, and the number of images that it is of.
+
+    Raises:
+        ValueError: If no image may be given any class.
 
     References:
         Beyer et al. (2020), Are we done with ImageNet? https://arxiv.org/abs/2006.07159

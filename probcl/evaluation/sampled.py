@@ -67,6 +67,9 @@ def monte_carlo_dropout(
     Returns:
         Outputs, shape ``(samples, N, *)``.
 
+    Raises:
+        ValueError: If the network has no dropout layer.
+
     References:
         Gal and Ghahramani (2016), https://arxiv.org/abs/1506.02142
     """

@@ -55,6 +55,9 @@ def risk_coverage(score: Any, error: Any) -> RiskCoverage:
         score: Uncertainty, shape ``(N,)``.
         error: Whether each item is an error, or its loss, at least 0; shape ``(N,)``.
 
+    Raises:
+        ValueError: If the lengths differ, or a value is not finite.
+
     References:
         Geifman et al. (2019), https://arxiv.org/abs/1805.08206; Traub et al. (2024),
         https://arxiv.org/abs/2407.01032

@@ -26,6 +26,9 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
         path: The page to write, ending in ``.html``; it appears whole or not at all.
         run_dir: Folder of the run that was evaluated: its history, configuration, versions and
             hardware are shown too. None where there is no run.
+
+    Raises:
+        ValueError: If ``path`` does not end in ``.html``.
     """
     path = Path(path)
     if path.suffix != ".html":

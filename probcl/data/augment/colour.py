@@ -32,6 +32,9 @@ class ColorJitter(nn.Module):
         saturation: The same of the saturation.
         hue: Largest change of the hue either way in turns of the colour circle, at most 0.5.
         probability: Probability that an image is changed at all.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     def __init__(
@@ -77,6 +80,9 @@ class RandomGrayscale(nn.Module):
 
     Args:
         probability: Probability that an image loses its colour.
+
+    Raises:
+        ValueError: If ``probability`` is none.
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -97,6 +103,9 @@ class GaussianBlur(nn.Module):
     Args:
         sigma: Smallest and largest standard deviation, in pixels.
         probability: Probability that an image is blurred.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), probability: float = 0.5) -> None:
@@ -120,7 +129,6 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         factors: Shape ``(4, N)``: the factors of brightness, contrast and saturation, and the
             turns of the hue.
         order: Which of the four to change first, second and so on, shape ``(4, N)``, -1 for none.
-
     """
     images = check_channels(images).clone()
     changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]

@@ -39,6 +39,9 @@ class RandomResizedCrop(nn.Module):
         ratio: Smallest and largest ratio of the box's width to its height.
         flip: Probability of a flip.
 
+    Raises:
+        ValueError: If a number is out of its range.
+
     Example:
         >>> RandomResizedCrop(16)(torch.rand(4, 3, 32, 32)).shape
         torch.Size([4, 3, 16, 16])

@@ -33,6 +33,9 @@ class AutoAugmentPolicy(nn.Module):
     Args:
         policy: ``"imagenet"`` or ``"cifar10"``, the data set that the pairs were found on.
 
+    Raises:
+        ValueError: If ``policy`` is none of these.
+
     References:
         Cubuk et al. (2019), AutoAugment: Learning Augmentation Policies from Data, Tables 7 and 9.
         https://arxiv.org/abs/1805.09501
@@ -64,6 +67,9 @@ class RandAugmentPolicy(nn.Module):
     Args:
         num_ops: Number of operations for an image, at least 0.
         magnitude: Strength, from 0 to 30.
+
+    Raises:
+        ValueError: If a number is out of its range.
 
     References:
         Cubuk et al. (2020), RandAugment: Practical Automated Data Augmentation with a Reduced

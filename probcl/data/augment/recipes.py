@@ -157,6 +157,9 @@ class MultiCrop(Augmentation):
         scales: Smallest and largest area of the crops of each kind, as shares of the image's.
         changes: Modules that change the pixels; by default SimCLR's jitter and loss of colour.
 
+    Raises:
+        ValueError: If the three do not have the same length or a count is not positive.
+
     References:
         Caron et al. (2020), Unsupervised Learning of Visual Features by Contrasting Cluster
         Assignments. https://arxiv.org/abs/2006.09882

@@ -87,6 +87,9 @@ class Degrade(nn.Module):
 
     Args:
         strength: Share of those largest strengths, above 0 and at most 1.
+
+    Raises:
+        ValueError: If ``strength`` is out of range.
     """
 
     def __init__(self, strength: float = 1.0) -> None:
