@@ -112,7 +112,8 @@ def post_hoc(base: Path, folder: Path) -> None:
 
 def run_one(stem: str, runs: Path, records: Path, options: list[str]) -> bool:
     """Make a run in a process of its own, write its record, and tell whether it succeeded."""
-    from probcl.runs import record_of_run, write_whole
+    from probcl.files import write_whole
+    from probcl.runs import record_of_run
 
     folder = runs / stem
     if POST_HOC in stem:

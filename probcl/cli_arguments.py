@@ -1,5 +1,6 @@
 """Arguments of the command before they are parsed: names of ours, and what they imply."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,8 +19,13 @@ import probcl.programs
 import probcl.training
 from probcl.data import DATASETS
 from probcl.runs import config_of_run
+from probcl.trust import check_trusted, read_config
 
-__all__ = ["names_a_run", "program_of", "with_config_of_run", "with_our_names"]
+__all__ = ["config_beside", "names_a_run", "program_of", "with_config", "with_our_names"]
+
+# What a test needs of a run's configuration; the rest, such as where to write, is not taken over.
+_NEEDED = ("seed_everything", "model", "data")
+_NEEDED_OF_TRAINER = ("precision", "deterministic")
 
 # Import paths of our classes by name.
 OUR_CLASSES = {
@@ -48,14 +54,39 @@ def _options(args: list[str]) -> Iterator[tuple[str, str]]:
             yield option, value if equals else following
 
 
-def with_config_of_run(args: list[str]) -> list[str]:
-    """Begin the arguments with the configuration beside a checkpoint, unless one is given."""
+def config_beside(args: list[str]) -> Path | None:
+    """Return the configuration beside the checkpoint of a test, unless the arguments name one."""
     options = dict(_options(args))
-    if args[0] in ("test", "predict") and not {"-c", "--config"} & options.keys():
-        config = config_of_run(options.get("--ckpt_path", ""))
-        if config is not None:
-            return [args[0], f"--config={config}", "--run_dir=null", *args[1:]]
-    return args
+    if args[0] not in ("test", "predict") or {"-c", "--config"} & options.keys():
+        return None
+    return config_of_run(options.get("--ckpt_path", ""))
+
+
+def with_config(args: list[str], path: Path) -> list[str]:
+    """Begin the arguments with what is needed of a run's configuration.
+
+    Raises:
+        ValueError: If it names a class that is not known, without ``--trust`` among the arguments.
+    """
+    whole = read_config(path)
+    if not isinstance(whole, dict) or not all(isinstance(whole.get(k), dict) for k in _NEEDED[1:]):
+        raise ValueError(f"ckpt_path: {path} is not the configuration of a run.")
+    config = {name: whole[name] for name in _NEEDED if name in whole}
+    trainer = whole.get("trainer") or {}
+    config["trainer"] = {name: trainer[name] for name in _NEEDED_OF_TRAINER if name in trainer}
+    if "--trust" not in args:
+        check_trusted(config, path)
+    _without_downloads(config["data"])
+    return [args[0], f"--config={yaml.safe_dump(config)}", *args[1:]]
+
+
+def _without_downloads(data: dict[str, Any]) -> None:
+    """Leave it to the command line to say that data may be downloaded."""
+    options = data.get("init_args") or {}
+    if "download" in options:
+        options["download"] = False
+    if isinstance(options.get("out_of_distribution"), dict):
+        _without_downloads(options["out_of_distribution"])
 
 
 def with_our_names(args: list[str]) -> list[str]:
@@ -82,8 +113,10 @@ def program_of(args: list[str]) -> dict[str, Any]:
         if option in ("--model.program", "--model.program.class_path"):
             path = value
         elif option in ("-c", "--config"):
-            with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-                program = yaml.safe_load(Path(value).read_text())["model"]["program"]
+            # A file, or what one holds; of one that is not there, the parser says so.
+            config = read_config(value) if os.path.isfile(value) else yaml.safe_load(value)
+            with suppress(KeyError, TypeError):
+                program = config["model"]["program"]
                 path = program["class_path"] if isinstance(program, dict) else program
     module, _, name = OUR_CLASSES.get(path, path).rpartition(".")
     try:

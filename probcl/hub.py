@@ -1,17 +1,24 @@
 """Trained programs as files to share: weights without code, and the configuration beside them."""
 
+import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from jsonargparse import ArgumentParser
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from probcl.files import replacing, write_whole
 from probcl.programs import Program
+from probcl.trust import check_trusted
 
 __all__ = ["Pretrained"]
 
@@ -106,18 +113,47 @@ class Pretrained(
         }
 
     @classmethod
-    def from_pretrained(cls, *args: Any, strict: bool = True, **kwargs: Any) -> "Pretrained":
+    def from_pretrained(
+        cls, path: str | Path, *, strict: bool = True, trust: bool = False, **kwargs: Any
+    ) -> "Pretrained":
         """Load a program.
 
         Args:
-            *args: Folder that a program was saved in, folder of a run, or name of a repository.
+            path: Folder that a program was saved in, folder of a run, or name of a repository.
             strict: Whether every weight must be there.
+            trust: Whether its configuration may name other classes than those of probcl, torch and
+                torchvision; to load it runs their code.
             **kwargs: As ``huggingface_hub.PyTorchModelHubMixin`` takes them.
+
+        Raises:
+            ValueError: If the configuration names other classes, or a weight is not as it was
+                written.
         """
-        path, *rest = args
         within = Path(path) / "pretrained"
         path = within if within.is_dir() else path
-        return super().from_pretrained(path, *rest, strict=strict, **kwargs)
+        return super().from_pretrained(path, strict=strict, trust=trust, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, *, trust: bool, program: dict, **kwargs: Any) -> "Pretrained":
+        if not trust:
+            check_trusted(program, kwargs["model_id"])
+        return super()._from_pretrained(program=program, **kwargs)
+
+    @classmethod
+    def _load_as_safetensor(cls, model: "Pretrained", model_file: str, *args: Any) -> "Pretrained":
+        with safe_open(model_file, "pt") as file:
+            written = (file.metadata() or {}).get("sha256")
+        if written is not None and written != _digest(model_file):
+            raise ValueError(f"{model_file} is not as it was written: fetch it anew.")
+        return super()._load_as_safetensor(model, model_file, *args)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with replacing(save_directory / SAFETENSORS_SINGLE_FILE) as partial:
+            save_model(self, str(partial))
+            tensors = load_file(partial)
+            save_file(tensors, partial, {"format": "pt", "sha256": _digest(partial)})
+        config = json.dumps(self._hub_mixin_config, sort_keys=True, indent=2)
+        write_whole(save_directory / CONFIG_NAME, config)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the model card: program, figures, data, configuration, and how to load it."""
@@ -126,3 +162,12 @@ class Pretrained(
     def forward(self, images: Tensor) -> Distribution:
         """Map images ``(N, channels, height, width)`` in [0, 1] to posteriors of the sphere."""
         return self.program(images)
+
+
+def _digest(path: str | Path) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of the tensors of a file."""
+    digest = sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

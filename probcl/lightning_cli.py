@@ -13,16 +13,28 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from probcl.cli_arguments import names_a_run, program_of, with_config_of_run, with_our_names
+from probcl.cli_arguments import (
+    config_beside,
+    names_a_run,
+    program_of,
+    with_config,
+    with_our_names,
+)
 from probcl.cli_errors import Parser, answer_to_bad_input
+from probcl.files import write_whole
 from probcl.hub import Pretrained
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
@@ -38,6 +50,7 @@ from probcl.runs import (
 )
 from probcl.training import ContrastiveModule, ImageData
 from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
+from probcl.training.checkpoint_io import WholeCheckpointIO
 
 __all__ = ["ProbclCLI", "run"]
 
@@ -54,6 +67,15 @@ SHOWN_FILES = 10
 
 # In which a process that trains with others is told where the run is.
 _RUN_DIR = "PROBCL_RUN_DIR"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write the configuration of a run into its folder, whole or not at all."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it."""
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
 class ProbclCLI(LightningCLI):
@@ -75,6 +97,8 @@ class ProbclCLI(LightningCLI):
                     name: {"description": description, "default_config_files": defaults}
                     for name, description in DESCRIPTIONS.items()
                 },
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 args=args,
@@ -185,9 +209,12 @@ class ProbclCLI(LightningCLI):
         shown = config["enable_progress_bar"] is not False
         if shown and not any(isinstance(callback, AnyProgressBar) for callback in callbacks):
             callbacks.append(ProgressBar())
-        loggers = [*_loggers(self.run_dir), *_as_list(config["logger"])]
         return super().instantiate_trainer(
-            default_root_dir=self.run_dir, callbacks=callbacks, logger=loggers, **kwargs
+            default_root_dir=self.run_dir,
+            callbacks=callbacks,
+            logger=[*_loggers(self.run_dir), *_as_list(config["logger"])],
+            plugins=[WholeCheckpointIO(), *_as_list(config["plugins"])],
+            **kwargs,
         )
 
     def after_fit(self) -> None:
@@ -263,7 +290,11 @@ def run(args: list[str]) -> None:
     _show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
-        ProbclCLI(with_our_names(with_config_of_run(args)))
+        config = config_beside(args)
+        if config is not None:
+            args = with_config(args, config)
+            _say(f"configuration: {config}")
+        ProbclCLI(with_our_names([arg for arg in args if arg != "--trust"]))
     except SIGTERMException:
         _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from probcl.evaluation import Embeddings
+from probcl.files import has_its_checksums, is_partial, replacing, write_whole
+from probcl.trust import read_config
 
 __all__ = [
     "TENSORBOARD",
@@ -32,7 +33,6 @@ __all__ = [
     "set_aside",
     "write_embeddings",
     "write_metrics",
-    "write_whole",
 ]
 
 #: Folder of TensorBoard's log within that of a run.
@@ -83,7 +83,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path | None, list[Path]]:
     Args:
         run_dir: Folder of the run, which need not be there.
     """
-    found = sorted((run_dir / "checkpoints").glob("*.ckpt"))
+    found = [p for p in sorted((run_dir / "checkpoints").glob("*.ckpt")) if not is_partial(p)]
     steps = {path: _step(path) for path in found if not path.name.startswith("best")}
     whole = [path for path, step in steps.items() if step is not None]
     newest = max(whole, key=lambda path: steps[path] or 0, default=None)
@@ -181,7 +181,8 @@ def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | N
         name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]
     }
     split = np.repeat(list(whole), [len(part) for part in whole.values()])
-    np.savez(run_dir / "embeddings.npz", **joined, split=split)
+    with replacing(run_dir / "embeddings.npz") as partial:
+        np.savez(partial, **joined, split=split)
     return run_dir / "embeddings.npz"
 
 
@@ -194,7 +195,7 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
     Returns:
         ``config``, ``versions``, ``hardware`` and ``metrics``.
     """
-    config = _without_places(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    config = _without_places(read_config(run_dir / "config.yaml"))
     for place in ("run_dir", "ckpt_path"):
         config.pop(place, None)
     environment, metrics = (
@@ -210,13 +211,6 @@ def _without_places(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_places(value) for value in node]
     return Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it never stands there half-written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _arrays(part: Embeddings) -> dict[str, Any]:
@@ -271,7 +265,9 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def _step(path: Path) -> int | None:
-    """Return the step of a checkpoint, or None if it cannot be loaded."""
+    """Return the step of a checkpoint, or None if it is not as it was written."""
+    if not has_its_checksums(path):
+        return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     except Exception:  # whatever the parsers of a torn file meet

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from probcl.evaluation import METRICS, QUESTIONS
+from probcl.files import write_whole
 from probcl.report import plots
 from probcl.report.page import Section, drawn, render
-from probcl.runs import write_whole
 
 __all__ = ["compare_runs"]
 

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from probcl.evaluation import GROUPS, METRICS, QUESTIONS, SCORES, Evaluation
 from probcl.evaluation.bootstrap import Interval
+from probcl.files import write_whole
 from probcl.report.page import render
 from probcl.report.sections import sections_of
-from probcl.runs import record_of_run, write_whole
+from probcl.runs import record_of_run
 
 __all__ = ["headline", "print_summary", "write_report"]
 

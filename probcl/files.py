@@ -1,0 +1,73 @@
+"""Files that are whole: written beside their target, put on disk, then renamed onto it."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["has_its_checksums", "is_partial", "replacing", "write_whole"]
+
+_PARTIAL = ".partial-"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give the name of a file to write, which takes the place of another once it is on disk.
+
+    Until then, and if the writing fails, what was there before stays as it was. The file lies
+    beside the other, so that it is of the same file system.
+
+    Args:
+        path: The file to replace, or to make.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with replacing(path) as partial:
+        ...     count = partial.write_text("1 2 3")
+        >>> path.read_text(), len(list(path.parent.iterdir()))
+        ('1 2 3', 1)
+    """
+    path = Path(path)
+    partial = path.with_name(_PARTIAL + path.name)
+    try:
+        yield partial
+        _synchronise(partial)
+        os.replace(partial, path)
+        _synchronise(path.parent)  # else a crash may undo the renaming
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text to a file that never stands there half-written."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def has_its_checksums(path: str | Path) -> bool:
+    """Tell whether every record of a zip file, such as a checkpoint, is as it was written.
+
+    ``torch.load`` does not look at the checksums that ``torch.save`` writes.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # whatever the parsers of a damaged file meet
+        return False
+
+
+def is_partial(path: Path) -> bool:
+    """Tell whether a file was left by a process that ended while it wrote it."""
+    return path.name.startswith(_PARTIAL)
+
+
+def _synchronise(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""How checkpoints are written and read: whole or not at all, and as they were written."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from probcl.files import has_its_checksums, replacing
+
+__all__ = ["WholeCheckpointIO"]
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its target, put it on disk and rename it; check what is read.
+
+    A full disk, a killed process or a power cut leaves the previous checkpoint. ``probcl fit`` uses
+    it; so may any Trainer, ``Trainer(plugins=[WholeCheckpointIO()])``. What is not a local file is
+    left to Lightning.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            torch.save(checkpoint, partial)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, or raise ``ValueError`` if it is not as it was written."""
+        if Path(path).is_file() and not has_its_checksums(path):
+            raise ValueError(f"{path} is not a whole checkpoint: take another one of its run.")
+        return super().load_checkpoint(path, *args, **kwargs)
