@@ -21,11 +21,20 @@ from probcl.data import DATASETS
 from probcl.runs import config_of_run
 from probcl.trust import check_trusted, read_config
 
-__all__ = ["config_beside", "names_a_run", "program_of", "with_config", "with_our_names"]
+__all__ = [
+    "config_beside",
+    "names_a_run",
+    "program_of",
+    "with_config",
+    "with_our_names",
+]
 
 # What a test needs of a run's configuration; the rest, such as where to write, is not taken over.
-_NEEDED = ("seed_everything", "model", "data")
-_NEEDED_OF_TRAINER = ("precision", "deterministic")
+_NEEDED = {
+    "model": ("program", "kl", "channels_last"),
+    "data": ("class_path", "init_args"),
+    "trainer": ("precision", "deterministic"),
+}
 
 # Import paths of our classes by name.
 OUR_CLASSES = {
@@ -62,21 +71,23 @@ def config_beside(args: list[str]) -> Path | None:
     return config_of_run(options.get("--ckpt_path", ""))
 
 
-def with_config(args: list[str], path: Path) -> list[str]:
+def with_config(args: list[str], path: Path, trust: bool) -> list[str]:
     """Begin the arguments with what is needed of a run's configuration.
 
     Raises:
-        ValueError: If it names a class that is not known, without ``--trust`` among the arguments.
+        ValueError: If it is none, or names a class that is not known, unless it is trusted.
     """
-    whole = read_config(path)
-    if not isinstance(whole, dict) or not all(isinstance(whole.get(k), dict) for k in _NEEDED[1:]):
+    whole = read_config(path, trust)
+    if not isinstance(whole, dict) or not all(isinstance(whole.get(k), dict) for k in _NEEDED):
         raise ValueError(f"ckpt_path: {path} is not the configuration of a run.")
-    config = {name: whole[name] for name in _NEEDED if name in whole}
-    trainer = whole.get("trainer") or {}
-    config["trainer"] = {name: trainer[name] for name in _NEEDED_OF_TRAINER if name in trainer}
-    if "--trust" not in args:
+    config = {
+        part: {name: whole[part][name] for name in names if name in whole[part]}
+        for part, names in _NEEDED.items()
+    }
+    if not trust:
         check_trusted(config, path)
     _without_downloads(config["data"])
+    config["seed_everything"] = whole.get("seed_everything", 0)
     return [args[0], f"--config={yaml.safe_dump(config)}", *args[1:]]
 
 

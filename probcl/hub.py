@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from jsonargparse import ArgumentParser
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file, save_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from probcl.files import replacing, write_whole
 from probcl.programs import Program
-from probcl.trust import check_trusted
+from probcl.trust import check_trusted, read_config
 
 __all__ = ["Pretrained"]
 
@@ -113,8 +113,8 @@ class Pretrained(
         }
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, *, strict: bool = True, trust: bool = False, **kwargs: Any
+    def from_pretrained(  # type: ignore[override]
+        cls, path: str | Path, *, strict: bool = True, trust: bool = False, **download: Any
     ) -> "Pretrained":
         """Load a program.
 
@@ -123,35 +123,37 @@ class Pretrained(
             strict: Whether every weight must be there.
             trust: Whether its configuration may name other classes than those of probcl, torch and
                 torchvision; to load it runs their code.
-            **kwargs: As ``huggingface_hub.PyTorchModelHubMixin`` takes them.
+            **download: How to find a repository, as ``huggingface_hub.snapshot_download`` takes it.
 
         Raises:
-            ValueError: If the configuration names other classes, or a weight is not as it was
-                written.
+            ValueError: If the folder lacks a file, the configuration is no program's or names other
+                classes, or a weight is not as it was written.
         """
-        within = Path(path) / "pretrained"
-        path = within if within.is_dir() else path
-        return super().from_pretrained(path, strict=strict, trust=trust, **kwargs)
-
-    @classmethod
-    def _from_pretrained(cls, *, trust: bool, program: dict, **kwargs: Any) -> "Pretrained":
+        folder = Path(path)
+        if not folder.is_dir():
+            names = [CONFIG_NAME, SAFETENSORS_SINGLE_FILE]
+            folder = Path(snapshot_download(str(path), allow_patterns=names, **download))
+        elif (folder / "pretrained").is_dir():
+            folder /= "pretrained"
+        config, weights = folder / CONFIG_NAME, folder / SAFETENSORS_SINGLE_FILE
+        for file in (config, weights):
+            if not file.is_file():
+                raise ValueError(f"path: {folder} holds no {file.name}: name the folder of a run.")
+        options = read_config(config, trust)
+        if not isinstance(options, dict) or not {"program", "image_shape"} <= options.keys():
+            raise ValueError(f"path: {config} is not the configuration of a program.")
         if not trust:
-            check_trusted(program, kwargs["model_id"])
-        return super()._from_pretrained(program=program, **kwargs)
-
-    @classmethod
-    def _load_as_safetensor(cls, model: "Pretrained", model_file: str, *args: Any) -> "Pretrained":
-        with safe_open(model_file, "pt") as file:
-            written = (file.metadata() or {}).get("sha256")
-        if written is not None and written != _digest(model_file):
-            raise ValueError(f"{model_file} is not as it was written: fetch it anew.")
-        return super()._load_as_safetensor(model, model_file, *args)
+            check_trusted(options, config)
+        shared = cls(**options)
+        shared.load_state_dict(_read_weights(weights), strict=strict)
+        return shared
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        tensors = {
+            name: w.detach().cpu().contiguous().clone() for name, w in self.state_dict().items()
+        }
         with replacing(save_directory / SAFETENSORS_SINGLE_FILE) as partial:
-            save_model(self, str(partial))
-            tensors = load_file(partial)
-            save_file(tensors, partial, {"format": "pt", "sha256": _digest(partial)})
+            save_file(tensors, partial, {"format": "pt", "sha256": _digest(tensors)})
         config = json.dumps(self._hub_mixin_config, sort_keys=True, indent=2)
         write_whole(save_directory / CONFIG_NAME, config)
 
@@ -164,10 +166,23 @@ class Pretrained(
         return self.program(images)
 
 
-def _digest(path: str | Path) -> str:
-    """Return the SHA-256 of the names, types, shapes and bytes of the tensors of a file."""
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors, and check them against the digest that was written with them."""
+    try:
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get("sha256")
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole file of weights ({error}): fetch it anew.") from error
+    if written not in (None, _digest(tensors)):  # others' files have none
+        raise ValueError(f"{path} is not as it was written: fetch it anew.")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of tensors."""
     digest = sha256()
-    for name, tensor in sorted(load_file(path).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -56,10 +56,15 @@ __all__ = ["ProbclCLI", "run"]
 
 DEFAULT, DIGITS = (str(files("probcl") / name) for name in ("default.yaml", "digits.yaml"))
 
+_TRUST = (
+    "With --trust the configuration beside it may name classes of any package, whose code runs."
+)
+
 DESCRIPTIONS = {
     "fit": "Train a program, evaluate it and write a report.",
-    "test": "Evaluate the checkpoint of a run and write a report.",
-    "predict": "Write the embeddings of the images by the checkpoint of a run to one .npz file.",
+    "test": f"Evaluate the checkpoint of a run and write a report. {_TRUST}",
+    "predict": "Write the embeddings of the images by the checkpoint of a run to one .npz file. "
+    f"{_TRUST}",
 }
 
 # How many of the files that cannot be read are named.
@@ -74,7 +79,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it."""
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config)
         write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
@@ -153,7 +158,7 @@ class ProbclCLI(LightningCLI):
         if checkpoint is None:
             _say("there is no checkpoint to go on from: the run begins anew.")
         else:
-            _say(f"going on from {checkpoint}.")
+            _say(f"going on from {checkpoint}, with the configuration of {run}.")
         self.config.fit.ckpt_path = checkpoint and str(checkpoint)
 
     def _check_checkpoint(self) -> None:
@@ -290,11 +295,13 @@ def run(args: list[str]) -> None:
     _show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
+        trust = "--trust" in args
+        args = [arg for arg in args if arg != "--trust"]
         config = config_beside(args)
         if config is not None:
-            args = with_config(args, config)
+            args = with_config(args, config, trust)
             _say(f"configuration: {config}")
-        ProbclCLI(with_our_names([arg for arg in args if arg != "--trust"]))
+        ProbclCLI(with_our_names(args))
     except SIGTERMException:
         _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)

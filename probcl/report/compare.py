@@ -1,6 +1,5 @@
 """Runs side by side: means and spreads over seeds, and accuracy against uncertainty."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from probcl.evaluation import METRICS, QUESTIONS
 from probcl.files import write_whole
 from probcl.report import plots
 from probcl.report.page import Section, drawn, render
+from probcl.trust import read_config
 
 __all__ = ["compare_runs"]
 
@@ -55,9 +55,9 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
 def _read(run: Path) -> tuple[str, dict[str, float]]:
     path = run / "metrics.json" if run.is_dir() else run
     try:
-        content = json.loads(path.read_text())
+        content = read_config(path)
         metrics = content.get("metrics", content)  # of a record, or alone
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(
             f"{run} holds no metrics: name the folder of a run that has its report."
         ) from error
