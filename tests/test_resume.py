@@ -181,3 +181,38 @@ def test_a_finished_run_is_evaluated_later(tmp_path, monkeypatch):
     main(command("VSimCLR", *few, "--ckpt_path=last", "--evaluate=true"))
     assert (run / "report.html").exists()
     assert_equal(trained["state_dict"], checkpoint(run)["state_dict"])
+
+
+@pytest.mark.parametrize("reference", [[], ["--model.reference_batch_size=128"]])
+def test_another_batch_size_goes_on_along_the_schedule_of_epochs(tmp_path, monkeypatch, reference):
+    """As a run of the larger batch from the start does: steps in each epoch, learning rate."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.enable_progress_bar=false", "--evaluate=false", *SMALL, *reference]
+    large = ["--data.batch_size=256", "--trainer.max_epochs=6"]
+    main(["fit", "--model.program=VSimCLR", "--run_dir=whole", *options, *large])
+    main([
+        "fit", "--model.program=VSimCLR", "--run_dir=mine", *options, "--trainer.max_epochs=2",
+        "--data.batch_size=128",
+    ])  # fmt: skip
+    rates = []
+    monkeypatch.setattr(
+        "probcl.training.ContrastiveModule.on_train_epoch_start",
+        lambda self: rates.append(self.optimizers().param_groups[0]["lr"]),
+    )
+    main(["fit", "--run_dir=mine", "--ckpt_path=last", *large])
+    scale = 2 if reference else 1
+    cosine = [0.5 * (1 + np.cos(np.pi * epoch / 6)) * 3e-3 * scale for epoch in range(2, 6)]
+    np.testing.assert_allclose(rates, cosine, rtol=1e-12)
+    assert (
+        checkpoint("mine")["global_step"] == 2 * STEPS + 4 * checkpoint("whole")["global_step"] // 6
+    )
+    assert len(read_history(Path("mine"))["epoch"]) == 6
+
+
+def test_another_batch_size_within_an_epoch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(command("VSimCLR", "--run_dir=mine", *end(STEPS + 3, signal.SIGTERM)))
+    Path("mine/checkpoints/last.ckpt").unlink()
+    with pytest.raises(SystemExit, match="within an epoch of 11 batches, which now has 5: go on"):
+        main([*command("VSimCLR", "--run_dir=mine", "--ckpt_path=last"), "--data.batch_size=256"])

@@ -24,7 +24,7 @@ from probcl.data import (
 from probcl.data.views import CroppedBatch, CroppedViews, collate_views, read_into_memory
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 from probcl.training.evaluation import CHANGED, CORRUPTED, EVALUATION_BATCH, changed
-from probcl.training.sampler import Batches, blocks, derived_seed, shuffled_batches
+from probcl.training.sampler import Batches, Place, blocks, derived_seed, shuffled_batches
 
 __all__ = ["ImageData"]
 
@@ -112,6 +112,7 @@ class ImageData(LightningDataModule, ABC):
         self.in_memory = in_memory
         self.num_workers = num_workers
         self.seed = 0
+        self._begun = Place()
         self._passes = 0  # over the training images, where there is no Trainer to count them
         #: Files that could not be read and were left out.
         self.unreadable: set[str] = set()
@@ -214,7 +215,7 @@ class ImageData(LightningDataModule, ABC):
 
     def _epoch(self) -> DataLoader:
         """Return the batches that are left of the epoch in which the training stands."""
-        epoch, done = self._position()
+        epoch, done, *_ = self._place()
         if isinstance(self._fit, CroppedViews):
             self._fit.seed = derived_seed(self.seed, epoch)
         batches = shuffled_batches(
@@ -277,25 +278,28 @@ class ImageData(LightningDataModule, ABC):
         return 0 if self.trainer is None else self.trainer.global_rank
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed, from which the order of the images and all random draws follow."""
-        return {"seed": self.seed}
+        """Return the seed, from which order and draws follow, and how far the training is."""
+        return {"seed": self.seed, **self._place()._asdict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the seed of the training that is to go on."""
-        self.seed = state_dict["seed"]
+        """Take over the seed and the place of the training that is to go on."""
+        place = dict(state_dict)
+        self.seed = place.pop("seed")
+        self._begun = Place(**place)
 
     def _batches_done(self) -> int:
         assert self.trainer is not None
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
-    def _position(self) -> tuple[int, int]:
-        """Return the epoch, and the number of its batches that are done."""
+    def _place(self) -> Place:
+        """Return how far the training is."""
         if self.trainer is None:
             self._passes += 1
-            return self._passes - 1, 0
-        epoch, done = divmod(self._batches_done(), int(self.trainer.num_training_batches))
+            return Place(self._passes - 1)
+        per_epoch = int(self.trainer.num_training_batches)
+        place = self._begun.after(self._batches_done(), per_epoch)
         overfit = self.trainer.overfit_batches  # type: ignore[attr-defined]
-        return 0 if overfit else epoch, done
+        return place._replace(epoch=0) if overfit else place
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed the random draws of a step of the training."""

@@ -98,6 +98,7 @@ class ContrastiveModule(LightningModule):
         self.evaluation: Evaluation | None = None
         self.seconds: dict[str, float] = {}
         self._batch_size = 0
+        self._earlier_pace: dict[str, int] | None = None
         self._collected: dict[Part, list[Batch]] = defaultdict(list)
         self._untrained: float | None = None
 
@@ -165,13 +166,46 @@ class ContrastiveModule(LightningModule):
                     f"{self.warmup_epochs}."
                 )
             warmup = 0
-        # A resumed run may have more steps: the shape follows from them, and is not restored.
+        # A training that is taken up may have other steps: the shape follows from them.
         factor = WarmupCosine(steps, round(warmup))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor.__call__)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    @property
+    def _pace(self) -> dict[str, int]:
+        """What the place in the schedule, and the learning rate, are counted in."""
+        trainer = self.trainer
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        return {"steps_per_epoch": steps, "batch": self._batch_size * trainer.world_size}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the steps of this training are."""
+        if math.isfinite(self.trainer.num_training_batches):
+            checkpoint["pace"] = self._pace
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read what the steps of the training were that is to go on."""
+        self._earlier_pace = checkpoint.get("pace")
+
+    def on_train_start(self) -> None:
+        """Go on at the same epoch of the schedule, where an epoch has other steps now."""
+        earlier, self._earlier_pace = self._earlier_pace, None
+        if earlier is None or earlier == self._pace:
+            return
+        scheduler: Any = self.lr_schedulers()
+        epochs = scheduler.last_epoch / earlier["steps_per_epoch"]
+        scheduler.last_epoch = round(epochs * self._pace["steps_per_epoch"])
+        if self.reference_batch_size is not None:
+            share = self._pace["batch"] / earlier["batch"]
+            scheduler.base_lrs = [rate * share for rate in scheduler.base_lrs]
+        groups = zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        )
+        for group, base, factor in groups:
+            group["lr"] = base * factor(scheduler.last_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Return the loss of a batch with each of its terms, and log them."""

@@ -4,12 +4,12 @@ Nothing of them need be saved: a training that goes on after any step draws what
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-__all__ = ["Batches", "blocks", "derived_seed", "shuffled_batches"]
+__all__ = ["Batches", "Place", "blocks", "derived_seed", "shuffled_batches"]
 
 
 def derived_seed(*numbers: int) -> int:
@@ -51,6 +51,45 @@ def shuffled_batches(
     together = batch_size * world_size
     whole = order[: len(order) // together * together].view(-1, world_size, batch_size)
     return whole[:, rank].tolist()
+
+
+class Place(NamedTuple):
+    """How far a training is.
+
+    Attributes:
+        epoch: Number of the epoch.
+        done: Number of its batches that are done.
+        per_epoch: Number of its batches.
+        batches: Number of batches that are done of all epochs.
+    """
+
+    epoch: int = 0
+    done: int = 0
+    per_epoch: int = 0
+    batches: int = 0
+
+    def after(self, batches: int, per_epoch: int) -> "Place":
+        """Return the place of a training that went on from here.
+
+        Args:
+            batches: Number of batches that are done of all epochs, those before this place too.
+            per_epoch: Number of batches of each epoch from here.
+
+        Raises:
+            ValueError: If this place is within an epoch of another number of batches.
+
+        Example:
+            >>> Place(epoch=2, batches=20).after(26, per_epoch=5)
+            Place(epoch=3, done=1, per_epoch=5, batches=26)
+        """
+        if self.done and self.per_epoch != per_epoch:
+            raise ValueError(
+                f"batch_size: the checkpoint stands within an epoch of {self.per_epoch} batches, "
+                f"which now has {per_epoch}: go on with the batch size and the devices that it was "
+                "made with, or from the checkpoint of the end of an epoch."
+            )
+        epochs, done = divmod(self.done + batches - self.batches, per_epoch)
+        return Place(self.epoch + epochs, done, per_epoch, batches)
 
 
 def blocks(
