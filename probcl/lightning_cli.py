@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,6 +92,9 @@ class ProbclCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.program = program_of(args)
+        before = signal.getsignal(signal.SIGTERM)
+        with suppress(ValueError):  # a thread may not
+            signal.signal(signal.SIGTERM, self._stop)
         defaults = [DEFAULT] if names_a_run(args) else [DEFAULT, DIGITS]
         try:
             super().__init__(
@@ -109,9 +113,19 @@ class ProbclCLI(LightningCLI):
                 args=args,
             )
         finally:
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, before)
             os.environ.pop(_RUN_DIR, None)
             if hasattr(self, "run_dir") and not _rank():
                 discard_if_unused(self.run_dir)
+
+    def _stop(self, *_: Any) -> None:
+        """End where the process is told to; amid a training Lightning does, after the step."""
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        if trainer is None or not trainer.fit_loop.epoch_loop.batch_progress.total.ready:
+            raise SIGTERMException("told to stop before the first step: there is nothing to save.")
+        if not trainer.training:
+            raise SIGTERMException("told to stop: what was trained is saved, and not evaluated.")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -302,8 +316,8 @@ def run(args: list[str]) -> None:
             args = with_config(args, config, trust)
             _say(f"configuration: {config}")
         ProbclCLI(with_our_names(args))
-    except SIGTERMException:
-        _say("told to stop: a checkpoint is written; go on with --ckpt_path last.")
+    except SIGTERMException as error:
+        _say(str(error) or "told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         answer = answer_to_bad_input(error)
@@ -347,6 +361,10 @@ def _show_our_lines_only() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pyro"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\b")
+    ours = logging.getLogger("probcl")
+    ours.setLevel(logging.INFO)
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
 
 
 def _as_list(value: Any) -> list[Any]:

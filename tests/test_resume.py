@@ -132,6 +132,35 @@ def test_told_to_stop_it_saves_and_goes_on_in_the_middle_of_an_epoch(
         np.testing.assert_array_equal(history[name][[0, 1, 3]], values[[0, 1, 3]])
 
 
+SLOW = """
+import os, signal, torch
+from torch.utils.data import Dataset
+
+class Slow(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, row):
+        if row == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return torch.zeros(1, 8, 8, dtype=torch.uint8), row % 2
+"""
+
+
+def test_told_to_stop_before_the_first_step_it_ends_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("slow.py").write_text(SLOW)
+    data = ["--data=Datasets", "--data.train=slow.Slow", "--data.test=slow.Slow"]
+    with pytest.raises(SystemExit) as stopped:
+        main([
+            "fit", "--model.program=SimCLR", *data, "--data.in_memory=true", "--data.batch_size=20",
+            "--data.num_workers=0", "--run_dir=mine", "--trainer.enable_progress_bar=false",
+        ])  # fmt: skip
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "told to stop before the first step" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_a_torn_checkpoint_gives_way_to_the_newest_whole_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = command("VSimCLR", "--run_dir=mine")

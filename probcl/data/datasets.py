@@ -9,12 +9,15 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageOps import exif_transpose
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from probcl.checks import as_labels, check_choice
 
 __all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
     "ImageArrays",
     "ImageFiles",
     "Unreadable",
@@ -32,6 +35,9 @@ LARGEST_CLASS = 100_000
 
 # The largest image that is decoded: 8192 x 8192, of 200 MB. A file of some bytes can declare more.
 MAX_PIXELS = 2**26
+
+#: The formats of image files that are decoded, by PIL.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -98,6 +104,7 @@ class ImageFiles(Dataset):
         channels: 3 for colour, 1 for grey: every image is converted.
         unreadable: What to do with a file that cannot be decoded: ``"raise"``, or ``"skip"``, by
             which its item has its path, a ``str``, in the image's place, for a batch to drop.
+        max_pixels: The most pixels that a file may declare.
 
     Raises:
         ValueError: If an argument is not as described; on fetching an item, if its file cannot be
@@ -111,6 +118,7 @@ class ImageFiles(Dataset):
         labels: Tensor | np.ndarray | Sequence[int] | None = None,
         channels: int = 3,
         unreadable: Unreadable = "raise",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if len(paths) == 0:
             raise ValueError("paths must name at least one image file, got none.")
@@ -123,6 +131,7 @@ class ImageFiles(Dataset):
         self.labels = _checked_labels(labels, "labels", len(paths))
         self.channels = channels
         self.unreadable = unreadable
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,7 +141,8 @@ class ImageFiles(Dataset):
         label = None if self.labels is None else int(self.labels[index])
         content = Path(path).read_bytes()
         try:
-            return decode_image(content, _MODES[self.channels]), label, index
+            image = decode_image(content, _MODES[self.channels], self.max_pixels)
+            return image, label, index
         except Exception as error:  # decoders raise whatever their parsers meet
             if self.unreadable == "skip":
                 return path, label, index
@@ -173,10 +183,12 @@ def _labels_of(data: Dataset) -> np.ndarray | None:
 
 
 def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the content of an image file; of an animation, the first picture.
+    """Decode the content of an image file, upright; of an animation, the first picture.
+
+    It is turned as its EXIF orientation says, and what is transparent shows white.
 
     Args:
-        content: A JPEG file, a PNG file or another that PIL knows.
+        content: A file of one of ``FORMATS``.
         mode: ``RGB`` or ``L``, into which the image is converted.
         max_pixels: The most pixels that a file may declare.
 
@@ -185,21 +197,25 @@ def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS
             ``ValueError`` if it is no image, or has more bits or pixels than it may.
     """
     try:
-        image = Image.open(io.BytesIO(content))  # reads the header only
+        image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads the header only
     except UnidentifiedImageError:  # its message names the buffer
-        raise ValueError("it is no image file that PIL knows") from None
+        raise ValueError(f"it is no file of {', '.join(FORMATS)}") from None
     with image:
         if image.width * image.height > max_pixels:
             raise ValueError(
-                f"it declares {image.width}x{image.height} pixels, more than {max_pixels}"
+                f"it declares {image.width}x{image.height} pixels, more than {max_pixels}: "
+                "shrink it, or raise max_pixels"
             )
-        return in_eight_bits(image, mode)
+        return in_eight_bits(exif_transpose(image), mode)
 
 
 def in_eight_bits(image: Image.Image, mode: str) -> Image.Image:
-    """Convert an image to ``RGB`` or ``L``; raise ``ValueError`` if PIL would clip its values."""
+    """Convert an image to ``RGB`` or ``L`` on white; raise ``ValueError`` if PIL would clip it."""
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"its pixels are {image.mode!r}, not of 8 bits: convert it")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
 
 

@@ -5,7 +5,9 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,10 +15,19 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes, decode_image
+from probcl.data.datasets import (
+    FORMATS,
+    MAX_PIXELS,
+    ImageArrays,
+    ImageFiles,
+    Unreadable,
+    check_classes,
+    decode_image,
+)
 
 __all__ = [
     "Listed",
@@ -26,11 +37,13 @@ __all__ = [
     "pair",
     "read_arrays",
     "read_folder",
+    "sizes_in_folder",
 ]
 
 _PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
 _PACKED = ("jpeg", "offset", "label", "split")
 _BLOCK = 64  # images decoded by a thread at a time
+_CLASSES_SEEN, _FILES_SEEN = 20, 5  # of each, by which the size of views is chosen
 _ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif")
 
 
@@ -182,7 +195,10 @@ def _decoded(jpeg: np.ndarray, offset: np.ndarray, index: int) -> np.ndarray:
 
 
 def read_folder(
-    path: str | Path, channels: int = 3, unreadable: Unreadable = "raise"
+    path: str | Path,
+    channels: int = 3,
+    unreadable: Unreadable = "raise",
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[ImageFiles, ImageFiles]:
     """Find a train and a test set in a folder that has a folder for each class.
 
@@ -191,6 +207,7 @@ def read_folder(
             place of the latter. The classes are numbered in the order of their names.
         channels: 3 for colour, 1 for grey: every image is converted.
         unreadable: ``"raise"`` or ``"skip"``, as for ``ImageFiles``.
+        max_pixels: The most pixels that a file may declare.
 
     Returns:
         The train set and the test set, with the same numbers for the same classes.
@@ -226,7 +243,19 @@ def read_folder(
             f"{others[0]}; those end in {', '.join(_ENDINGS)}, and are no links to folders.",
             stacklevel=2,
         )
-    return pair(*parts, channels, unreadable)
+    return pair(*parts, channels, unreadable, max_pixels)
+
+
+def sizes_in_folder(path: str | Path) -> list[tuple[int, int]]:
+    """Return the width and the height that some of the pictures in a folder declare."""
+    train, sizes = Path(path).expanduser() / "train", []
+    for folder in _entries(train)[:_CLASSES_SEEN] if train.is_dir() else ():
+        inside = _within(folder.path) if folder.is_dir() else ()
+        files = (entry for entry in inside if entry.name.lower().endswith(_ENDINGS))
+        for entry in islice(files, _FILES_SEEN):
+            with suppress(OSError), Image.open(entry.path, formats=FORMATS) as image:
+                sizes.append(image.size)
+    return sizes
 
 
 @dataclass
@@ -299,10 +328,8 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
         return sorted(seen, key=lambda entry: entry.name)
 
 
-def pair(
-    train: Listed, test: Listed, channels: int, unreadable: Unreadable
-) -> tuple[ImageFiles, ImageFiles]:
-    """Return the train set and the test set of what was listed."""
-    parts = [ImageFiles(part.paths, part.labels, channels, unreadable) for part in (train, test)]
+def pair(train: Listed, test: Listed, *options: Any) -> tuple[ImageFiles, ImageFiles]:
+    """Return the train set and the test set of what was listed, with options of ``ImageFiles``."""
+    parts = [ImageFiles(part.paths, part.labels, *options) for part in (train, test)]
     check_classes(*parts)
     return parts[0], parts[1]

@@ -1,6 +1,6 @@
 """Views of images that do not fit in memory: cropped one by one, by the workers that read them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
 
@@ -41,6 +41,8 @@ class CroppedViews(Dataset):
         data: Data set of items that begin with an image and its class, or ``None``. An image is
             one of PIL, an array ``(height, width, channels)`` or a tensor ``(channels, height,
             width)``, integers in 0..255 or floats in [0, 1]; or the path of an unreadable file.
+            Items of named columns, as those of Hugging Face's data sets, have ``image`` and
+            ``label``.
         transforms: A transform of one image for each view.
 
     Raises:
@@ -60,6 +62,8 @@ class CroppedViews(Dataset):
     def __getitem__(self, row: int) -> tuple[list[Tensor] | str, Any, int]:
         """Return the views, the label and the row of an image, or the path in place of views."""
         item = self.data[row]
+        if isinstance(item, Mapping):
+            item = _of_columns(item, row)
         if not isinstance(item, tuple | list) or len(item) < 2:
             raise ValueError(
                 "the data set must hold pairs of an image and its class, got "
@@ -73,6 +77,18 @@ class CroppedViews(Dataset):
                 torch.manual_seed((self.seed + row) % 2**63)
             views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
         return views, label, row
+
+
+def _of_columns(item: Mapping, row: int) -> tuple[Any, Any]:
+    """Return the image and the label of an item of named columns."""
+    images = [name for name in ("image", "img") if name in item]
+    labels = [name for name in ("label", "labels", "fine_label") if name in item]
+    if not images or not labels:
+        raise ValueError(
+            "the data set must hold an image and its class, as the columns image and label, got "
+            f"{', '.join(map(str, item))} at row {row}: rename them."
+        )
+    return item[images[0]], item[labels[0]]
 
 
 def _as_image(image: Any, row: int) -> Tensor:

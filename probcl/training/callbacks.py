@@ -245,5 +245,5 @@ class SaveOnTermination(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Save, if that is why the training ends."""
-        if isinstance(exception, SIGTERMException):
+        if isinstance(exception, SIGTERMException) and trainer.global_step:
             trainer.save_checkpoint(self.path)

@@ -1,10 +1,14 @@
 """Data modules: sets known by name, arrays, folders, data sets of your own, and synthetic data."""
 
+import logging
+from collections.abc import Sequence
+from statistics import median
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import Identity
 
 from probcl.data import (
     DATASETS,
@@ -14,12 +18,24 @@ from probcl.data import (
     RandomAffine,
     RandomContrast,
     RandomNoise,
+    SimAugment,
     read_arrays,
     read_folder,
 )
+from probcl.data.datasets import MAX_PIXELS
+from probcl.data.readers import sizes_in_folder
+from probcl.data.views import CroppedViews
 from probcl.distributions import VonMisesFisher
 from probcl.randomness import seeded
 from probcl.training.datamodule import ImageData
+
+logger = logging.getLogger("probcl")
+
+# The views that are made of images whose size says nothing else; and from what size as of
+# photographs, with a blur.
+LARGEST_VIEW, SMALL_VIEW = 224, 96
+
+_ITEMS_SEEN = 8  # by which the size of views is chosen
 
 __all__ = ["Arrays", "Datasets", "Folder", "Named", "Synthetic"]
 
@@ -110,23 +126,31 @@ class Folder(ImageData):
         path: The folder.
         unreadable: ``"raise"``, or ``"skip"`` for files that cannot be decoded, which are then
             named when the run ends.
-        **kwargs: As for ``ImageData``; by default SimCLR's augmentation for 224 pixels.
+        max_pixels: The most pixels that a file may declare.
+        **kwargs: As for ``ImageData``; by default SimCLR's augmentation, for views as large as the
+            pictures, 224 pixels at most.
     """
 
     def __init__(
-        self, path: str, unreadable: Literal["raise", "skip"] = "raise", **kwargs: Any
+        self,
+        path: str,
+        unreadable: Literal["raise", "skip"] = "raise",
+        max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         self.path = path
         self.on_unreadable: Literal["raise", "skip"] = unreadable
+        self.max_pixels = max_pixels
+        super().__init__(**kwargs)
 
     def load(self) -> tuple[Dataset, ...]:
         """Return the files of the folder."""
-        return read_folder(self.path, self.channels or 3, self.on_unreadable)
+        channels = self.channels or 3
+        return read_folder(self.path, channels, self.on_unreadable, self.max_pixels)
 
     def default_augmentation(self) -> nn.Module:
-        """Return SimCLR's augmentation of photographs."""
-        return DATASETS["ImageNet"].augmentation()
+        """Return SimCLR's augmentation in the size of the pictures."""
+        return _augmentation(sizes_in_folder(self.path), self.path)
 
 
 class Datasets(ImageData):
@@ -134,22 +158,40 @@ class Datasets(ImageData):
 
     Args:
         train: Data set to train on: items that begin with an image (of PIL, or a tensor) and its
-            class.
+            class, or that have them as the columns ``image`` and ``label``.
         test: Data set to evaluate on.
-        **kwargs: As for ``ImageData``; by default SimCLR's augmentation for 224 pixels.
+        **kwargs: As for ``ImageData``; by default SimCLR's augmentation, for views as large as the
+            first images, 224 pixels at most.
     """
 
     def __init__(self, train: Dataset, test: Dataset, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         self._given = train, test
+        super().__init__(**kwargs)
 
     def load(self) -> tuple[Dataset, ...]:
         """Return the two data sets."""
         return self._given
 
     def default_augmentation(self) -> nn.Module:
-        """Return SimCLR's augmentation of photographs."""
-        return DATASETS["ImageNet"].augmentation()
+        """Return SimCLR's augmentation in the size of the images."""
+        train = self._given[0]
+        plain = CroppedViews(train, [Identity()])
+        items = (plain[row][0] for row in range(min(len(train), _ITEMS_SEEN)))  # type: ignore[arg-type]
+        sizes = [tuple(item[0].shape[-2:]) for item in items if not isinstance(item, str)]
+        return _augmentation(sizes, type(train).__name__)
+
+
+def _augmentation(sizes: Sequence[tuple[int, ...]], source: str) -> nn.Module:
+    """Return SimCLR's augmentation for views of the usual size of images, and say what that is."""
+    shorter = round(median(map(min, sizes))) if sizes else LARGEST_VIEW
+    size = min(shorter, LARGEST_VIEW)
+    if sizes:
+        logger.info(
+            "%s: views of %dx%d pixels, by the shorter side of %d of its images, %d; "
+            "data.augmentation chooses another.", source, size, size, len(sizes), shorter,
+        )  # fmt: skip
+    small = size < SMALL_VIEW
+    return SimAugment(size) if small else SimAugment(size, (0.08, 1.0), strength=1.0, blur=0.5)
 
 
 class _Items(ImageArrays):

@@ -1,5 +1,6 @@
 """Images in files: the pixels, the numbers of the classes, and what happens to a bad file."""
 
+import io
 import os
 import pickle
 import re
@@ -13,6 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from probcl.data import ImageFiles, read_folder
+from probcl.data.datasets import FORMATS, decode_image
 from probcl.data.views import CroppedViews, collate_views, read_into_memory
 
 KINDS = {"RGB": (3,), "L": (), "RGBA": (4,)}
@@ -44,7 +46,9 @@ def test_items_are_images_labels_and_rows(tmp_path):
             assert (label, index) == ([2, 0, 1][row], row)
             assert found.mode == mode
             with Image.open(paths[row]) as expected:
-                assert np.array_equal(found, expected.convert(mode))
+                ground = Image.new("RGBA", expected.size, "white")
+                ground.alpha_composite(expected.convert("RGBA"))
+                assert np.array_equal(found, ground.convert(mode))
 
 
 def test_a_folder_is_read_as_torchvision_reads_it(folder):
@@ -236,10 +240,14 @@ def test_files_need_no_labels(tmp_path):
     assert (len(images), images.labels, unreadable) == (2, None, [])
 
 
-def view(*item):
+def view_of(item):
     """Return the one view, and the label, of an item of a user's data set."""
     views, label, _ = CroppedViews([item], [v2.Identity()])[0]
     return views[0], label
+
+
+def view(*item):
+    return view_of(item)
 
 
 def test_items_may_hold_images_of_every_kind():
@@ -282,7 +290,67 @@ def test_items_that_are_none_are_refused(item, message):
         view(*item)
 
 
-@pytest.mark.parametrize("item", [{"image": 1, "label": 2}, torch.rand(3, 4, 4), (1,)])
+@pytest.mark.parametrize("names", [("image", "label"), ("img", "fine_label"), ("image", "labels")])
+def test_items_may_have_named_columns(names):
+    pixels = torch.randint(256, (3, 4, 5), dtype=torch.uint8)
+    found, label = view_of(dict(zip(names, (pixels, 3), strict=True)) | {"id": "a"})
+    assert torch.equal(found, pixels)
+    assert label == 3
+
+
+def test_columns_of_other_names_are_named():
+    with pytest.raises(ValueError, match="columns image and label, got picture, label at row 0"):
+        view_of({"picture": 1, "label": 2})
+
+
+def encoded(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_stand_upright_as_their_orientation_says(kind):
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8] = 255  # on the top left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter to the right
+    found = np.asarray(decode_image(encoded(Image.fromarray(pixels), kind, exif=exif)))
+    assert found.shape == (24, 16, 3)
+    assert found[:8, 8:].min() > 200  # now on the top right
+    assert found[8:].max() < 50
+
+
+def test_what_is_transparent_shows_white():
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2, :, 3] = 255  # black above, nothing below
+    for picture in (Image.fromarray(clear), Image.fromarray(clear).convert("LA")):
+        for mode in ("RGB", "L"):
+            found = np.asarray(decode_image(encoded(picture, "PNG"), mode))
+            assert (found[:2] == 0).all()
+            assert (found[2:] == 255).all()
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    found = np.asarray(decode_image(encoded(palette, "PNG", transparency=1)))
+    assert found.tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_other_formats_are_not_decoded():
+    picture = Image.new("RGB", (4, 4))
+    for kind in FORMATS:
+        assert decode_image(encoded(picture, kind)).size == (4, 4)
+    for kind in ("TGA", "PCX", "ICO", "DDS", "EPS"):
+        with pytest.raises(ValueError, match="no file of JPEG, PNG, GIF"):
+            decode_image(encoded(picture, kind))
+
+
+def test_the_limit_of_pixels_is_an_option(folder):
+    assert read_folder(folder)[0][0][0].size
+    with pytest.raises(ValueError, match="more than 10: shrink it, or raise max_pixels"):
+        read_folder(folder, max_pixels=10)[0][0]
+
+
+@pytest.mark.parametrize("item", [torch.rand(3, 4, 4), (1,)])
 def test_items_that_are_no_pairs_are_refused(item):
     with pytest.raises(ValueError, match="must hold pairs of an image and its class, got"):
         CroppedViews([item], [v2.Identity()])[0]

@@ -261,3 +261,20 @@ class TestSynthetic:
         metrics = json.loads(Path("run/metrics.json").read_text())
         assert metrics["unc/truth/entropy"] > 0.9
         assert abs(metrics["truth/rank_correlation_untrained"]) < 0.5
+
+
+@pytest.mark.parametrize(("size", "expected"), [((28, 30), 28), ((90, 70), 70), ((400, 300), 224)])
+def test_views_are_as_large_as_the_pictures(tmp_path, size, expected, caplog):
+    """And it is said, with what chooses another size."""
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", size).save(tmp_path / part / name / f"{number}.png")
+    with caplog.at_level("INFO", logger="probcl"):
+        data = Folder(str(tmp_path), batch_size=4, num_workers=0)
+    assert f"views of {expected}x{expected} pixels" in caplog.text
+    assert "data.augmentation chooses another" in caplog.text
+    assert data.example.shape == (1, 3, expected, expected)
+    own = Datasets(*data.load(), batch_size=4, num_workers=0)
+    assert own.example.shape == (1, 3, expected, expected)
