@@ -159,10 +159,7 @@ def expected_likelihood(
     everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
     _check_values(everyone, loc.dtype)
     compare = partial(
-        log_kernel,
-        dim=loc.shape[-1],
-        kernel=kernel,
-        positive_concentration=positive_concentration,
+        log_kernel, dim=loc.shape[-1], kernel=kernel, positive_concentration=positive_concentration
     )
     batch = _Batch(own, everyone, labels, compare, gather)
     blocks = torch.arange(loc.shape[-2], device=loc.device).split(_ROWS)

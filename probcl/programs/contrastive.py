@@ -6,7 +6,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from probcl.checks import check_choice
-from probcl.nn import PointHead, ProjectedNormalHead, VonMisesFisherHead
+from probcl.nn import PointHead, VonMisesFisherHead
 from probcl.objectives import info_nce, sup_con
 from probcl.objectives.sup_con import Average
 from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
@@ -27,7 +27,6 @@ class _Contrastive(VariationalProgram):
         num_samples: int = 1,
         learn_temperature: bool = False,
     ) -> None:
-        posterior = ProjectedNormalHead() if posterior is None else posterior
         super().__init__(encoder, posterior, prior, beta, num_samples)
         self.temperature = Temperature(temperature, learn_temperature)
 

@@ -17,18 +17,12 @@ from torch.nn.parameter import UninitializedParameter
 
 from probcl.checks import check_temperature, check_vectors
 from probcl.distributions import as_posterior
-from probcl.nn import PointHead, UniformPrior
+from probcl.nn import PointHead, ProjectedNormalHead, UniformPrior
 
 __all__ = [
-    "Anchors",
-    "PointProgram",
-    "Program",
-    "Temperature",
-    "VariationalProgram",
-    "dim_of",
-    "require_labels",
-    "stack_views",
-]
+    "Anchors", "PointProgram", "Program", "Temperature", "VariationalProgram", "dim_of",
+    "require_labels", "stack_views",
+]  # fmt: skip
 
 _count = count()
 
@@ -251,9 +245,10 @@ class VariationalProgram(Program):
 
     Args:
         encoder: Images to features.
-        posterior: Features to a distribution over the sphere.
-        prior: Module whose ``forward()`` returns the distribution of one direction; by default
-            uniform, in the dimension of the posterior.
+        posterior: Features to a distribution over the sphere, with its dimension as ``dim``; None
+            for ``ProjectedNormalHead()``.
+        prior: Module whose ``forward()`` returns the distribution of one direction; None for the
+            uniform one, in the dimension of the posterior.
         beta: Weight of the normalised KL, at least 0.
         num_samples: Number ``S`` of samples of each direction, at least 1; several have a plate.
     """
@@ -261,17 +256,17 @@ class VariationalProgram(Program):
     def __init__(
         self,
         encoder: nn.Module,
-        posterior: nn.Module,
+        posterior: nn.Module | None,
         prior: nn.Module | None,
         beta: float,
         num_samples: int = 1,
     ) -> None:
-        super().__init__(encoder, posterior)
+        super().__init__(encoder, ProjectedNormalHead() if posterior is None else posterior)
         if not 0.0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
-        self.prior = UniformPrior(dim_of(posterior)) if prior is None else prior
+        self.prior = UniformPrior(dim_of(self.posterior_head)) if prior is None else prior
         self.beta = beta
         self.num_samples = num_samples
 

@@ -8,19 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from probcl.checks import check_temperature
-from probcl.nn import PointHead, ProjectedNormalHead
+from probcl.nn import PointHead
 from probcl.objectives.varcon import (
+    adaptive_target,
     check_epsilon,
     class_centroids,
     class_log_probabilities,
-    target_log_probabilities,
-    target_temperature,
 )
 from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
-
-_Key = tuple[Tensor, Tensor | None]
 
 
 class ProbabilisticVarCon(VariationalProgram):
@@ -68,7 +65,6 @@ class ProbabilisticVarCon(VariationalProgram):
         num_samples: int = 1,
         learn_temperature: bool = False,
     ) -> None:
-        posterior = ProjectedNormalHead() if posterior is None else posterior
         super().__init__(encoder, posterior, prior, beta, num_samples)
         check_epsilon(epsilon, temperature)
         least = 0.01 if learn_epsilon else max(0.01, epsilon)
@@ -84,16 +80,15 @@ class ProbabilisticVarCon(VariationalProgram):
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
-        self._found.keep((z, labels), (log_p, classes))
-        tau2 = target_temperature(log_p, classes, temperature, self.epsilon)
+        self._found.last = z, labels, (log_p, classes)
+        log_q, tau2 = adaptive_target(log_p, classes, temperature, self.epsilon)
         self.monitored["tau2"] = tau2.detach().mean()
-        log_q = target_log_probabilities(log_p, classes, tau2)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        log_p, classes = self._found.take((z, labels)) or self._class_distribution(z, labels)
+        log_p, classes = self._found.take(z, labels) or self._class_distribution(z, labels)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
@@ -158,16 +153,11 @@ class _Found:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[_Key, tuple[Tensor, Tensor]] | None = None
+        self.last: tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]] | None = None
 
     def __reduce__(self) -> tuple:
         return _Found, ()
 
-    def keep(self, key: _Key, found: tuple[Tensor, Tensor]) -> None:
-        self._last = (key, found)
-
-    def take(self, key: _Key) -> tuple[Tensor, Tensor] | None:
-        last, self._last = self._last, None
-        if last is None or any(a is not b for a, b in zip(last[0], key, strict=True)):
-            return None
-        return last[1]
+    def take(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        last, self.last = self.last, None
+        return last[2] if last and last[0] is z and last[1] is labels else None
