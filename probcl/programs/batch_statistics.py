@@ -30,14 +30,11 @@ class SwAV(PointProgram):
     with ``w`` over the large views and ``v`` over all. Views of several sizes come as a list, as
     ``MultiCrop`` makes them: those of the largest size are the large ones. Of one size, all are.
 
-    The loss is lightly's ``SwaVLoss``. The prototypes are made unit vectors again at the start of
-    each run of the model in training mode with gradients switched on. In a process group the codes
-    are those of all ranks' embeddings together, by lightly's ``sinkhorn_gather_distributed``. There
-    is no queue of features: a batch should have as many views as there are prototypes. The
-    embedding is the normalised projection.
-
-    The defaults are the paper's, but for the number of prototypes, of which it has 3,000 on
-    ImageNet, and a smaller projection.
+    The loss is lightly's ``SwaVLoss``; in a process group the codes are those of all ranks'
+    embeddings together. Each run of the model in training mode with gradients switched on first
+    makes the prototypes unit vectors again. There is no queue of features: a batch should have as
+    many views as there are prototypes. The defaults are the paper's, but for a smaller projection
+    and fewer prototypes: it has 3,000 on ImageNet.
 
     Args:
         encoder: Images to features.
@@ -76,9 +73,8 @@ class SwAV(PointProgram):
         if sinkhorn_iterations < 1:
             raise ValueError(f"sinkhorn_iterations must be at least 1, got {sinkhorn_iterations}.")
         self.temperature = Temperature(temperature, learn_temperature)
-        self.prototypes = nn.Parameter(
-            normalize(torch.randn(num_prototypes, dim_of(self.posterior_head)))
-        )
+        prototypes = torch.randn(num_prototypes, dim_of(self.posterior_head))
+        self.prototypes = nn.Parameter(normalize(prototypes))
         self._loss = partial(
             _lightly_loss("SwAV", "SwaVLoss"),
             sinkhorn_iterations=sinkhorn_iterations,
@@ -129,11 +125,10 @@ class VICReg(_RedundancyReduction):
              + variance_weight    (1/2) sum_{z, z'} (1/d) sum_i max(0, 1 - sqrt(C_ii + 0.0001))
              + covariance_weight  sum_{z, z'} (1/d) sum_{i != j} C_ij^2
 
-    averaged over all pairs of views. It is lightly's ``VICRegLoss``; in a process group variance
-    and covariance are those of all ranks' batches together, by its ``gather_distributed``, with
-    lightly's gradients. The loss is on projections of any length; the embedding is their
-    direction. What is meant to be used afterwards are the features. The weights are the paper's;
-    its projection has 8,192 units in each layer.
+    averaged over all pairs of views. It is lightly's ``VICRegLoss``, with its gradients; in a
+    process group variance and covariance are those of all ranks' batches together. The loss is on
+    projections of any length; the embedding is their direction. What is meant to be used afterwards
+    are the features. The weights are the paper's; its projection has 8,192 units in each layer.
 
     Args:
         encoder: Images to features.
@@ -177,15 +172,12 @@ class BarlowTwins(_RedundancyReduction):
         loss = sum_i (1 - R_ii)^2 + redundancy_weight sum_{i != j} R_ij^2
 
     averaged over all pairs of views. It is lightly's ``BarlowTwinsLoss``; in a process group ``R``
-    is the mean over ranks of each one's correlation, by its ``gather_distributed``, with lightly's
-    gradients. The loss is on projections of any length; the embedding is their direction. What is
-    meant to be used afterwards are the features. The weight is the paper's; its projection has
-    8,192 units in each layer.
+    is the mean over ranks of each one's correlation. The weight is the paper's. All else is as for
+    ``VICReg``.
 
     Args:
         encoder: Images to features.
-        projection: Features to the embedding before normalisation; by default
-            ``BatchNormMLP(512, layers=3)``.
+        projection: As for ``VICReg``.
         redundancy_weight: Weight of the correlations of different coordinates, at least 0.
 
     Raises:

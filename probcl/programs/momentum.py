@@ -20,8 +20,7 @@ __all__ = ["BYOL", "MoCo"]
 class _MomentumProgram(PointProgram):
     """A program with a target: a momentum encoder of encoder and projection together.
 
-    A run of the model learns in training mode with gradients switched on. The target follows at the
-    start of each run that learns, so in any loop; no other run changes anything.
+    The target follows at the start of each run that learns, so in any loop.
     """
 
     def __init__(self, encoder: nn.Module, projection: nn.Module, momentum: float) -> None:
@@ -42,12 +41,7 @@ class _MomentumProgram(PointProgram):
 
     @abstractmethod
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each anchor, ``(V, B)``.
-
-        Args:
-            z: Embeddings of the views before normalisation, shape ``(V, B, d)``.
-            targets: The target's, of unit length, without gradient, shape ``(V, B, d)``.
-        """
+        """Return the loss of each anchor, ``(V, B)``; ``targets`` are of unit length, ``z`` is not."""
 
     def freeze_encoder(self) -> Self:
         """Keep the encoder as it is, and the target's with it."""
@@ -71,12 +65,10 @@ class MoCo(_MomentumProgram):
         loss = mean_v mean_{w != v} log(1 + sum_n exp((q_v . n - q_v . k_w) / temperature))
 
     Each view is a query in turn. Then the keys of the batch take the place of the oldest in the
-    queue, which starts with random directions and is saved with the weights. In a process group
-    every rank's queue takes the keys of all ranks: gradients averaged over ranks are those of one
-    process with the whole batch. Batches are not shuffled between ranks.
-
-    A run of the model in training mode with gradients switched on moves the momentum encoder and
-    the queue; no other run does. The embedding is the normalised projection.
+    queue, which starts with random directions and is saved with the weights. Only a run of the
+    model in training mode with gradients switched on moves the momentum encoder and the queue. In a
+    process group every rank's queue takes the keys of all ranks: gradients averaged over ranks are
+    those of one process with the whole batch. Batches are not shuffled between ranks.
 
     The temperature is the paper's; momentum and queue are those of the authors' demonstration on
     CIFAR-10, where ImageNet has 0.999 and 65,536 keys.
@@ -138,12 +130,9 @@ class BYOL(_MomentumProgram):
 
         loss = mean_v mean_{w != v} |p_v - t_w|^2 = mean_v mean_{w != v} (2 - 2 p_v . t_w)
 
-    A run of the model in training mode with gradients switched on moves the momentum encoder; no
-    other run does. The embedding is the normalised projection, without the predictor. Nothing is
-    shared in a process group but gradients.
-
-    The momentum is that which the paper starts from; there it rises to 1, and the perceptrons have
-    4,096 hidden units and 256 outputs.
+    The embedding is without the predictor. The momentum encoder moves as that of ``MoCo``; ranks
+    share nothing but gradients. The momentum is that which the paper starts from; there it rises to
+    1, and the perceptrons have 4,096 hidden units and 256 outputs.
 
     Args:
         encoder: Images to features.
@@ -159,14 +148,6 @@ class BYOL(_MomentumProgram):
     References:
         Grill et al. (2020), Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning.
         https://arxiv.org/abs/2006.07733
-
-    Example:
-        >>> from probcl.nn import ConvNet
-        >>> from probcl.infer import ContrastiveELBO
-        >>> program = BYOL(ConvNet())
-        >>> loss = ContrastiveELBO()(program.model, program.guide)
-        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
-        torch.Size([])
     """
 
     def __init__(
@@ -196,12 +177,7 @@ class BYOL(_MomentumProgram):
 
 
 class _Queue(nn.Module):
-    """The latest keys, the oldest of which give way.
-
-    Args:
-        size: Number of keys.
-        dim: Their dimension.
-    """
+    """The latest keys, the oldest of which give way."""
 
     keys: Tensor
     oldest: Tensor

@@ -134,14 +134,17 @@ def fit_posterior(
         projection.eval()
     with seeded(seed), torch.no_grad():
         features = _encoded(encoder, images)
-        embedding = normalize(_project(projection, features))
+        embedding = _embedding(projection, features)
         if not 1 <= neighbours < len(features):
             raise ValueError(
                 f"neighbours must be from 1 to {len(features) - 1}, the other images, got "
                 f"{neighbours}."
             )
         if views is not None and likelihood == "views":
-            cosines, rows = _of_views(encoder, projection, images, views, embedding), None
+            passes = (map(views, _batches(images, encoder)) for _ in range(_PASSES))
+            others = [_embedding(projection, _encoded(encoder, batches)) for batches in passes]
+            cosines = torch.stack([torch.linalg.vecdot(embedding, z) for z in others], -1)
+            rows = None
         else:
             rows = nearest(embedding, k=neighbours).row
             cosines = torch.einsum("nd,nkd->nk", embedding, embedding[rows])
@@ -232,27 +235,13 @@ def _encoded(encoder: nn.Module, images: Tensor | Iterable[Any]) -> Tensor:
     return whole
 
 
-def _of_views(
-    encoder: nn.Module,
-    projection: nn.Module | None,
-    images: Tensor | Iterable[Any],
-    views: Callable[[Tensor], Tensor],
-    embedding: Tensor,
-) -> Tensor:
-    """Return the cosines of each embedding with those of four views, shape ``(N, 4)``."""
-    cosines = []
-    for _ in range(_PASSES):
-        parts = [encoder(views(batch)).float().cpu() for batch in _batches(images, encoder)]
-        other = normalize(_project(projection, torch.cat(parts)))
-        cosines.append(torch.linalg.vecdot(embedding, other))
-    return torch.stack(cosines, -1)
-
-
-def _project(projection: nn.Module | None, features: Tensor) -> Tensor:
+def _embedding(projection: nn.Module | None, features: Tensor) -> Tensor:
+    """Return the embedding of features on the CPU."""
     if projection is None:
-        return features
+        return normalize(features)
     device = next(projection.parameters(), features).device
-    return torch.cat([projection(f.to(device)).float().cpu() for f in features.split(4096)])
+    parts = [projection(part.to(device)).float().cpu() for part in features.split(4096)]
+    return normalize(torch.cat(parts))
 
 
 def _batches(images: Tensor | Iterable[Any], encoder: nn.Module) -> Iterator[Tensor]:

@@ -108,17 +108,16 @@ class VarCon(ProbabilisticVarCon):
 
         loss = mean [KL(q(r|z) || p(r|z)) - log p(y|z)]
 
-    with ``z`` the normalised projection, a point, ``p(r|z) = softmax_r(z . w_r / temperature)``
-    over the centroids ``w`` of the batch, and the confidence-adaptive target ``q(r|z)``. Its
-    negative ELBO is ``probcl.objectives.varcon``, equation 7 of the paper. Temperature and
-    ``epsilon`` are the paper's.
+    with ``z`` the normalised projection, a point, and ``p`` and ``q`` those of
+    ``ProbabilisticVarCon``. Its negative ELBO is ``probcl.objectives.varcon``, equation 7 of the
+    paper. Temperature and ``epsilon`` are the paper's.
 
     Args:
         encoder: Images to features.
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
         epsilon: Strength of the adaptation, in ``[0, temperature]``.
-        learn_epsilon: Whether ``epsilon`` is learned; the guide first clamps it to that interval.
+        learn_epsilon: As for ``ProbabilisticVarCon``.
         learn_temperature: As for ``ProbabilisticVarCon``.
 
     References:
@@ -135,14 +134,9 @@ class VarCon(ProbabilisticVarCon):
         learn_epsilon: bool = False,
         learn_temperature: bool = False,
     ) -> None:
+        head = PointHead(projection)
         super().__init__(
-            encoder,
-            PointHead(projection),
-            temperature=temperature,
-            epsilon=epsilon,
-            learn_epsilon=learn_epsilon,
-            beta=0.0,
-            learn_temperature=learn_temperature,
+            encoder, head, None, temperature, epsilon, learn_epsilon, 0.0, 1, learn_temperature
         )
 
 
