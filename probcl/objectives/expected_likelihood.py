@@ -1,6 +1,7 @@
 """Expected likelihood: InfoNCE whose logits compare whole posteriors, in closed form."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -154,15 +155,36 @@ def expected_likelihood(
         True
     """
     check_choice("reduction", reduction, Reduction)
-    _check(loc, concentration, labels, kernel, positive_concentration, gather)
+    check_choice("kernel", kernel, Kernel)
+    check_views("loc", loc, least=2)
+    if concentration.shape != loc.shape[:-1]:
+        raise ValueError(
+            f"concentration must have shape {tuple(loc.shape[:-1])}, one for each direction, got "
+            f"{tuple(concentration.shape)}."
+        )
+    if positive_concentration is not None and not 0 < positive_concentration < float("inf"):
+        raise ValueError(
+            "positive_concentration must be a finite number above 0 or None, got "
+            f"{positive_concentration}."
+        )
+    by_class, count = labels is not None, loc.shape[-2]
+    rank, world = rank_and_world(gather)
+    if labels is None:
+        labels = torch.arange(count, device=loc.device) + rank * count
+    check_labels(loc, labels)
+    if count * world < 2:
+        raise ValueError(
+            f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
+        )
+    check_same_batch(loc.movedim(-2, 0), gather)
     own = torch.cat([at_least_float32(loc), at_least_float32(concentration)[..., None]], -1)
     everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
     _check_values(everyone, loc.dtype)
     compare = partial(
         log_kernel, dim=loc.shape[-1], kernel=kernel, positive_concentration=positive_concentration
     )
-    batch = _Batch(own, everyone, labels, compare, gather)
-    blocks = torch.arange(loc.shape[-2], device=loc.device).split(_ROWS)
+    batch = _Batch(own, everyone, labels, all_gather(labels.long(), gather), by_class, compare)
+    blocks = torch.arange(count, device=loc.device).split(_ROWS)
     run = batch.losses
     if len(blocks) > 1:  # recomputed in the backward pass, so that memory is that of one block
         run = partial(checkpoint, batch.losses, use_reentrant=False)
@@ -171,23 +193,16 @@ def expected_likelihood(
     return mean_over_ranks(losses.mean(), gather) if reduction == "mean" else losses
 
 
+@dataclass(frozen=True)
 class _Batch:
     """Posteriors ``(*, V, B, d + 1)`` of this rank and of all, the concentration last."""
 
-    def __init__(
-        self,
-        own: Tensor,
-        everyone: Tensor,
-        labels: Tensor | None,
-        kernel: Callable[..., Tensor],
-        gather: bool,
-    ) -> None:
-        self.own, self.everyone, self.by_class = own, everyone, labels is not None
-        if labels is None:
-            labels = torch.arange(own.shape[-2], device=own.device)
-            labels = labels + rank_and_world(gather)[0] * len(labels)
-        self.labels, self.all_labels = labels, all_gather(labels.long(), gather)
-        self.kernel = kernel
+    own: Tensor
+    everyone: Tensor
+    labels: Tensor
+    all_labels: Tensor
+    by_class: bool
+    kernel: Callable[..., Tensor]
 
     def losses(self, rows: Tensor, view: int) -> Tensor:
         """Return the loss of some anchors of one view, ``(*, rows)``."""
@@ -215,35 +230,6 @@ class _Batch:
         """Compare ``(*, R, d + 1)`` with as many: logits ``(*, R)``."""
         versine = 0.5 * (anchors[..., :-1] - others[..., :-1]).square().sum(-1)
         return self.kernel(versine, anchors[..., -1], others[..., -1])
-
-
-def _check(
-    loc: Tensor,
-    concentration: Tensor,
-    labels: Tensor | None,
-    kernel: str,
-    positive_concentration: float | None,
-    gather: bool,
-) -> None:
-    check_views("loc", loc, least=2)
-    if concentration.shape != loc.shape[:-1]:
-        raise ValueError(
-            f"concentration must have shape {tuple(loc.shape[:-1])}, one for each direction, got "
-            f"{tuple(concentration.shape)}."
-        )
-    if labels is not None:
-        check_labels(loc, labels)
-    check_choice("kernel", kernel, Kernel)
-    if positive_concentration is not None and not 0 < positive_concentration < float("inf"):
-        raise ValueError(
-            "positive_concentration must be a finite number above 0 or None, got "
-            f"{positive_concentration}."
-        )
-    if loc.shape[-2] * rank_and_world(gather)[1] < 2:
-        raise ValueError(
-            f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
-        )
-    check_same_batch(loc.movedim(-2, 0), gather)
 
 
 def _check_values(posteriors: Tensor, dtype: torch.dtype) -> None:

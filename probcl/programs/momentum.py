@@ -41,7 +41,7 @@ class _MomentumProgram(PointProgram):
 
     @abstractmethod
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each anchor, ``(V, B)``; ``targets`` are unit vectors, ``z`` are not."""
+        """Return each anchor's loss, ``(V, B)``; the targets are unit vectors, ``z`` is not."""
 
     def freeze_encoder(self) -> Self:
         """Keep the encoder as it is, and the target's with it."""
