@@ -143,17 +143,14 @@ class ContrastiveELBO(ELBO):
                 f"ContrastiveELBO cannot differentiate the guide's auxiliary site {name!r}: use a "
                 "posterior with has_rsample=True."
             )
-        log_q = site["fn"].log_prob(site["value"])
-        _check_shape(site, log_q)
-        return scale_and_mask(log_q, site["scale"], site["mask"]).sum()
+        return _total(site, site["fn"].log_prob(site["value"]))
 
     def _kl_term(self, name: str, model_site: dict, guide_site: dict) -> Tensor:
         """Return the divergence at one latent site, summed with the guide's scale and mask."""
         q = guide_site["fn"]
         estimator = self.kl.get(name, "auto") if isinstance(self.kl, Mapping) else self.kl
         value = divergence(name, q, model_site["fn"], guide_site["value"], estimator)
-        _check_shape(guide_site, value)
-        total = scale_and_mask(value, guide_site["scale"], guide_site["mask"]).sum()
+        total = _total(guide_site, value)
         return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total
 
     def _check_names(self, guide_trace: Trace) -> None:
@@ -173,6 +170,12 @@ def _check_shape(site: dict, log_prob: Tensor) -> None:
     """Raise ValueError, in Pyro's words, unless a site's share of the loss fits its plates."""
     if is_validation_enabled():
         check_site_shape({**site, "log_prob": log_prob}, math.inf)
+
+
+def _total(site: dict, value: Tensor) -> Tensor:
+    """Sum a site's share of the loss, with the scale and the mask of the site."""
+    _check_shape(site, value)
+    return scale_and_mask(value, site["scale"], site["mask"]).sum()
 
 
 class _MarkDiscrete(Messenger):

@@ -50,11 +50,8 @@ class TorchvisionModel(nn.Module):
                 self.network.aux_logits = False
                 setattr(self.network, auxiliary, None)
         _remove_classifier(self.network)
-        if chosen is None:
-            self.normalize = Normalize(name)
-        else:
-            preset = chosen.transforms()
-            self.normalize = Normalize(name, preset.mean, preset.std)
+        preset = chosen.transforms() if chosen else None
+        self.normalize = Normalize(name, preset.mean, preset.std) if preset else Normalize(name)
         self.name = name
         self.min_size, self.max_size = _sizes(name, self.network)
 
@@ -83,12 +80,8 @@ def _sizes(name: str, network: nn.Module) -> tuple[int, int | None]:
 def _check_name(name: str) -> None:
     names = models.list_models(module=models)
     if name not in names:
-        close = get_close_matches(name.lower(), names)
-        fix = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else "see torchvision.models.list_models()."
-        )
+        close = " or ".join(get_close_matches(name.lower(), names))
+        fix = f"did you mean {close}?" if close else "see torchvision.models.list_models()."
         raise ValueError(f"name must be a classification model of torchvision, got {name!r}: {fix}")
 
 

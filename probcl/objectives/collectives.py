@@ -10,17 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 
 __all__ = [
-    "all_gather",
-    "all_reduce",
-    "check_same_batch",
-    "is_distributed",
-    "mean_over_ranks",
-    "number_classes",
-    "of_this_rank",
-    "rank_and_world",
-]
+    "all_gather", "all_reduce", "check_same_batch", "is_distributed", "mean_over_ranks",
+    "number_classes", "of_this_rank", "rank_and_world",
+]  # fmt: skip
 
 # Their names since torch 2.14, which warns of the older ones.
 GATHER, SCATTER = (
@@ -62,15 +57,7 @@ def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
 
 
 def all_reduce(x: Tensor, gather: bool = True) -> Tensor:
-    """Sum a tensor over all ranks; its gradient is summed over them too.
-
-    Args:
-        x: Tensor of the same shape on every rank.
-        gather: Whether to do anything.
-
-    Returns:
-        The sum, on every rank.
-    """
+    """Sum tensors of one shape over all ranks, if ``gather``; the gradient is summed too."""
     return _AllReduce.apply(x) if is_distributed(gather) else x
 
 
@@ -83,8 +70,7 @@ def check_same_batch(x: Tensor, gather: bool = True) -> None:
     """Raise ``ValueError`` on every rank unless the first dimension is the same on all of them."""
     if not is_distributed(gather):
         return
-    lengths = torch.empty(dist.get_world_size(), dtype=torch.long, device=x.device)
-    getattr(dist, GATHER)(lengths, torch.tensor([len(x)], device=x.device))
+    lengths = _gathered(torch.tensor([len(x)], device=x.device))
     if (lengths != len(x)).any():
         raise ValueError(
             f"every rank must hold a batch of the same size, got {lengths.tolist()}: drop the last "
@@ -105,23 +91,24 @@ def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]
     names, numbers = labels.long().unique(return_inverse=True)
     if not is_distributed(gather):
         return names, numbers
-    counts = names.new_empty(dist.get_world_size())
-    getattr(dist, GATHER)(counts, names.new_tensor([len(names)]))
-    padded = torch.zeros(int(counts.max()), dtype=torch.long, device=labels.device)
-    padded[: len(names)] = names
-    everyone = names.new_empty(dist.get_world_size() * len(padded))
-    getattr(dist, GATHER)(everyone, padded)
-    parts = everyone.chunk(dist.get_world_size())
+    counts = _gathered(names.new_tensor([len(names)]))
+    padded = pad(names, (0, int(counts.max()) - len(names)))
+    parts = _gathered(padded).view(len(counts), -1)
     union = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).unique()
     return union, torch.searchsorted(union, labels.long())
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """Join the tensors of all ranks, which are of one shape, without a gradient."""
+    gathered = x.new_empty((dist.get_world_size() * len(x), *x.shape[1:]))
+    getattr(dist, GATHER)(gathered, x.contiguous())
+    return gathered
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        gathered = x.new_empty((dist.get_world_size() * len(x), *x.shape[1:]))
-        getattr(dist, GATHER)(gathered, x.contiguous())
-        return gathered
+        return _gathered(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -89,12 +89,10 @@ class SwAV(PointProgram):
         if self._learns():
             with torch.no_grad():
                 self.prototypes.copy_(normalize(self.prototypes))
-        large, *small = [self._cosines(same) for same in sizes]
+        embeddings = map(self._project_views, sizes)
+        large, *small = [_cosines(z, self.prototypes) for z in embeddings]
         loss = self._loss(self.temperature())
         pyro.factor("contrastive", -loss(list(large), [z for same in small for z in same])[0])
-
-    def _cosines(self, views: Tensor) -> Tensor:
-        return _cosines(normalize(self._project_views(views)), self.prototypes)
 
 
 class _RedundancyReduction(PointProgram):
@@ -203,7 +201,7 @@ class BarlowTwins(_RedundancyReduction):
 
 @full_precision
 def _cosines(z: Tensor, prototypes: Tensor) -> Tensor:
-    return linear(z, prototypes)
+    return linear(normalize(z), prototypes)
 
 
 @full_precision

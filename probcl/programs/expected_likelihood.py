@@ -42,6 +42,8 @@ class ExpectedLikelihood(Program):
         torch.Size([])
     """
 
+    _supervised = False
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -59,15 +61,12 @@ class ExpectedLikelihood(Program):
         losses = expected_likelihood(
             as_posterior(q).mean_direction,
             concentration,
-            self._labels(labels, views.shape[1]),
+            require_labels(self, labels, views.shape[1]) if self._supervised else None,
             kernel=kernel,
             positive_concentration=self.positive_concentration,
             reduction="none",
         )
         Anchors(*views.shape[:2]).observe(losses)
-
-    def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
-        return None
 
 
 class SupExpectedLikelihood(ExpectedLikelihood):
@@ -79,8 +78,7 @@ class SupExpectedLikelihood(ExpectedLikelihood):
         positive_concentration: As for ``ExpectedLikelihood``.
     """
 
-    def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
-        return require_labels(self, labels, batch)
+    _supervised = True
 
 
 def _tangent_concentration(q: Distribution) -> tuple[Tensor, Kernel]:
