@@ -31,11 +31,9 @@ class ContrastiveELBO(ELBO):
         loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q
 
     each term with the scale and mask of its site. A program states its weights (``beta``, ``1/d``,
-    ``1/B``) as scales, so that stock Pyro objectives give the same loss, and takes several samples,
-    if any, in a plate of its own.
-
-    A latent with reparametrised samples has a KL by the estimator chosen. One without them, such
-    as VarCon's class, has its exact KL; nothing may depend on its sample.
+    ``1/B``) as scales, so that stock Pyro objectives give the same loss. A latent without
+    reparametrised samples, such as VarCon's class, has its exact KL whatever the estimator; nothing
+    may depend on its sample.
 
     Args:
         kl: How to estimate KL(q || p) of each latent site: ``"exact"`` by
@@ -77,8 +75,7 @@ class ContrastiveELBO(ELBO):
     ) -> dict[str, Tensor]:
         """Return each term of the loss, named after its site (``kl_`` before a latent's name).
 
-        The loss is the sum of the terms, and each can be differentiated. A site that is masked out
-        as a whole has no term.
+        Each can be differentiated. A site that is masked out as a whole has no term.
         """
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
         self._check_names(guide_trace)
@@ -201,8 +198,7 @@ def _independent_of_samples(name: str, term: Tensor) -> Tensor:
 class ContrastiveLoss(ELBOModule):
     """Loss of one model and guide: a module that owns their parameters.
 
-    The parameters stay in the modules and out of Pyro's global store, so that one torch
-    optimizer, any scheduler and any checkpoint work as usual.
+    They stay out of Pyro's global store: any torch optimizer, scheduler and checkpoint works.
 
     Args:
         model: The program's model, a Pyro callable.

@@ -1,8 +1,8 @@
 """Collectives with exact gradients, so that an objective is that of the global batch.
 
-Each is differentiated for the sum of the losses of all ranks. A loss that every rank computes for
-the global batch, or for its own share of it with the mean over ranks in mind, then gets its exact
-gradient once gradients are averaged over ranks, as DistributedDataParallel does.
+Each is differentiated for the sum of the losses of all ranks. A loss of the global batch, or the
+mean of each rank's share, then has its exact gradient once gradients are averaged over ranks, as
+DistributedDataParallel does. With ``gather=False``, or alone, they do nothing.
 """
 
 from typing import Any
@@ -36,16 +36,9 @@ def rank_and_world(gather: bool) -> tuple[int, int]:
 
 
 def all_gather(x: Tensor, gather: bool = True) -> Tensor:
-    """Join the tensors of all ranks along the first dimension.
+    """Join tensors ``(N, *)`` of all ranks, in their order, along the first dimension.
 
     The gradient is the sum over ranks of what each says of this rank's part (a reduce-scatter).
-
-    Args:
-        x: Tensor of the same shape on every rank, ``(N, *)``.
-        gather: Whether to do anything.
-
-    Returns:
-        Tensor of shape ``(W N, *)`` in the order of the ranks; ``x`` itself for one rank.
     """
     return _AllGather.apply(x) if is_distributed(gather) else x
 
@@ -57,7 +50,7 @@ def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
 
 
 def all_reduce(x: Tensor, gather: bool = True) -> Tensor:
-    """Sum tensors of one shape over all ranks, if ``gather``; the gradient is summed too."""
+    """Sum tensors of one shape over all ranks; the gradient is summed too."""
     return _AllReduce.apply(x) if is_distributed(gather) else x
 
 

@@ -42,13 +42,12 @@ def log_kernel(
     .. math:: s = \log \int \int q_i(z)\, k_{pos}(z, z')\, q_j(z')\, dz\, dz'
 
     where the positive kernel ``k_pos`` is a von Mises-Fisher density, or the identity. For von
-    Mises-Fisher posteriors without a positive kernel this is
-    ``log C(k_i) + log C(k_j) - log C(|k_i mu_i + k_j mu_j|)``; with one, the convolution of the
-    three is taken to be von Mises-Fisher with the product of their mean resultant lengths. The
-    mean resultant length ``A = -(log C)'`` is taken to be the smooth ``k / (a + sqrt(k^2 + b^2))``
-    with ``a = (d-1)/2``, ``b = (d+1)/2``, and ``C`` to fit it exactly: ``A`` is off by at most
-    0.034 at d = 2, 0.021 at d = 3, 0.0053 at d = 10 and 0.0004 at d = 128. For normal posteriors
-    with variance ``1/k`` in the ``d - 1`` tangent directions,
+    Mises-Fisher posteriors ``s = log C(k_i) + log C(k_j) - log C(|k_i mu_i + k_j mu_j|)`` without a
+    positive kernel; with one, the convolution of the three is taken to be von Mises-Fisher with the
+    product of their mean resultant lengths. Of these ``A = -(log C)'`` is taken to be the smooth
+    ``k / (a + sqrt(k^2 + b^2))`` with ``a = (d-1)/2``, ``b = (d+1)/2``, and ``C`` to fit it: ``A``
+    is off by at most 0.034 at d = 2, 0.021 at d = 3, 0.0053 at d = 10, 0.0004 at d = 128. For
+    normal posteriors with variance ``1/k`` in the ``d - 1`` tangent directions,
     ``s = -(d-1)/2 log v - (1 - cos)/v`` with ``v`` the sum of the variances.
 
     Args:
@@ -123,8 +122,7 @@ def expected_likelihood(
         L = mean_i mean_{p in P(i)} log(1 + sum_{j in N(i)} exp(s_ij - s_ip))
 
     With labels, ``P(i)`` is what the other views show of the class, and ``N(i)`` the other classes.
-    The negatives are anchors themselves, not positives: those may come from elsewhere. Nothing is
-    sampled. Low precision is raised to float32 and autocast is switched off inside.
+    The negatives are anchors themselves, not positives: those may come from elsewhere.
 
     Args:
         loc: Mean directions, unit vectors of shape ``(*, V, B, d)``, ``V >= 2``.
@@ -132,7 +130,7 @@ def expected_likelihood(
         labels: Classes, integers, shape ``(B,)``; None to tell images apart.
         kernel: Family of the posteriors: ``"von_mises_fisher"`` or ``"normal"``.
         positive_concentration: Concentration of the positive kernel; None for the identity.
-        reduction: ``"mean"`` over all anchors and leading dimensions, or ``"none"``.
+        reduction: As for ``info_nce``.
         gather: As for ``info_nce``.
 
     Returns:

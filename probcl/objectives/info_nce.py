@@ -26,10 +26,8 @@ def info_nce(
         L = mean_i mean_{p in P(i)} log(1 + sum_{j in N(i)} exp(s_ij - s_ip))
 
     For two views this is the usual cross-entropy over the other embeddings of the batch, written so
-    that a value near zero keeps its digits at low temperatures. Low precision is raised to float32
-    and autocast is switched off inside. Memory grows with the batch, not with its square.
-    ``torch.compile`` makes one graph of it where the temperature is a number, which then takes
-    ``z`` unchecked.
+    that a value near zero keeps its digits at low temperatures. ``torch.compile`` makes one graph
+    of it where the temperature is a number, which then takes ``z`` unchecked.
 
     Args:
         z: Unit vectors, shape ``(*, V, B, d)``: ``V >= 2`` views of ``B >= 2`` images.

@@ -53,16 +53,14 @@ def varcon(
         L = mean_i [KL(q(.|z_i) || p(.|z_i)) - log p(y_i|z_i)]                       (7)
 
     computed from the log-odds of ``y``, so that no exponential overflows and a value near zero
-    keeps its digits; ``tau2 = 0`` gives the one-hot target. A batch of one class has nothing to
-    tell apart: its loss is zero. Low precision is raised to float32, autocast switched off inside.
+    keeps its digits; ``tau2 = 0`` gives the one-hot target. A batch of one class has no loss.
 
     Args:
         z: Unit vectors, shape ``(*, V, B, d)``: ``V >= 1`` views of ``B`` images.
         labels: Class of each image, integers, shape ``(B,)``.
-        temperature: Positive number ``tau1`` that divides the cosines, or a tensor of shape ``()``,
-            which may be learned.
+        temperature: As for ``info_nce``; ``tau1`` in the paper.
         epsilon: Strength of the adaptation, a number or tensor as well, in ``[0, temperature]``.
-        reduction: ``"mean"`` over all embeddings and leading dimensions, or ``"none"``.
+        reduction: As for ``info_nce``.
         gather: As for ``info_nce``, but ranks may hold batches of any size.
 
     Returns:
@@ -222,10 +220,9 @@ def _losses(
 
 
 class _ClassLogits(torch.autograd.Function):
-    """What the loss needs of the logits ``z . w_r``: they are not kept apart.
+    """Logit of the own class, log-sum-exp and mean of the others, ``(*, N)``; and what is kept.
 
-    Returns, of shape ``(*, N)``, the logit of the own class, the log-sum-exp and the mean of the
-    others, and what the backward pass keeps. That makes one matrix of weights of the three.
+    The backward pass makes one matrix of weights of the three.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Programs whose loss is a statistic of the batch, lightly's: SwAV, VICReg, Barlow Twins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from itertools import combinations
@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from probcl.nn import BatchNormMLP
 from probcl.precision import full_precision
-from probcl.programs.program import PointProgram, Temperature, dim_of, stack_views
+from probcl.programs.program import PointProgram, Temperature, Views, dim_of, stack_views
 from probcl.sphere import normalize
 
 __all__ = ["BarlowTwins", "SwAV", "VICReg"]
@@ -82,7 +82,7 @@ class SwAV(PointProgram):
             sinkhorn_gather_distributed=torch.distributed.is_available(),
         )
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by how well they predict the codes of the large ones."""
         sizes = _by_size(views)
         self._start(sizes[0])
@@ -103,7 +103,7 @@ class _RedundancyReduction(PointProgram):
         super().__init__(encoder, projection)
         self.loss = loss
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by the loss, a statistic of the batch."""
         views = self._start(views)
         if views.shape[1] < 2:
@@ -209,7 +209,7 @@ def _mean_over_pairs(z: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Ten
     return torch.stack([loss(a, b) for a, b in combinations(z, 2)]).mean()
 
 
-def _by_size(views: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def _by_size(views: Views) -> list[Tensor]:
     """Return the views of each size as one tensor ``(V, B, ...)``, the largest first."""
     if isinstance(views, Tensor) or len({view.shape for view in views}) < 2:
         return [stack_views(views)]

@@ -1,7 +1,6 @@
 """Programs that learn from a slow copy of themselves: MoCo and BYOL."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.functional import softplus
 from probcl.nn import MLP, BatchNormMLP, MomentumEncoder
 from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.precision import at_least_float32, full_precision
-from probcl.programs.program import Anchors, PointProgram, Temperature, dim_of, stack_views
+from probcl.programs.program import Anchors, PointProgram, Temperature, Views, dim_of, stack_views
 from probcl.sphere import normalize
 
 __all__ = ["BYOL", "MoCo"]
@@ -27,7 +26,7 @@ class _MomentumProgram(PointProgram):
         super().__init__(encoder, projection)
         self.target = MomentumEncoder(self._online(), momentum)
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by how far each is from what the target makes of the others."""
         views = stack_views(views)
         self.materialize(views[0])  # a target of lazy layers has no weights before
@@ -89,14 +88,6 @@ class MoCo(_MomentumProgram):
         https://arxiv.org/abs/2003.04297
         He et al. (2019), Momentum Contrast for Unsupervised Visual Representation Learning.
         https://arxiv.org/abs/1911.05722
-
-    Example:
-        >>> from probcl.nn import ConvNet
-        >>> from probcl.infer import ContrastiveELBO
-        >>> program = MoCo(ConvNet(), queue_size=64)
-        >>> loss = ContrastiveELBO()(program.model, program.guide)
-        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
-        torch.Size([])
     """
 
     def __init__(

@@ -20,9 +20,11 @@ from probcl.distributions import as_posterior
 from probcl.nn import PointHead, ProjectedNormalHead, UniformPrior
 
 __all__ = [
-    "Anchors", "PointProgram", "Program", "Temperature", "VariationalProgram", "dim_of",
-    "require_labels", "stack_views",
+    "Anchors", "PointProgram", "Program", "Temperature", "VariationalProgram", "Views",
+    "dim_of", "require_labels", "stack_views",
 ]  # fmt: skip
+
+Views = Tensor | Sequence[Tensor]
 
 _count = count()
 
@@ -60,7 +62,7 @@ class Program(nn.Module, ABC):
         self._name = _Name(type(self).__name__)
 
     @abstractmethod
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Run the generative program.
 
         Args:
@@ -69,7 +71,7 @@ class Program(nn.Module, ABC):
             labels: Classes, integers, shape ``(B,)``.
         """
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Run the variational program, with the model's arguments: empty without a latent."""
 
     def forward(self, images: Tensor) -> Distribution:
@@ -91,10 +93,7 @@ class Program(nn.Module, ABC):
         return project(features)
 
     def freeze_encoder(self) -> Self:
-        """Keep the encoder as it is: without gradients, and in eval mode also after ``train()``.
-
-        Its batch normalisations use their statistics, and no longer move them.
-        """
+        """Keep the encoder as it is: without gradients, and in eval mode also after ``train()``."""
         self._freeze(self.encoder)
         return self
 
@@ -128,11 +127,8 @@ class Program(nn.Module, ABC):
     def _run_every_layer(self, images: Tensor) -> None:
         self(images)
 
-    def _start(self, views: Tensor | Sequence[Tensor]) -> Tensor:
-        """Return the views of a run as one tensor; tell Pyro's store of the parameters.
-
-        Unless they are to stay local, that is. A learned temperature is monitored.
-        """
+    def _start(self, views: Views) -> Tensor:
+        """Return the views of a run as one tensor; tell Pyro of parameters not kept local."""
         views = stack_views(views)
         for name, part in self.named_children():
             if isinstance(part, Temperature) and part.log is not None:
@@ -195,13 +191,7 @@ class Temperature(nn.Module):
 
 
 class Anchors:
-    """The plates of a batch: its views and its items, every pair of which is an anchor.
-
-    Args:
-        views: Number ``V`` of views.
-        items: Number ``B`` of images.
-        samples: Number of samples of each anchor; several have a plate of their own.
-    """
+    """The plates of a batch: views and items, each pair an anchor; samples if there are several."""
 
     def __init__(self, views: int, items: int, samples: int = 1) -> None:
         self.views = pyro.plate("views", views, dim=-2)
@@ -274,7 +264,7 @@ class VariationalProgram(Program):
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """State, in the model, what is observed of directions ``(*, V, B, d)``."""
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw directions from the prior and weigh them by the likelihood."""
         views = self._start(views)
         prior = self.prior()
@@ -286,11 +276,11 @@ class VariationalProgram(Program):
             )
         self.likelihood(z, labels, anchors)
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction from its posterior."""
         self._posterior_directions(views)
 
-    def _posterior_directions(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, Anchors]:
+    def _posterior_directions(self, views: Views) -> tuple[Tensor, Anchors]:
         views = self._start(views)
         return self._directions(self._view_posteriors(views), views)
 
@@ -324,7 +314,7 @@ class PointProgram(Program):
         return z
 
 
-def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
+def stack_views(views: Views) -> Tensor:
     """Return views as one tensor ``(V, B, ...)``, or raise ``ValueError`` if they do not fit."""
     if not isinstance(views, Tensor) and len(views):
         shapes = {tuple(view.shape) for view in views}

@@ -1,7 +1,5 @@
 """VarCon, and both papers in one: VarCon on samples of a posterior."""
 
-from collections.abc import Sequence
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -15,7 +13,7 @@ from probcl.objectives.varcon import (
     class_centroids,
     class_log_probabilities,
 )
-from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
+from probcl.programs.program import Anchors, Temperature, VariationalProgram, Views, require_labels
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
 
@@ -72,7 +70,7 @@ class ProbabilisticVarCon(VariationalProgram):
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
         self._found = _Found()
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
         temperature = self.temperature()
         if isinstance(self.epsilon, nn.Parameter):
