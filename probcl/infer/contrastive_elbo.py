@@ -48,8 +48,7 @@ class ContrastiveELBO(ELBO):
             ``beta``. Set it before a step to anneal, as ``ContrastiveModule`` does from a schedule.
 
     References:
-        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
-        https://arxiv.org/abs/2506.10159
+        Jeong, Kim, Hero (2025), as for ``VSimCLR``. https://arxiv.org/abs/2506.10159
 
     Example:
         Fit with plain Pyro, or use as a module in any torch loop::
@@ -152,10 +151,8 @@ class ContrastiveELBO(ELBO):
 
     def _check_names(self, guide_trace: Trace) -> None:
         """Raise ValueError if an estimator is given for a site that the guide does not have."""
-        if not isinstance(self.kl, Mapping):
-            return
         latents = set(guide_trace.stochastic_nodes)
-        unknown = sorted(set(self.kl) - latents)
+        unknown = sorted(set(self.kl) - latents) if isinstance(self.kl, Mapping) else []
         if unknown:
             raise ValueError(
                 f"kl names {', '.join(map(repr, unknown))}, but the guide's latent sites are "
@@ -209,8 +206,9 @@ class ContrastiveLoss(ELBOModule):
     def __init__(self, model: Callable, guide: Callable, elbo: ContrastiveELBO) -> None:
         super().__init__(model, guide, elbo)
         # A bound method hides the module its parameters live in: register that module.
-        owners = {id(owner): owner for owner in map(_owner, (model, guide)) if owner is not None}
-        self.owners = nn.ModuleList(owners.values())
+        owners = (getattr(function, "__self__", None) for function in (model, guide))
+        modules = dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module))
+        self.owners = nn.ModuleList(modules)
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return each term of the loss, as ``ContrastiveELBO.terms``."""
@@ -221,8 +219,3 @@ class ContrastiveLoss(ELBOModule):
         """Return the loss, a scalar that can be differentiated."""
         with pyro.settings.context(module_local_params=True):
             return super().forward(*args, **kwargs)
-
-
-def _owner(function: Callable) -> nn.Module | None:
-    owner = getattr(function, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None

@@ -20,8 +20,8 @@ class Normalize(nn.Module):
         encoder: Name of the encoder, for messages.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
-        channels: The encoder's argument ``channels``, None if it has none. For another number of
-            channels than ``mean`` has, each has the average of mean and standard deviation.
+        channels: The encoder's argument of this name, None if it has none. If ``mean`` has another
+            number of channels, each is standardised by the average.
 
     Example:
         >>> Normalize("Mine", mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 1, 2))
@@ -80,15 +80,7 @@ class Normalize(nn.Module):
 def check_size(
     images: Tensor, encoder: str, fix: str, smallest: int, largest: int | None = None
 ) -> None:
-    """Raise ``ValueError`` unless height and width of images are in a range.
-
-    Args:
-        images: Shape ``(*, height, width)``.
-        encoder: Name of the encoder, for the message.
-        fix: What to do about it, for the message.
-        smallest: Smallest height and width.
-        largest: Largest height and width; None for any.
-    """
+    """Raise ``ValueError``, with the fix, unless height and width are in an encoder's range."""
     height, width = images.shape[-2:]
     if min(height, width) < smallest or (largest is not None and max(height, width) > largest):
         least = "" if largest == smallest else "at least "

@@ -33,9 +33,8 @@ class MomentumEncoder(nn.Module):
         ValueError: If ``momentum`` does not lie in ``[0, 1)``.
 
     References:
-        He et al. (2019), Momentum Contrast for Unsupervised Visual Representation Learning.
-        https://arxiv.org/abs/1911.05722
-        Grill et al. (2020), Bootstrap Your Own Latent. https://arxiv.org/abs/2006.07733
+        He et al. (2019), https://arxiv.org/abs/1911.05722, and Grill et al. (2020),
+        https://arxiv.org/abs/2006.07733, as for ``MoCo`` and ``BYOL``.
 
     Example:
         >>> encoder = nn.Linear(1, 1, bias=False)

@@ -51,11 +51,8 @@ def info_nce(
         Representations, equation 1. https://arxiv.org/abs/2002.05709
 
     Example:
-        >>> import math
-        >>> z = torch.eye(4).expand(2, 4, 4)
-        >>> round(info_nce(z, temperature=1.0).item(), 4) == round(
-        ...     math.log(1 + 6 * math.exp(-1.0)), 4)
-        True
+        >>> info_nce(torch.eye(4).expand(2, 4, 4), temperature=1.0)  # log(1 + 6 / e)
+        tensor(1.1654)
     """
     check_choice("reduction", reduction, Reduction)
     largest = 1 / check_temperature(temperature)

@@ -63,11 +63,9 @@ def sup_con(
         https://arxiv.org/abs/2004.11362
 
     Example:
-        >>> import math
         >>> z = torch.eye(2).expand(2, 2, 2)
-        >>> round(sup_con(z, torch.tensor([0, 1]), temperature=1.0).item(), 4) == round(
-        ...     math.log(1 + 2 * math.exp(-1.0)), 4)
-        True
+        >>> sup_con(z, torch.tensor([0, 1]), temperature=1.0)  # log(1 + 2 / e)
+        tensor(0.5514)
     """
     check_choice("average", average, Average)
     check_choice("reduction", reduction, Reduction)

@@ -95,27 +95,21 @@ def varcon(
 
 
 class ClassCentroids(NamedTuple):
-    """Mean directions of the classes of a batch.
+    """Mean directions of the classes of a batch."""
 
-    Args:
-        directions: Unit vectors, constants, shape ``(*, C, d)``, one for each class present.
-        classes: Row of each embedding's class, shape ``(N,)``.
-        total: Number of embeddings on all ranks, a scalar.
-    """
-
-    directions: Tensor
-    classes: Tensor
-    total: Tensor
+    directions: Tensor  # unit vectors, constants, ``(*, C, d)``, one for each class present
+    classes: Tensor  # row of each embedding's class, ``(N,)``
+    total: Tensor  # number of embeddings on all ranks
 
 
 @full_precision
 def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCentroids:
-    """Return the normalised sums of the embeddings of each class, as constants.
+    """Return the normalised sums of the embeddings of each class, over all ranks if ``gather``.
 
     Args:
         z: Unit vectors, shape ``(*, N, d)``.
         labels: Class of each embedding, integers, shape ``(N,)``.
-        gather: Whether the sums are over all ranks.
+        gather: As for ``info_nce``.
 
     Raises:
         ValueError: If ``labels`` are not ``(N,)`` integers or there is no embedding; on every rank,

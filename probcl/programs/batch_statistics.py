@@ -98,10 +98,17 @@ class SwAV(PointProgram):
 class _RedundancyReduction(PointProgram):
     """A program with a loss of two views of a batch, averaged over all pairs of views."""
 
-    def __init__(self, encoder: nn.Module, projection: nn.Module | None, loss: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, projection: nn.Module | None, loss: str, **weights: float
+    ) -> None:
         projection = BatchNormMLP(512, layers=3) if projection is None else projection
         super().__init__(encoder, projection)
-        self.loss = loss
+        for name, weight in weights.items():
+            if not 0.0 <= weight < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}.")
+        self.loss = _lightly_loss(type(self).__name__, loss)(
+            *weights.values(), gather_distributed=torch.distributed.is_available()
+        )
 
     def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by the loss, a statistic of the batch."""
@@ -152,13 +159,14 @@ class VICReg(_RedundancyReduction):
         variance_weight: float = 25.0,
         covariance_weight: float = 1.0,
     ) -> None:
-        loss = _lightly_loss("VICReg", "VICRegLoss")(
-            _weight("invariance_weight", invariance_weight),
-            _weight("variance_weight", variance_weight),
-            _weight("covariance_weight", covariance_weight),
-            gather_distributed=torch.distributed.is_available(),
+        super().__init__(
+            encoder,
+            projection,
+            "VICRegLoss",
+            invariance_weight=invariance_weight,
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
         )
-        super().__init__(encoder, projection, loss)
 
 
 class BarlowTwins(_RedundancyReduction):
@@ -192,11 +200,9 @@ class BarlowTwins(_RedundancyReduction):
         projection: nn.Module | None = None,
         redundancy_weight: float = 0.005,
     ) -> None:
-        loss = _lightly_loss("BarlowTwins", "BarlowTwinsLoss")(
-            _weight("redundancy_weight", redundancy_weight),
-            gather_distributed=torch.distributed.is_available(),
+        super().__init__(
+            encoder, projection, "BarlowTwinsLoss", redundancy_weight=redundancy_weight
         )
-        super().__init__(encoder, projection, loss)
 
 
 @full_precision
@@ -230,9 +236,3 @@ def _lightly_loss(program: str, name: str) -> type[nn.Module]:
         return getattr(import_module("lightly.loss"), name)
     except ImportError as error:
         raise ValueError(f"{program} needs lightly: pip install 'probcl[baselines]'.") from error
-
-
-def _weight(name: str, value: float) -> float:
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
-    return value

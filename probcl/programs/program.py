@@ -66,8 +66,7 @@ class Program(nn.Module, ABC):
         """Run the generative program.
 
         Args:
-            views: Augmented images, shape ``(V, B, channels, height, width)``, or a sequence of
-                ``V`` tensors.
+            views: Augmented images, ``(V, B, channels, height, width)``, or ``V`` tensors.
             labels: Classes, integers, shape ``(B,)``.
         """
 
@@ -112,11 +111,7 @@ class Program(nn.Module, ABC):
         return self
 
     def materialize(self, images: Tensor) -> None:
-        """Let lazy layers take their sizes from an image; do nothing if they have theirs.
-
-        Args:
-            images: Shape ``(N, channels, height, width)``; the first is used.
-        """
+        """Let lazy layers take their sizes from the first of ``(N, channels, height, width)``."""
         if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
             modes = {module: module.training for module in self.modules()}
             with torch.no_grad():

@@ -45,10 +45,8 @@ class ProbabilisticVarCon(VariationalProgram):
             fixed ``epsilon`` or more.
 
     References:
-        Wang et al. (2025), Variational Supervised Contrastive Learning.
-        https://arxiv.org/abs/2506.07413
-        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
-        https://arxiv.org/abs/2506.10159
+        Wang et al. (2025), https://arxiv.org/abs/2506.07413, and Jeong, Kim, Hero (2025),
+        https://arxiv.org/abs/2506.10159, as for ``VarCon`` and ``VSimCLR``.
     """
 
     def __init__(
