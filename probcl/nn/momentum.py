@@ -77,8 +77,7 @@ class MomentumEncoder(nn.Module):
             encoder: The encoder that this one was made from, after a step of the optimizer.
 
         Raises:
-            ValueError: If the encoder has other weights than the one this was made from, or none
-                yet.
+            ValueError: If the encoder has other weights than that one, or none yet.
         """
         if _is_lazy(encoder):
             raise ValueError(

@@ -25,8 +25,7 @@ class TorchvisionModel(nn.Module):
             downloads; None to start at random.
 
     Raises:
-        ValueError: If there is no such model, or it has no such weights, or these are not of the
-            whole model.
+        ValueError: If there is no such model, or no such weights of the whole model.
 
     References:
         TorchVision maintainers and contributors (2016), TorchVision: PyTorch's Computer Vision
@@ -59,8 +58,7 @@ class TorchvisionModel(nn.Module):
         """Map images ``(N, 3, height, width)``, floats in [0, 1], to features ``(N, F)``.
 
         Raises:
-            ValueError: If the images have other channels, are not floats, or are of a size that
-                the model does not take.
+            ValueError: If the images have other channels or a wrong size, or are not floats.
         """
         images = self.normalize(images)
         check_size(images, self.name, "resize the images", self.min_size, self.max_size)

@@ -5,6 +5,7 @@ mean of each rank's share, then has its exact gradient once gradients are averag
 DistributedDataParallel does. With ``gather=False``, or alone, they do nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ __all__ = [
     "all_gather", "all_reduce", "check_same_batch", "is_distributed", "mean_over_ranks",
     "number_classes", "of_this_rank", "rank_and_world",
 ]  # fmt: skip
+
+_Collective = Callable[[Tensor], Tensor]
 
 # Their names since torch 2.14, which warns of the older ones.
 GATHER, SCATTER = (
@@ -40,7 +43,7 @@ def all_gather(x: Tensor, gather: bool = True) -> Tensor:
 
     The gradient is the sum over ranks of what each says of this rank's part (a reduce-scatter).
     """
-    return _AllGather.apply(x) if is_distributed(gather) else x
+    return _Exchange.apply(x, _gathered, _scattered) if is_distributed(gather) else x
 
 
 def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
@@ -51,7 +54,7 @@ def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
 
 def all_reduce(x: Tensor, gather: bool = True) -> Tensor:
     """Sum tensors of one shape over all ranks; the gradient is summed too."""
-    return _AllReduce.apply(x) if is_distributed(gather) else x
+    return _Exchange.apply(x, _summed, _summed) if is_distributed(gather) else x
 
 
 def mean_over_ranks(x: Tensor, gather: bool = True) -> Tensor:
@@ -98,35 +101,28 @@ def _gathered(x: Tensor) -> Tensor:
     return gathered
 
 
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _gathered(x)
+def _scattered(x: Tensor) -> Tensor:
+    """Sum tensors over all ranks, and return this rank's part."""
+    mine = x.new_empty((len(x) // dist.get_world_size(), *x.shape[1:]))
+    getattr(dist, SCATTER)(mine, x.contiguous())
+    return mine
+
+
+def _summed(x: Tensor) -> Tensor:
+    """Sum tensors over all ranks."""
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
+
+
+class _Exchange(torch.autograd.Function):
+    """A collective, differentiated by another, its adjoint."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _ReduceScatter.apply(grad)
-
-
-class _ReduceScatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        mine = x.new_empty((len(x) // dist.get_world_size(), *x.shape[1:]))
-        getattr(dist, SCATTER)(mine, x.contiguous())
-        return mine
+    def forward(ctx: Any, x: Tensor, collective: _Collective, adjoint: _Collective) -> Tensor:
+        ctx.swapped = adjoint, collective
+        return collective(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _AllGather.apply(grad)
-
-
-class _AllReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _AllReduce.apply(grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Exchange.apply(grad, *ctx.swapped), None, None

@@ -175,11 +175,10 @@ def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor
 
 
 class _PairSums(torch.autograd.Function):
-    """This rank's share of both sums, of ``exp(s_ij - shift)`` and of ``s_ip``, ``(2, S, N)``.
+    """This rank's share of both sums, ``(2, S, N)``; and the exponentials, where they are kept.
 
     They share their backward pass: on separated classes the gradients of the two nearly cancel,
-    pair by pair, and only the difference of the pairs' weights keeps its digits. The second result
-    is the exponentials, where they are kept.
+    pair by pair, and only the difference of the pairs' weights keeps its digits.
     """
 
     @staticmethod

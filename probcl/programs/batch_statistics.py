@@ -27,8 +27,8 @@ class SwAV(PointProgram):
 
         loss = mean_w mean_{v != w} mean_b -sum_k Q_wbk log softmax_k(z_vb . c / temperature)
 
-    with ``w`` over the large views and ``v`` over all. Views of several sizes come as a list, as
-    ``MultiCrop`` makes them: those of the largest size are the large ones. Of one size, all are.
+    with ``w`` over the large views and ``v`` over all. Of views of several sizes, a list as
+    ``MultiCrop`` makes it, those of the largest size are the large ones.
 
     The loss is lightly's ``SwaVLoss``; in a process group the codes are those of all ranks'
     embeddings together. Each run of the model in training mode with gradients switched on first

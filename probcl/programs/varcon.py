@@ -27,9 +27,8 @@ class ProbabilisticVarCon(VariationalProgram):
         loss = mean E_q(z) [KL(q(r|z) || p(r|z)) - log p(y|z)] + beta mean KL(q(z) || p(z)) / d
 
     The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
-    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the mean
-    temperature of the target, ``tau2``. It is not published; its defaults are those of ``VarCon``
-    and of ``VSimCLR``.
+    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the target's
+    mean temperature, ``tau2``. Not published; the defaults are VarCon's and VSimCLR's.
 
     Args:
         encoder: Images to features.
