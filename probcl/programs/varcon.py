@@ -22,7 +22,7 @@ class ProbabilisticVarCon(VariationalProgram):
     r"""VarCon on samples of a posterior: variational over the direction and over the class.
 
     With ``p(r|z) = softmax_r(z . w_r / temperature)`` over the centroids ``w`` of the batch and the
-    confidence-adaptive target ``q(r|z)`` of VarCon,
+    target ``q(r|z)`` of ``probcl.objectives.varcon``,
 
         loss = mean E_q(z) [KL(q(r|z) || p(r|z)) - log p(y|z)] + beta mean KL(q(z) || p(z)) / d
 
