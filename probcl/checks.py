@@ -12,28 +12,11 @@ from torch.distributions import Distribution
 from probcl.precision import at_least_float32
 
 __all__ = [
-    "as_labels",
-    "as_matrix",
-    "as_probabilities",
-    "as_truths",
-    "as_values",
-    "check_channels",
-    "check_choice",
-    "check_dim",
-    "check_finite",
-    "check_labels",
-    "check_on_sphere",
-    "check_positive",
-    "check_probability",
-    "check_range",
-    "check_temperature",
-    "check_unit",
-    "check_vectors",
-    "check_views",
-    "choose_validation",
-    "off_the_sphere",
-    "require_two",
-]
+    "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values", "check_channels",
+    "check_choice", "check_dim", "check_finite", "check_labels", "check_on_sphere",
+    "check_positive", "check_probability", "check_range", "check_temperature", "check_unit",
+    "check_vectors", "check_views", "choose_validation", "off_the_sphere", "require_two",
+]  # fmt: skip
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:

@@ -19,14 +19,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes, decode_image
 
 __all__ = [
-    "Listed",
-    "decode_packed",
-    "list_images",
-    "number_classes",
-    "pair",
-    "read_arrays",
+    "Listed", "decode_packed", "list_images", "number_classes", "pair", "read_arrays",
     "read_folder",
-]
+]  # fmt: skip
 
 _PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
 _PACKED = ("jpeg", "offset", "label", "split")

@@ -14,19 +14,10 @@ from torch import Tensor
 from probcl.checks import as_labels, as_probabilities
 
 __all__ = [
-    "Reliability",
-    "Scaling",
-    "adaptive_calibration_error",
-    "brier_score",
-    "calibration_error",
-    "classwise_calibration_error",
-    "fit_temperature",
-    "fit_vector",
-    "maximum_calibration_error",
-    "negative_log_likelihood",
-    "smooth_calibration_error",
-    "smooth_reliability",
-]
+    "Reliability", "Scaling", "adaptive_calibration_error", "brier_score", "calibration_error",
+    "classwise_calibration_error", "fit_temperature", "fit_vector", "maximum_calibration_error",
+    "negative_log_likelihood", "smooth_calibration_error", "smooth_reliability",
+]  # fmt: skip
 
 _SMALLEST = 1e-38
 _GRID = 200  # cells of the confidence, for the smooth diagram

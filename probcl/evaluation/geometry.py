@@ -11,14 +11,9 @@ from torch import Tensor
 from probcl.checks import as_labels, as_matrix, require_two
 
 __all__ = [
-    "alignment",
-    "class_concentration",
-    "class_mean_angles",
-    "effective_rank",
-    "participation_ratio",
-    "singular_spectrum",
-    "uniformity",
-]
+    "alignment", "class_concentration", "class_mean_angles", "effective_rank",
+    "participation_ratio", "singular_spectrum", "uniformity",
+]  # fmt: skip
 
 
 def singular_spectrum(embedding: Tensor) -> Tensor:

@@ -11,13 +11,9 @@ from probcl.checks import as_labels, as_matrix, as_probabilities, require_two
 from probcl.evaluation.calibration import negative_log_likelihood
 
 __all__ = [
-    "human_cross_entropy",
-    "human_entropy",
-    "info_nce_information_bound",
-    "ksg_information",
-    "label_entropy",
-    "probe_information",
-]
+    "human_cross_entropy", "human_entropy", "info_nce_information_bound", "ksg_information",
+    "label_entropy", "probe_information",
+]  # fmt: skip
 
 
 def label_entropy(labels: Any) -> float:

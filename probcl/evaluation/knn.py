@@ -9,14 +9,9 @@ from probcl.checks import as_labels, as_matrix, require_two
 from probcl.evaluation.progress import track
 
 __all__ = [
-    "Neighbours",
-    "map_at_r",
-    "nearest",
-    "nearest_is_wrong",
-    "neighbour_vote",
-    "recall_at_1",
+    "Neighbours", "map_at_r", "nearest", "nearest_is_wrong", "neighbour_vote", "recall_at_1",
     "vote_entropy",
-]
+]  # fmt: skip
 
 
 class Neighbours(NamedTuple):

@@ -19,19 +19,10 @@ from probcl.checks import as_labels, as_matrix, as_truths, as_values, require_tw
 from probcl.special import inverse_bessel_ratio, log_bessel
 
 __all__ = [
-    "Aggregate",
-    "Gate",
-    "Gaussians",
-    "auroc",
-    "average_precision",
-    "error_auroc",
-    "false_positive_rate",
-    "fit_aggregate",
-    "fit_gate",
-    "fit_gaussians",
-    "rank_correlation",
+    "Aggregate", "Gate", "Gaussians", "auroc", "average_precision", "error_auroc",
+    "false_positive_rate", "fit_aggregate", "fit_gate", "fit_gaussians", "rank_correlation",
     "severity_correlation",
-]
+]  # fmt: skip
 
 _LARGEST = 20_000
 _MIXTURE = 2048

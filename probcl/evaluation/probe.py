@@ -12,14 +12,9 @@ from probcl.checks import as_labels, as_matrix, as_truths
 from probcl.evaluation.progress import step, track
 
 __all__ = [
-    "LinearProbe",
-    "accuracy",
-    "few_shot_accuracy",
-    "few_shot_rows",
-    "fit_linear_probe",
-    "multi_label_accuracy",
-    "top_k_accuracy",
-]
+    "LinearProbe", "accuracy", "few_shot_accuracy", "few_shot_rows", "fit_linear_probe",
+    "multi_label_accuracy", "top_k_accuracy",
+]  # fmt: skip
 
 _BATCH, _ITERATIONS = 1024, 300
 

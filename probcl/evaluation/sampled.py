@@ -14,12 +14,9 @@ from torchvision.ops import StochasticDepth
 from probcl.randomness import seeded
 
 __all__ = [
-    "ensemble",
-    "expected_entropy",
-    "monte_carlo_dropout",
-    "mutual_information",
+    "ensemble", "expected_entropy", "monte_carlo_dropout", "mutual_information",
     "predictive_entropy",
-]
+]  # fmt: skip
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:

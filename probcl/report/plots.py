@@ -13,17 +13,9 @@ from probcl.evaluation.calibration import smooth_reliability
 from probcl.evaluation.selective import RiskCoverage
 
 __all__ = [
-    "plot_answers",
-    "plot_map",
-    "plot_out_of_distribution",
-    "plot_pareto",
-    "plot_reliability",
-    "plot_risk_coverage",
-    "plot_severity",
-    "plot_shift",
-    "plot_spectrum",
-    "plot_terms",
-]
+    "plot_answers", "plot_map", "plot_out_of_distribution", "plot_pareto", "plot_reliability",
+    "plot_risk_coverage", "plot_severity", "plot_shift", "plot_spectrum", "plot_terms",
+]  # fmt: skip
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -17,13 +17,9 @@ from probcl.evaluation import monitor
 from probcl.training.batch import TEST, TRAIN, as_batch
 
 __all__ = [
-    "Monitor",
-    "ProgressBar",
-    "RequireFinite",
-    "SaveOnTermination",
-    "Throughput",
+    "Monitor", "ProgressBar", "RequireFinite", "SaveOnTermination", "Throughput",
     "checkpoint_callbacks",
-]
+]  # fmt: skip
 
 #: Between two checkpoints of an epoch that takes long.
 INTERVAL = timedelta(minutes=15)

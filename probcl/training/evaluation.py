@@ -15,15 +15,9 @@ from probcl.programs import Program
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 
 __all__ = [
-    "CHANGED",
-    "CORRUPTED",
-    "EVALUATION_BATCH",
-    "changed",
-    "embed",
-    "encode",
-    "evaluate_parts",
+    "CHANGED", "CORRUPTED", "EVALUATION_BATCH", "changed", "embed", "encode", "evaluate_parts",
     "gather",
-]
+]  # fmt: skip
 
 #: Test images made into what is out of distribution, and corrupted ones.
 CHANGED = [Part("out_of_distribution", name) for name in OUT_OF_DISTRIBUTION]

@@ -11,13 +11,8 @@ from probcl.checks import check_channels, check_probability, check_range
 from probcl.data.augment.draws import drawn_rows, sent
 
 __all__ = [
-    "ColorJitter",
-    "GaussianBlur",
-    "RandomGrayscale",
-    "blur_weights",
-    "gaussian_blur",
-    "jitter",
-]
+    "ColorJitter", "GaussianBlur", "RandomGrayscale", "blur_weights", "gaussian_blur", "jitter",
+]  # fmt: skip
 
 
 class ColorJitter(nn.Module):
