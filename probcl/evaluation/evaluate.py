@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_values, require_two
+from probcl.checks import as_labels, as_values
 from probcl.evaluation.bootstrap import (
     Interval,
     auroc_interval,
@@ -130,7 +130,8 @@ def evaluate(
         True
     """
     known = _embeddings("train", train, train_labels)
-    require_two("train", known.embedding)
+    if len(known) < 2:
+        raise ValueError(f"train must have at least 2 rows, got {len(known)}.")
     tested = _embeddings("test", test, test_labels, known)
     outside = {
         name: _embeddings(f"out_of_distribution[{name!r}]", part, None, known)

@@ -7,7 +7,7 @@ import torch
 from scipy.special import digamma
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, as_probabilities, require_two
+from probcl.checks import as_labels, as_matrix, as_probabilities
 from probcl.evaluation.calibration import negative_log_likelihood
 
 __all__ = [
@@ -104,8 +104,7 @@ def info_nce_information_bound(
     References:
         van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
     """
-    a = as_matrix("first", first).double()
-    require_two("first", a)
+    a = as_matrix("first", first, least=2).double()
     b = as_matrix("second", second, len(a)).double()
     size = min(batch, len(a))
     losses = []

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, require_two
+from probcl.checks import as_labels, as_matrix
 from probcl.evaluation.progress import track
 
 __all__ = [
@@ -113,8 +113,7 @@ def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
     Raises:
         ValueError: If there are fewer than two items, or an argument does not fit.
     """
-    z = as_matrix("embedding", embedding)
-    require_two("embedding", z)
+    z = as_matrix("embedding", embedding, least=2)
     y = as_labels("labels", labels, len(z))
     return y[nearest(z).row[:, 0]] != y
 
@@ -151,8 +150,7 @@ def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, i
         >>> map_at_r(z, torch.tensor([0, 0, 0, 1]))
         (0.625, 4)
     """
-    z = as_matrix("embedding", embedding)
-    require_two("embedding", z)
+    z = as_matrix("embedding", embedding, least=2)
     y = as_labels("labels", labels, len(z))
     rows = torch.linspace(0, len(z) - 1, min(queries, len(z))).round().long()
     others = y.bincount()[y] - 1

@@ -23,12 +23,7 @@ def derived_seed(*numbers: int) -> int:
 
 
 def shuffled_batches(
-    rows: Sequence[int],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    rank: int = 0,
-    world_size: int = 1,
+    rows: Sequence[int], batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[list[int]]:
     """Return the batches of an epoch, in an order of its own; what fills no batch is left out.
 
