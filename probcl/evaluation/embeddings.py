@@ -130,10 +130,6 @@ class Embeddings:
     @classmethod
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
         """Join the embeddings of batches into one set; what one of them lacks is left out."""
-
-        def joined(values: list[Any]) -> Any:
-            return None if any(value is None for value in values) else torch.cat(values)
-
         return cls(
             joined([part.embedding for part in parts]),
             joined([part.labels for part in parts]),
@@ -141,3 +137,8 @@ class Embeddings:
             [q for p in parts for q in p.posterior] if all(p.posterior for p in parts) else (),
             joined([part._rows for part in parts]),
         )
+
+
+def joined(parts: list[Any]) -> Any:
+    """Return tensors in one, or None if one of them is missing."""
+    return None if any(part is None for part in parts) else torch.cat(parts)

@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,29 +202,15 @@ def checkpoint_callbacks(folder: Path, held_out: bool) -> list[Callback]:
         folder: Folder of the checkpoints.
         held_out: Whether images are held out from training.
     """
+    single = partial(ModelCheckpoint, folder, enable_version_counter=False)
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename="last",
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,  # else only where there is a validation
-        ),
-        ModelCheckpoint(
-            folder, filename="recent", train_time_interval=INTERVAL, enable_version_counter=False
-        ),
+        single("last", save_on_train_epoch_end=True),  # else only where there is a validation
+        single("recent", train_time_interval=INTERVAL),
         SaveOnTermination(folder / "recent.ckpt"),
     ]
     if held_out:
-        callbacks.append(
-            ModelCheckpoint(
-                folder,
-                filename="best-{epoch}",
-                monitor="val/knn_top1",
-                mode="max",
-                save_top_k=BEST,
-                save_on_train_epoch_end=False,
-            )
-        )
+        best = partial(ModelCheckpoint, folder, "best-{epoch}", save_on_train_epoch_end=False)
+        callbacks.append(best(monitor="val/knn_top1", mode="max", save_top_k=BEST))
     return callbacks
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.distributions import Point
 from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation.embeddings import joined
 from probcl.programs import Program
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 
@@ -77,7 +78,7 @@ def embed(program: Program, batches: Iterable[Batch], device: torch.device) -> E
     """
     batches = list(batches)
     features = torch.cat([batch.views[0] for batch in batches])
-    labels, rows = _joined(b.labels for b in batches), _joined(b.rows for b in batches)
+    labels, rows = (joined([getattr(b, name) for b in batches]) for name in ("labels", "rows"))
     if rows is not None:
         order = rows.argsort()
         features, rows = features[order], rows[order]
@@ -140,10 +141,3 @@ def evaluate_parts(
         true_concentration=None if true_concentration is None else true_concentration[test.rows],
         progress=progress,
     )
-
-
-def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
-    """Return tensors in one, or None if one of them is missing."""
-    given = list(parts)
-    present = [part for part in given if part is not None]
-    return torch.cat(present) if len(present) == len(given) else None
