@@ -181,9 +181,8 @@ class ProgressBar(RichProgressBar):
         """Name what is embedded."""
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if self.progress is not None and self.test_progress_bar_id is not None:
-            part = " ".join(
-                str(word) for word in as_batch(batch, dataloader_idx).part or () if word
-            )
+            words = as_batch(batch, dataloader_idx).part or ()
+            part = " ".join(str(word) for word in words if word)
             self.progress.update(self.test_progress_bar_id, description=part.replace("_", " "))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -197,10 +196,6 @@ def checkpoint_callbacks(folder: Path, held_out: bool) -> list[Callback]:
     ``last.ckpt`` is of the end of the last epoch, ``recent.ckpt`` of every 15 minutes, and of the
     moment where the process was told to stop. If images are held out, ``best-*.ckpt`` are of the
     three epochs whose nearest neighbours classify them best.
-
-    Args:
-        folder: Folder of the checkpoints.
-        held_out: Whether images are held out from training.
     """
     single = partial(ModelCheckpoint, folder, enable_version_counter=False)
     callbacks: list[Callback] = [
@@ -215,11 +210,7 @@ def checkpoint_callbacks(folder: Path, held_out: bool) -> list[Callback]:
 
 
 class SaveOnTermination(Callback):
-    """Write a checkpoint where the process was told to stop (SIGTERM), between two steps.
-
-    Args:
-        path: The checkpoint.
-    """
+    """Write the checkpoint ``path`` where the process was told to stop (SIGTERM)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

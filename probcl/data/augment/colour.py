@@ -142,12 +142,9 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Blur each image by a Gaussian of its own, mirrored at the borders.
+    """Blur images by Gaussians, mirrored at the borders, of ``sigma`` pixels, shape ``(N,)``.
 
-    Args:
-        images: Shape ``(N, channels, height, width)``.
-        sigma: Standard deviation for each image in pixels, shape ``(N,)``.
-        largest: Largest standard deviation there is; the kernel reaches three of them.
+    The kernel reaches three times ``largest``, the largest ``sigma`` there may be.
     """
     sigma = sent(sigma.to(images.dtype), images)
     columns = blur_weights(sigma, largest, images.shape[-1])
