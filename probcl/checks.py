@@ -16,10 +16,10 @@ from torch.distributions import Distribution
 from probcl.precision import at_least_float32
 
 __all__ = [
-    "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values", "check_channels",
-    "check_choice", "check_dim", "check_finite", "check_labels", "check_on_sphere",
-    "check_positive", "check_probability", "check_range", "check_temperature", "check_unit",
-    "check_vectors", "check_views", "choose_validation", "off_the_sphere",
+    "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values", "check_amount",
+    "check_channels", "check_choice", "check_count", "check_dim", "check_finite", "check_labels",
+    "check_on_sphere", "check_positive", "check_probability", "check_range", "check_temperature",
+    "check_unit", "check_vectors", "check_views", "choose_validation", "off_the_sphere",
 ]  # fmt: skip
 
 
@@ -143,9 +143,22 @@ def check_temperature(temperature: float | Tensor) -> float:
                 f"{tuple(temperature.shape)}: index it, or apply .squeeze()."
             )
         temperature = temperature.item()
-    if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
-    return temperature
+    return check_amount("temperature", temperature, above=True)
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Return how many there are of something, or raise ``ValueError`` if they are too few."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return value
+
+
+def check_amount(name: str, value: float, above: bool = False) -> float:
+    """Return a finite number of at least 0, or ``above`` it, or raise ``ValueError``."""
+    if not 0 <= value < math.inf or (above and not value):
+        limit = "above" if above else "of at least"
+        raise ValueError(f"{name} must be a finite number {limit} 0, got {value}.")
+    return value
 
 
 def check_labels(z: Tensor, labels: Tensor) -> None:

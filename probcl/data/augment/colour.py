@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from probcl.checks import check_channels, check_probability, check_range
+from probcl.checks import check_amount, check_channels, check_probability, check_range
 from probcl.data.augment.draws import drawn_rows, sent
 
 __all__ = [
@@ -42,12 +42,9 @@ class ColorJitter(nn.Module):
     ) -> None:
         super().__init__()
         strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        for name, value in strengths.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
         if not 0 <= hue <= 0.5:
             raise ValueError(f"hue must lie between 0 and 0.5 turns, got {hue}.")
-        self.strengths = (brightness, contrast, saturation, hue)
+        self.strengths = (*(check_amount(*strength) for strength in strengths.items()), hue)
         self.probability = check_probability("probability", probability)
 
     def forward(self, images: Tensor) -> Tensor:

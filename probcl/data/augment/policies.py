@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
-from probcl.checks import check_channels, check_choice
+from probcl.checks import check_channels, check_choice, check_count
 from probcl.data.augment.draws import as_float, sent
 
 __all__ = ["AutoAugmentPolicy", "Operation", "Policy", "RandAugmentPolicy", "apply_operations"]
@@ -78,11 +78,9 @@ class RandAugmentPolicy(nn.Module):
 
     def __init__(self, num_ops: int = 2, magnitude: float = 9) -> None:
         super().__init__()
-        if num_ops < 0:
-            raise ValueError(f"num_ops must be at least 0, got {num_ops}.")
         if not 0 <= magnitude <= _STRONGEST:
             raise ValueError(f"magnitude must lie between 0 and {_STRONGEST}, got {magnitude}.")
-        self.num_ops = num_ops
+        self.num_ops = check_count("num_ops", num_ops, least=0)
         self.level = magnitude / _STRONGEST
 
     def forward(self, images: Tensor) -> Tensor:
