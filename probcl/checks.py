@@ -131,11 +131,7 @@ def check_views(name: str, z: Tensor, least: int = 1) -> None:
 
 
 def check_temperature(temperature: float | Tensor) -> float:
-    """Return the value of a temperature, or raise ``ValueError`` unless it is one positive number.
-
-    Args:
-        temperature: A number, or a tensor of shape ``()``, which may require a gradient.
-    """
+    """Return a temperature, a number or a tensor ``()``, or raise ``ValueError`` if it is none."""
     if isinstance(temperature, Tensor):
         if temperature.dim():
             raise ValueError(

@@ -168,12 +168,7 @@ def _labels_of(data: Dataset) -> np.ndarray | None:
 
 
 def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the content of an image file; of an animation, the first picture.
-
-    Args:
-        content: A JPEG file, a PNG file or another that PIL knows.
-        mode: ``RGB`` or ``L``, into which the image is converted.
-        max_pixels: The most pixels that a file may declare.
+    """Decode an image file that PIL knows to ``RGB`` or ``L``; of an animation, the first picture.
 
     Raises:
         Exception: Whatever PIL's decoders raise where the content is damaged or incomplete;

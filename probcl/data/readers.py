@@ -298,6 +298,5 @@ def pair(
     train: Listed, test: Listed, channels: int, unreadable: Unreadable
 ) -> tuple[ImageFiles, ImageFiles]:
     """Return the train set and the test set of what was listed."""
-    parts = [ImageFiles(part.paths, part.labels, channels, unreadable) for part in (train, test)]
-    check_classes(*parts)
-    return parts[0], parts[1]
+    first, second = (ImageFiles(x.paths, x.labels, channels, unreadable) for x in (train, test))
+    return first, second

@@ -100,14 +100,7 @@ class Embeddings:
         return self.each(lambda q: q.mean_resultant_length)
 
     def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
-        """Return what a function says of every posterior, block by block.
-
-        Args:
-            compute: Posterior of batch shape ``(B,)`` to a number for each item, shape ``(B,)``.
-
-        Returns:
-            Shape ``(N,)``.
-        """
+        """Return a number of every posterior, ``(N,)``, by a function of ``B`` to ``(B,)``."""
         with torch.no_grad():
             values = [compute(q).cpu() for q in track("posteriors", self.posterior)]
         return torch.cat(values)[self._order]

@@ -232,11 +232,9 @@ class Aggregate:
 
 
 def fit_aggregate(direction: Tensor, length: Tensor) -> Aggregate:
-    """Fit the mean of posteriors, of which at most 2,048, evenly spaced, stand for all.
+    """Fit the mean of posteriors of mean directions ``(N, d)`` and resultant lengths ``(N,)``.
 
-    Args:
-        direction: Mean directions, shape ``(N, d)``.
-        length: Mean resultant lengths, shape ``(N,)``.
+    At most 2,048 of them, evenly spaced, stand for all.
     """
     rows = torch.linspace(0, len(length) - 1, min(_MIXTURE, len(length))).round().long()
     dim = direction.shape[1]

@@ -114,13 +114,10 @@ class GaussianBlur(nn.Module):
 
 
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image by given factors.
+    """Change brightness, contrast, saturation and hue of images in [0, 1].
 
-    Args:
-        images: Shape ``(N, channels, height, width)``, in [0, 1], of one or three channels.
-        factors: Shape ``(4, N)``: the factors of brightness, contrast and saturation, and the
-            turns of the hue.
-        order: Which of the four to change first, second and so on, shape ``(4, N)``, -1 for none.
+    ``factors`` ``(4, N)`` are those of the first three, and the turns of the hue; ``order``
+    ``(4, N)`` is which of the four to change first, second and so on, -1 for none.
     """
     images = check_channels(images).clone()
     changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]

@@ -94,13 +94,7 @@ class RandAugmentPolicy(nn.Module):
 
 
 def apply_operations(images: Tensor, operations: Sequence[Operation | None]) -> Tensor:
-    """Apply to each image its operation, torchvision's, the same ones together.
-
-    Args:
-        images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255;
-            the operations see 256 levels.
-        operations: What to do to each image; None for nothing.
-    """
+    """Apply torchvision's operations on 256 levels, None for none; like ones go together."""
     groups: dict[Operation, list[int]] = defaultdict(list)
     for row, operation in enumerate(operations):
         if operation is not None:
