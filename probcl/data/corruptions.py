@@ -49,16 +49,13 @@ class Corruption:
     of_one: Callable[[Tensor, int, Generator], Tensor]
 
     def apply(self, images: Tensor, severity: int, rows: Tensor | None = None) -> Tensor:
-        """Corrupt images.
+        """Return corrupted images, in [0, 1].
 
         Args:
             images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255.
             severity: 1, 2, 3, 4 or 5.
             rows: Row of each image in its data set, the seed of its draws, shape ``(N,)``; by
                 default 0, 1, 2 and so on.
-
-        Returns:
-            Images of the same shape, in [0, 1].
 
         Raises:
             ValueError: If ``images`` or ``rows`` have another shape, or ``severity`` is none.

@@ -100,7 +100,7 @@ class Embeddings:
         return self.each(lambda q: q.mean_resultant_length)
 
     def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
-        """Return a number of every posterior, ``(N,)``, by a function of ``B`` to ``(B,)``."""
+        """Return ``compute`` of every posterior, ``(N,)``; it maps a block of ``B`` to ``(B,)``."""
         with torch.no_grad():
             values = [compute(q).cpu() for q in track("posteriors", self.posterior)]
         return torch.cat(values)[self._order]

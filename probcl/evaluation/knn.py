@@ -64,7 +64,7 @@ def neighbour_vote(
     k: int | None = None,
     temperature: float | None = None,
 ) -> Tensor:
-    """Return the share of the vote that each class has among the nearest neighbours.
+    """Return the share ``(N, C)`` of the vote that each class has among the nearest neighbours.
 
     ``argmax(-1)`` is the classification; of classes with equal shares it takes the smallest number,
     as scikit-learn does.
@@ -76,9 +76,6 @@ def neighbour_vote(
         k: How many of the neighbours vote; by default all.
         temperature: With one, a neighbour has the weight ``exp(cosine / temperature)``; without,
             all have the same.
-
-    Returns:
-        Shares, shape ``(N, C)``.
 
     Raises:
         ValueError: If ``k`` is out of range.

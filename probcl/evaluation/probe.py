@@ -171,7 +171,7 @@ def few_shot_accuracy(
     subsets: int = 5,
     seed: int = 0,
 ) -> list[float]:
-    """Return the accuracy of probes fitted on a few random training items of each class.
+    """Return the accuracy of each of the probes fitted on a few training items of each class.
 
     Args:
         features: Of the training items, shape ``(M, F)``.
@@ -179,11 +179,8 @@ def few_shot_accuracy(
         test_features: Shape ``(N, F)``.
         test_labels: Shape ``(N,)``.
         shots: Items of each class.
-        subsets: How many times they are drawn.
+        subsets: How many times they are drawn, at random, and a probe is fitted.
         seed: Seed of the draws.
-
-    Returns:
-        The accuracies of the subsets.
 
     Raises:
         ValueError: If a class has fewer items than asked for, or an argument does not fit.
