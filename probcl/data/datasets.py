@@ -15,14 +15,9 @@ from torch.utils.data import Dataset, Subset
 from probcl.checks import as_labels, check_choice
 
 __all__ = [
-    "ImageArrays",
-    "ImageFiles",
-    "Unreadable",
-    "check_classes",
-    "checked_images",
-    "decode_image",
+    "ImageArrays", "ImageFiles", "Unreadable", "check_classes", "checked_images", "decode_image",
     "in_eight_bits",
-]
+]  # fmt: skip
 
 #: What to do with a file that cannot be decoded.
 Unreadable = Literal["raise", "skip"]
@@ -173,12 +168,7 @@ def _labels_of(data: Dataset) -> np.ndarray | None:
 
 
 def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the content of an image file; of an animation, the first picture.
-
-    Args:
-        content: A JPEG file, a PNG file or another that PIL knows.
-        mode: ``RGB`` or ``L``, into which the image is converted.
-        max_pixels: The most pixels that a file may declare.
+    """Decode an image file that PIL knows to ``RGB`` or ``L``; of an animation, the first picture.
 
     Raises:
         Exception: Whatever PIL's decoders raise where the content is damaged or incomplete;

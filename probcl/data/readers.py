@@ -19,14 +19,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes, decode_image
 
 __all__ = [
-    "Listed",
-    "decode_packed",
-    "list_images",
-    "number_classes",
-    "pair",
-    "read_arrays",
+    "Listed", "decode_packed", "list_images", "number_classes", "pair", "read_arrays",
     "read_folder",
-]
+]  # fmt: skip
 
 _PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
 _PACKED = ("jpeg", "offset", "label", "split")
@@ -303,6 +298,5 @@ def pair(
     train: Listed, test: Listed, channels: int, unreadable: Unreadable
 ) -> tuple[ImageFiles, ImageFiles]:
     """Return the train set and the test set of what was listed."""
-    parts = [ImageFiles(part.paths, part.labels, channels, unreadable) for part in (train, test)]
-    check_classes(*parts)
-    return parts[0], parts[1]
+    first, second = (ImageFiles(x.paths, x.labels, channels, unreadable) for x in (train, test))
+    return first, second

@@ -139,6 +139,8 @@ class Datasets(ImageData):
         **kwargs: As for ``ImageData``; by default SimCLR's augmentation for 224 pixels.
     """
 
+    default_augmentation = Folder.default_augmentation
+
     def __init__(self, train: Dataset, test: Dataset, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._given = train, test
@@ -146,10 +148,6 @@ class Datasets(ImageData):
     def load(self) -> tuple[Dataset, ...]:
         """Return the two data sets."""
         return self._given
-
-    def default_augmentation(self) -> nn.Module:
-        """Return SimCLR's augmentation of photographs."""
-        return DATASETS["ImageNet"].augmentation()
 
 
 class _Items(ImageArrays):
