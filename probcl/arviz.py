@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probcl.checks import check_count
 from probcl.distributions import as_posterior
 
 __all__ = ["to_arviz"]
@@ -66,9 +67,8 @@ def to_arviz(
             f"posterior must have a batch shape (N,) of vectors, got {tuple(posterior.batch_shape)}"
             f" of events {tuple(posterior.event_shape)}."
         )
-    for name, number in (("draws", draws), ("chains", chains)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}.")
+    check_count("draws", draws)
+    check_count("chains", chains)
     count = posterior.batch_shape[0]
     with torch.no_grad():
         z = as_posterior(posterior).draw(chains * draws, seed).unflatten(0, (chains, draws))

@@ -1,4 +1,8 @@
-"""Every check of an argument, once: one clear sentence naming argument, value and fix."""
+"""Every check of an argument, once: one clear sentence naming argument, value and fix.
+
+A check takes the name of the argument, for the error. What ``as_*`` returns is a tensor on the CPU,
+with ``count`` rows where that is given, and at least ``least`` of them.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,28 +16,11 @@ from torch.distributions import Distribution
 from probcl.precision import at_least_float32
 
 __all__ = [
-    "as_labels",
-    "as_matrix",
-    "as_probabilities",
-    "as_truths",
-    "as_values",
-    "check_channels",
-    "check_choice",
-    "check_dim",
-    "check_finite",
-    "check_labels",
-    "check_on_sphere",
-    "check_positive",
-    "check_probability",
-    "check_range",
-    "check_temperature",
-    "check_unit",
-    "check_vectors",
-    "check_views",
-    "choose_validation",
-    "off_the_sphere",
-    "require_two",
-]
+    "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values", "check_amount",
+    "check_channels", "check_choice", "check_count", "check_dim", "check_finite", "check_labels",
+    "check_on_sphere", "check_positive", "check_probability", "check_range", "check_temperature",
+    "check_unit", "check_vectors", "check_views", "choose_validation", "off_the_sphere",
+]  # fmt: skip
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -144,11 +131,7 @@ def check_views(name: str, z: Tensor, least: int = 1) -> None:
 
 
 def check_temperature(temperature: float | Tensor) -> float:
-    """Return the value of a temperature, or raise ``ValueError`` unless it is one positive number.
-
-    Args:
-        temperature: A number, or a tensor of shape ``()``, which may require a gradient.
-    """
+    """Return a temperature, a number or a tensor ``()``, or raise ``ValueError`` if it is none."""
     if isinstance(temperature, Tensor):
         if temperature.dim():
             raise ValueError(
@@ -156,9 +139,22 @@ def check_temperature(temperature: float | Tensor) -> float:
                 f"{tuple(temperature.shape)}: index it, or apply .squeeze()."
             )
         temperature = temperature.item()
-    if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
-    return temperature
+    return check_amount("temperature", temperature, above=True)
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Return how many there are of something, or raise ``ValueError`` if they are too few."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return value
+
+
+def check_amount(name: str, value: float, above: bool = False) -> float:
+    """Return a finite number of at least 0, or ``above`` it, or raise ``ValueError``."""
+    if not 0 <= value < math.inf or (above and not value):
+        limit = "above" if above else "of at least"
+        raise ValueError(f"{name} must be a finite number {limit} 0, got {value}.")
+    return value
 
 
 def check_labels(z: Tensor, labels: Tensor) -> None:
@@ -217,28 +213,13 @@ def check_range(name: str, value: Sequence[float], high: float = math.inf) -> tu
     return numbers[0], numbers[1]
 
 
-def as_values(name: str, values: Any, count: int | None = None) -> Tensor:
-    """Return finite numbers of shape ``(N,)`` in float64, or raise ``ValueError``.
-
-    Args:
-        name: Name of the argument, for the error.
-        values: Numbers, a tensor or whatever ``torch.as_tensor`` takes.
-        count: Length ``N`` that they must have, if any.
-    """
-    tensor = _as_tensor(name, values).double()
-    _require_shape(name, tensor, 1, count)
-    _require_finite(name, tensor)
-    return tensor
+def as_values(name: str, values: Any, count: int | None = None, least: int = 1) -> Tensor:
+    """Return finite numbers of shape ``(N,)`` in float64, or raise ``ValueError``."""
+    return _as_rows(name, values, 1, count, least).double()
 
 
 def as_truths(name: str, values: Any, count: int | None = None) -> Tensor:
-    """Return truth values of shape ``(N,)``, given as such or as 0 and 1, or raise ``ValueError``.
-
-    Args:
-        name: Name of the argument, for the error.
-        values: Truth values.
-        count: Length ``N`` that they must have, if any.
-    """
+    """Return truth values ``(N,)``, given as such or as 0 and 1, or raise ``ValueError``."""
     tensor = as_values(name, values, count)
     other = tensor[(tensor != 0) & (tensor != 1)]
     if len(other):
@@ -247,15 +228,8 @@ def as_truths(name: str, values: Any, count: int | None = None) -> Tensor:
 
 
 def as_labels(name: str, labels: Any, count: int | None = None) -> Tensor:
-    """Return classes, integers of at least 0 of shape ``(N,)``, or raise ``ValueError``.
-
-    Args:
-        name: Name of the argument, for the error.
-        labels: Classes.
-        count: Length ``N`` that they must have, if any.
-    """
-    tensor = _as_tensor(name, labels)
-    _require_shape(name, tensor, 1, count)
+    """Return classes, integers of at least 0 of shape ``(N,)``, or raise ``ValueError``."""
+    tensor = _as_rows(name, labels, 1, count)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, the classes, got {tensor.dtype}.")
     tensor = tensor.long()
@@ -264,28 +238,16 @@ def as_labels(name: str, labels: Any, count: int | None = None) -> Tensor:
     return tensor
 
 
-def as_matrix(name: str, values: Any, count: int | None = None) -> Tensor:
-    """Return finite floating-point numbers of shape ``(N, D)`` on the CPU, or raise ``ValueError``.
-
-    Args:
-        name: Name of the argument, for the error.
-        values: Numbers; their precision is kept.
-        count: Number ``N`` of rows that they must have, if any.
-    """
-    tensor = _as_tensor(name, values)
-    tensor = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-    _require_shape(name, tensor, 2, count)
-    _require_finite(name, tensor)
-    return tensor
+def as_matrix(name: str, values: Any, count: int | None = None, least: int = 1) -> Tensor:
+    """Return finite numbers of shape ``(N, D)``, or raise ``ValueError``; float64 stays so."""
+    tensor = _as_rows(name, values, 2, count, least)
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor:
     """Return class probabilities ``(N, C)`` in float64, or raise ``ValueError``.
 
-    Args:
-        name: Name of the argument, for the error.
-        values: Probabilities of which each row sums to one, within a ten-thousandth.
-        count: Number ``N`` of rows that they must have, if any.
+    Each row must sum to one within a ten-thousandth, and then does exactly.
     """
     tensor = as_matrix(name, values, count).double()
     if tensor.min() < 0:
@@ -300,28 +262,19 @@ def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor
     return tensor / sums[:, None]
 
 
-def require_two(name: str, values: Tensor) -> None:
-    """Raise ``ValueError`` unless there are two rows at least."""
-    if len(values) < 2:
-        raise ValueError(f"{name} must have at least 2 rows, got {len(values)}.")
-
-
-def _as_tensor(name: str, values: Any) -> Tensor:
-    """Return numbers of any kind as a tensor on the CPU, or raise ``ValueError``."""
+def _as_rows(name: str, values: Any, dims: int, count: int | None, least: int = 1) -> Tensor:
+    """Return finite numbers of any kind as a tensor on the CPU, or raise ``ValueError``."""
     if hasattr(values, "__array__") and not torch.is_tensor(values):
         array = np.asarray(values)  # in the form that a tensor can share
         values = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
     try:
-        return torch.as_tensor(values).detach().cpu()
+        tensor = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         kind = getattr(values, "dtype", type(values).__name__)
         raise ValueError(
             f"{name} must be numbers, got {kind}: number names by np.unique(names, "
             "return_inverse=True)[1]."
         ) from error
-
-
-def _require_shape(name: str, tensor: Tensor, dims: int, count: int | None) -> None:
     if tensor.dim() != dims or not tensor.numel():
         shape = "(N,)" if dims == 1 else "(N, D)"
         raise ValueError(f"{name} must have shape {shape}, not empty, got {tuple(tensor.shape)}.")
@@ -329,12 +282,12 @@ def _require_shape(name: str, tensor: Tensor, dims: int, count: int | None) -> N
         raise ValueError(
             f"{name} must have a row for each of the {count} items, got {len(tensor)}."
         )
-
-
-def _require_finite(name: str, tensor: Tensor) -> None:
+    if len(tensor) < least:
+        raise ValueError(f"{name} must have at least {least} rows, got {len(tensor)}.")
     bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero()
     if len(bad):
         raise ValueError(
             f"{name} must be finite, row {int(bad[0])} is not ({len(bad)} rows in all): no row is "
             "left out silently."
         )
+    return tensor

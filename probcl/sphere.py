@@ -83,13 +83,9 @@ class _Normalize(torch.autograd.Function):
 
 
 def rescaling(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the power of two that brings x near length one, and what replaces a zero x.
+    """Return the powers of two that bring vectors ``(*, d)`` near length one, 0 for a zero vector.
 
-    Args:
-        x: Vectors, shape ``(*, d)``.
-
-    Returns:
-        Factors of shape ``(*, 1)``, 0 for zero; and numbers of shape ``(*, 1)``, 0 but for zero.
+    Then what to add to each coordinate, 0 but for a zero vector; both have shape ``(*, 1)``.
 
     Example:
         >>> rescaling(torch.tensor([[6.0, 8.0], [0.0, 0.0]]))

@@ -49,16 +49,13 @@ class Corruption:
     of_one: Callable[[Tensor, int, Generator], Tensor]
 
     def apply(self, images: Tensor, severity: int, rows: Tensor | None = None) -> Tensor:
-        """Corrupt images.
+        """Return corrupted images, in [0, 1].
 
         Args:
             images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255.
             severity: 1, 2, 3, 4 or 5.
             rows: Row of each image in its data set, the seed of its draws, shape ``(N,)``; by
                 default 0, 1, 2 and so on.
-
-        Returns:
-            Images of the same shape, in [0, 1].
 
         Raises:
             ValueError: If ``images`` or ``rows`` have another shape, or ``severity`` is none.
@@ -130,10 +127,6 @@ def _impulse_noise(image: Tensor, severity: int, random: Generator) -> Tensor:
     return torch.where(draw < share, (draw < share / 2).to(image), image)
 
 
-def _gaussian_blur(image: Tensor, severity: int, random: Generator) -> Tensor:
-    return _blurred(image, 0.03 * severity * image.shape[-2])
-
-
 def _defocus_blur(image: Tensor, severity: int, random: Generator) -> Tensor:
     radius = 0.5 + 0.02 * severity * image.shape[-2]
     reach = math.ceil(radius)
@@ -183,14 +176,6 @@ def _fog(image: Tensor, severity: int, random: Generator) -> Tensor:
     return (image + amount * torch.stack(octaves).sum(0) / 0.875) / (1 + amount)
 
 
-def _brightness(image: Tensor, severity: int, random: Generator) -> Tensor:
-    return (image + 0.1 * severity).clamp(0, 1)
-
-
-def _contrast(image: Tensor, severity: int, random: Generator) -> Tensor:
-    return torch.lerp(image.mean(), image, 1 - 0.18 * severity)
-
-
 def _elastic_transform(image: Tensor, severity: int, random: Generator) -> Tensor:
     field = torch.cat([_smooth_noise(image, 4, random) for _ in "xy"], 1).movedim(1, -1)
     return _moved(image, 0.03 * severity * image.shape[-2] * (2 * field - 1))
@@ -227,14 +212,6 @@ def _occlusion(image: Tensor, severity: int, random: Generator) -> Tensor:
         distance = (torch.arange(extent).to(image) + 0.5 - centre).abs()
         overlaps.append((side / 2 + 0.5 - distance).clamp(0, 1))
     return image * (1 - overlaps[0][:, None] * overlaps[1])
-
-
-def _inverted(image: Tensor, random: Generator) -> Tensor:
-    return 1 - image
-
-
-def _rotated(image: Tensor, random: Generator) -> Tensor:
-    return image.rot90(dims=(-2, -1))
 
 
 def _shuffled(image: Tensor, random: Generator) -> Tensor:
@@ -307,21 +284,23 @@ CORRUPTIONS: dict[str, Corruption] = {
     "snow": Corruption("White streaks on a brightened image, 4 % of pixels a step", _snow),
     "frost": Corruption("Crystals of smooth noise, 14 % more opaque a step", _frost),
     "fog": Corruption("Smooth noise added, half the image's range a step", _fog),
-    "brightness": Corruption("Values raised by 0.1 a step", _brightness),
-    "contrast": Corruption("Contrast lowered by 18 % a step", _contrast),
-    "elastic_transform": Corruption(
-        "Pixels moved by a smooth field, 3 % of the height a step", _elastic_transform
-    ),
+    "brightness": Corruption("Values raised by 0.1 a step",
+        lambda image, severity, _: (image + 0.1 * severity).clamp(0, 1)),
+    "contrast": Corruption("Contrast lowered by 18 % a step",
+        lambda image, severity, _: torch.lerp(image.mean(), image, 1 - 0.18 * severity)),
+    "elastic_transform": Corruption("Pixels moved by a smooth field, 3 % of the height a step",
+        _elastic_transform),
     "pixelate": Corruption("Larger pixels, 16 % fewer along a side a step", _pixelate),
     "jpeg_compression": Corruption("JPEG of quality 40, 25, 15, 10 and 6", _jpeg_compression),
-    "gaussian_blur": Corruption("Gaussian blur, sigma 3 % of the height a step", _gaussian_blur),
+    "gaussian_blur": Corruption("Gaussian blur, sigma 3 % of the height a step",
+        lambda image, severity, _: _blurred(image, 0.03 * severity * image.shape[-2])),
     "occlusion": Corruption("A black square, a tenth of the height wide a step", _occlusion),
-}
+}  # fmt: skip
 
 #: Changes that put inputs out of distribution, by name.
 OUT_OF_DISTRIBUTION: dict[str, Change] = {
-    "inverted": Change("Black turned into white", _inverted),
-    "rotated": Change("Turned by a right angle", _rotated),
+    "inverted": Change("Black turned into white", lambda image, _: 1 - image),
+    "rotated": Change("Turned by a right angle", lambda image, _: image.rot90(dims=(-2, -1))),
     "shuffled": Change("Pixels in another order, the same for every image", _shuffled),
     "noise_only": Change("Uniform noise in place of the image", _noise_only),
 }

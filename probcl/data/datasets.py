@@ -16,16 +16,10 @@ from torch.utils.data import Dataset, Subset
 from probcl.checks import as_labels, check_choice
 
 __all__ = [
-    "FORMATS",
-    "MAX_PIXELS",
-    "ImageArrays",
-    "ImageFiles",
-    "Unreadable",
-    "check_classes",
-    "checked_images",
-    "decode_image",
+    "FORMATS", "MAX_PIXELS", "ImageArrays", "ImageFiles", "Unreadable", "check_classes",
+    "checked_images", "decode_image",
     "in_eight_bits",
-]
+]  # fmt: skip
 
 #: What to do with a file that cannot be decoded.
 Unreadable = Literal["raise", "skip"]

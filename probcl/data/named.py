@@ -246,71 +246,49 @@ DATASETS: dict[str, Source] = {
         "Handwritten digits, grey, 8x8: 1,437 to train, 360 to test; they come with scikit-learn",
         lambda root, download=False: load_digits(),
         # More noise than elsewhere, for there is no texture to lose.
-        lambda: Augmentation(RandomAffine(), [RandomContrast(), RandomNoise(0.3)]),
-    ),
+        lambda: Augmentation(RandomAffine(), [RandomContrast(), RandomNoise(0.3)])),
     # Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images,
     # https://www.cs.toronto.edu/~kriz/cifar.html.
     "CIFAR10": Source(
         "Photographs of 10 classes, 32x32: 50,000 to train, 10,000 to test; cifar-10-batches-py",
-        partial(_read_arrays, datasets.CIFAR10),
-    ),
+        partial(_read_arrays, datasets.CIFAR10)),
     "CIFAR100": Source(
         "Photographs of 100 classes, 32x32: 50,000 to train, 10,000 to test; cifar-100-python",
-        partial(_read_arrays, datasets.CIFAR100),
-    ),
+        partial(_read_arrays, datasets.CIFAR100)),
     # LeCun, Bottou, Bengio and Haffner (1998), Gradient-Based Learning Applied to Document
     # Recognition, https://doi.org/10.1109/5.726791.
-    "MNIST": Source(
-        "Handwritten digits, grey, 28x28: 60,000 to train, 10,000 to test; MNIST/raw",
-        partial(_read_arrays, datasets.MNIST),
-        partial(SimAugment, 28, flip=0.0),
-    ),
+    "MNIST": Source("Handwritten digits, grey, 28x28: 60,000 to train, 10,000 to test; MNIST/raw",
+        partial(_read_arrays, datasets.MNIST), partial(SimAugment, 28, flip=0.0)),
     # Xiao, Rasul and Vollgraf (2017), Fashion-MNIST: a Novel Image Dataset for Benchmarking
     # Machine Learning Algorithms, https://arxiv.org/abs/1708.07747.
     "FashionMNIST": Source(
         "Clothes of 10 classes, grey, 28x28: 60,000 to train, 10,000 to test; FashionMNIST/raw",
-        partial(_read_arrays, datasets.FashionMNIST),
-        partial(SimAugment, 28),
-    ),
+        partial(_read_arrays, datasets.FashionMNIST), partial(SimAugment, 28)),
     # Coates, Lee and Ng (2011), An Analysis of Single-Layer Networks in Unsupervised Feature
     # Learning, https://proceedings.mlr.press/v15/coates11a.html.
     "STL10": Source(
         "Photographs of 10 classes, 96x96: 5,000 to train, 8,000 to test, with unlabelled=True "
         "100,000 without labels; stl10_binary",
-        _read_stl10,
-        partial(SimAugment, 96),
-    ),
+        _read_stl10, partial(SimAugment, 96)),
     # Le and Yang (2015), Tiny ImageNet Visual Recognition Challenge,
     # http://cs231n.stanford.edu/tiny-imagenet-200.zip.
     "TinyImageNet": Source(
         "Photographs of 200 classes, 64x64: 100,000 to train, 10,000 to test; tiny-imagenet-200",
-        _read_tiny_imagenet,
-        partial(SimAugment, 64),
-        in_memory=False,
-    ),
+        _read_tiny_imagenet, partial(SimAugment, 64), in_memory=False),
     # Griffin, Holub and Perona (2007), Caltech-256 Object Category Dataset,
     # https://data.caltech.edu/records/nyy15-4j048.
     "Caltech256": Source(
         "Photographs of 256 classes: 60 of each to train, the others to test; caltech256",
-        _read_caltech256,
-        _photographs,
-        in_memory=False,
-    ),
+        _read_caltech256, _photographs, in_memory=False),
     # Russakovsky et al. (2015), ImageNet Large Scale Visual Recognition Challenge,
     # https://arxiv.org/abs/1409.0575.
     "ImageNet": Source(
         "Photographs of 1,000 classes: 1,281,167 to train, 50,000 to test; its archives, or train/ "
         "and val/",
-        _read_imagenet,
-        _photographs,
-        in_memory=False,
-    ),
+        _read_imagenet, _photographs, in_memory=False),
     # Tian, Krishnan and Isola (2020), Contrastive Multiview Coding,
     # https://arxiv.org/abs/1906.05849; its classes: https://github.com/HobbitLong/CMC.
     "ImageNet100": Source(
         "Photographs of 100 classes of ImageNet, or of those in a file of WordNet ids, classes",
-        _read_imagenet100,
-        _photographs,
-        in_memory=False,
-    ),
-}
+        _read_imagenet100, _photographs, in_memory=False),
+}  # fmt: skip

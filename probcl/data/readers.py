@@ -30,15 +30,9 @@ from probcl.data.datasets import (
 )
 
 __all__ = [
-    "Listed",
-    "decode_packed",
-    "list_images",
-    "number_classes",
-    "pair",
-    "read_arrays",
-    "read_folder",
-    "sizes_in_folder",
-]
+    "Listed", "decode_packed", "list_images", "number_classes", "pair", "read_arrays",
+    "read_folder", "sizes_in_folder",
+]  # fmt: skip
 
 _PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
 _PACKED = ("jpeg", "offset", "label", "split")
@@ -330,6 +324,5 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
 
 def pair(train: Listed, test: Listed, *options: Any) -> tuple[ImageFiles, ImageFiles]:
     """Return the train set and the test set of what was listed, with options of ``ImageFiles``."""
-    parts = [ImageFiles(part.paths, part.labels, *options) for part in (train, test)]
-    check_classes(*parts)
-    return parts[0], parts[1]
+    first, second = (ImageFiles(x.paths, x.labels, *options) for x in (train, test))
+    return first, second

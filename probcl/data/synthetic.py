@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
+from probcl.checks import check_count
 from probcl.distributions import HypersphericalUniform, VonMisesFisher
 
 __all__ = ["ConjugateBatch", "ConjugateGenerator"]
@@ -90,12 +91,9 @@ class ConjugateGenerator:
         Raises:
             ValueError: If ``batch`` or ``views`` is not positive.
         """
-        for name, count in (("batch", batch), ("views", views)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}: draw something.")
-        latent = HypersphericalUniform(self.dim).sample((batch,))
+        latent = HypersphericalUniform(self.dim).sample((check_count("batch", batch),))
         low, high = self.concentration
-        concentration = low * (high / low) ** torch.rand(views, batch)
+        concentration = low * (high / low) ** torch.rand(check_count("views", views), batch)
         loc = VonMisesFisher(latent.expand(views, -1, -1), concentration).sample()
         return ConjugateBatch(self.mix(loc, concentration), loc, concentration, latent)
 

@@ -140,15 +140,12 @@ def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> Cropp
 def read_into_memory(
     data: Dataset, transform: Callable, num_workers: int
 ) -> tuple[ImageArrays, list[str]]:
-    """Read every image of a data set, and keep those that can be read.
+    """Return the images of a data set, transformed to one size, and the files that are unreadable.
 
     Args:
         data: As for ``CroppedViews``.
         transform: Transform of one image; the results must have one size.
         num_workers: Processes that read.
-
-    Returns:
-        The images, of which there must be one, and the files that could not be read.
 
     Raises:
         ValueError: If none can be read.

@@ -12,13 +12,9 @@ from probcl.checks import as_truths, as_values
 from probcl.evaluation.ood import auroc, error_auroc, rank_correlation, severity_correlation
 
 __all__ = [
-    "Interval",
-    "auroc_interval",
-    "bootstrap_interval",
-    "correlation_interval",
-    "error_auroc_interval",
-    "severity_interval",
-]
+    "Interval", "auroc_interval", "bootstrap_interval", "correlation_interval",
+    "error_auroc_interval", "severity_interval",
+]  # fmt: skip
 
 _RESAMPLES = 200
 _BINS = 1000  # of ranks; within one, scores count as equal in the resamples

@@ -11,22 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_probabilities
+from probcl.checks import as_labels, as_probabilities, check_count
 
 __all__ = [
-    "Reliability",
-    "Scaling",
-    "adaptive_calibration_error",
-    "brier_score",
-    "calibration_error",
-    "classwise_calibration_error",
-    "fit_temperature",
-    "fit_vector",
-    "maximum_calibration_error",
-    "negative_log_likelihood",
-    "smooth_calibration_error",
-    "smooth_reliability",
-]
+    "Reliability", "Scaling", "adaptive_calibration_error", "brier_score", "calibration_error",
+    "classwise_calibration_error", "fit_temperature", "fit_vector", "maximum_calibration_error",
+    "negative_log_likelihood", "smooth_calibration_error", "smooth_reliability",
+]  # fmt: skip
 
 _SMALLEST = 1e-38
 _GRID = 200  # cells of the confidence, for the smooth diagram
@@ -287,10 +278,8 @@ def _error(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
 
 def _gaps(confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """Return |accuracy - confidence| and the count of each bin that is not empty."""
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}.")
     # Right ends belong to their bin, as in the paper.
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.double)[1:-1]
+    edges = torch.linspace(0, 1, check_count("bins", bins) + 1, dtype=torch.double)[1:-1]
     member = torch.bucketize(confidence.contiguous(), edges)
     counts = member.bincount(minlength=bins).double()
     sums = torch.zeros(bins, dtype=torch.double).index_add_(0, member, correct - confidence)

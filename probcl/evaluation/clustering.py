@@ -11,7 +11,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics.cluster import contingency_matrix
 
-from probcl.checks import as_labels, as_matrix, require_two
+from probcl.checks import as_labels, as_matrix
 
 __all__ = ["clustering_scores", "purity", "ward_clustering"]
 
@@ -60,8 +60,7 @@ def ward_clustering(
     Raises:
         ValueError: If there are fewer items than clusters, or than two.
     """
-    z = as_matrix("embedding", embedding)
-    require_two("embedding", z)
+    z = as_matrix("embedding", embedding, least=2)
     y = as_labels("labels", labels, len(z))
     rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
     number = len(y.unique()) if clusters is None else clusters

@@ -100,14 +100,7 @@ class Embeddings:
         return self.each(lambda q: q.mean_resultant_length)
 
     def each(self, compute: Callable[[Any], Tensor]) -> Tensor:
-        """Return what a function says of every posterior, block by block.
-
-        Args:
-            compute: Posterior of batch shape ``(B,)`` to a number for each item, shape ``(B,)``.
-
-        Returns:
-            Shape ``(N,)``.
-        """
+        """Return ``compute`` of every posterior, ``(N,)``; it maps a block of ``B`` to ``(B,)``."""
         with torch.no_grad():
             values = [compute(q).cpu() for q in track("posteriors", self.posterior)]
         return torch.cat(values)[self._order]
@@ -130,10 +123,6 @@ class Embeddings:
     @classmethod
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
         """Join the embeddings of batches into one set; what one of them lacks is left out."""
-
-        def joined(values: list[Any]) -> Any:
-            return None if any(value is None for value in values) else torch.cat(values)
-
         return cls(
             joined([part.embedding for part in parts]),
             joined([part.labels for part in parts]),
@@ -141,3 +130,8 @@ class Embeddings:
             [q for p in parts for q in p.posterior] if all(p.posterior for p in parts) else (),
             joined([part._rows for part in parts]),
         )
+
+
+def joined(parts: list[Any]) -> Any:
+    """Return tensors in one, or None if one of them is missing."""
+    return None if any(part is None for part in parts) else torch.cat(parts)

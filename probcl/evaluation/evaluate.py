@@ -10,24 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_values, require_two
-from probcl.evaluation.bootstrap import (
-    Interval,
-    auroc_interval,
-    correlation_interval,
-    error_auroc_interval,
-    severity_interval,
-)
+from probcl.checks import as_labels, as_values
+from probcl.evaluation import bootstrap, ood
+from probcl.evaluation.bootstrap import Interval
 from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.geometry import effective_rank
 from probcl.evaluation.metrics import METRICS, Metric, compute_metric
-from probcl.evaluation.ood import (
-    auroc,
-    average_precision,
-    false_positive_rate,
-    severity_correlation,
-)
 from probcl.evaluation.probe import accuracy
 from probcl.evaluation.progress import progress_bar, track
 from probcl.evaluation.query import Query, Reference
@@ -130,7 +119,8 @@ def evaluate(
         True
     """
     known = _embeddings("train", train, train_labels)
-    require_two("train", known.embedding)
+    if len(known) < 2:
+        raise ValueError(f"train must have at least 2 rows, got {len(known)}.")
     tested = _embeddings("test", test, test_labels, known)
     outside = {
         name: _embeddings(f"out_of_distribution[{name!r}]", part, None, known)
@@ -319,23 +309,23 @@ def _asked(
     answers: dict[str, Interval] = {}
     numbers: dict[str, float] = {}
     if wrong:
-        answers["retrieval_error"] = error_auroc_interval(score, wrong["retrieval"])
-        answers["ambiguity"] = error_auroc_interval(score, wrong["probe"])
+        answers["retrieval_error"] = bootstrap.error_auroc_interval(score, wrong["retrieval"])
+        answers["ambiguity"] = bootstrap.error_auroc_interval(score, wrong["probe"])
         curve = risk_coverage(score, wrong["probe"])
         numbers["aurc"] = curve.area
         numbers["excess_aurc"] = curve.excess_area
         numbers["augrc"] = curve.generalised_area
         numbers["coverage_at_1_percent_risk"] = curve.coverage_at(0.01)
     if outside:
-        answers["out_of_distribution"] = auroc_interval(score, *outside.values())
+        answers["out_of_distribution"] = bootstrap.auroc_interval(score, *outside.values())
     for name, values in outside.items():
-        numbers[f"auroc_{name}"] = auroc(score, values)
-        numbers[f"aupr_{name}"] = average_precision(score, values)
-        numbers[f"fpr95_{name}"] = false_positive_rate(score, values)
+        numbers[f"auroc_{name}"] = ood.auroc(score, values)
+        numbers[f"aupr_{name}"] = ood.average_precision(score, values)
+        numbers[f"fpr95_{name}"] = ood.false_positive_rate(score, values)
     if by_severity:
-        answers["corruption"] = severity_interval(*by_severity.values())
+        answers["corruption"] = bootstrap.severity_interval(*by_severity.values())
     for name, levels in by_severity.items():
-        numbers[f"spearman_{name}"] = severity_correlation(levels)
+        numbers[f"spearman_{name}"] = ood.severity_correlation(levels)
     if truth is not None:
-        answers["truth"] = correlation_interval(score, -truth)
+        answers["truth"] = bootstrap.correlation_interval(score, -truth)
     return answers, numbers

@@ -8,17 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, require_two
+from probcl.checks import as_labels, as_matrix
 
 __all__ = [
-    "alignment",
-    "class_concentration",
-    "class_mean_angles",
-    "effective_rank",
-    "participation_ratio",
-    "singular_spectrum",
-    "uniformity",
-]
+    "alignment", "class_concentration", "class_mean_angles", "effective_rank",
+    "participation_ratio", "singular_spectrum", "uniformity",
+]  # fmt: skip
 
 
 def singular_spectrum(embedding: Tensor) -> Tensor:
@@ -84,8 +79,7 @@ def uniformity(embedding: Any, largest: int = 5000) -> float:
     References:
         Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
     """
-    z = as_matrix("embedding", embedding)
-    require_two("embedding", z)
+    z = as_matrix("embedding", embedding, least=2)
     z = z[torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()]
     total = torch.stack([(4 * part @ z.T - 4).double().exp().sum() for part in z.split(512)]).sum()
     pairs = len(z) * (len(z) - 1)

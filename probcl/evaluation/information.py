@@ -7,17 +7,13 @@ import torch
 from scipy.special import digamma
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, as_probabilities, require_two
+from probcl.checks import as_labels, as_matrix, as_probabilities
 from probcl.evaluation.calibration import negative_log_likelihood
 
 __all__ = [
-    "human_cross_entropy",
-    "human_entropy",
-    "info_nce_information_bound",
-    "ksg_information",
-    "label_entropy",
-    "probe_information",
-]
+    "human_cross_entropy", "human_entropy", "info_nce_information_bound", "ksg_information",
+    "label_entropy", "probe_information",
+]  # fmt: skip
 
 
 def label_entropy(labels: Any) -> float:
@@ -108,8 +104,7 @@ def info_nce_information_bound(
     References:
         van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
     """
-    a = as_matrix("first", first).double()
-    require_two("first", a)
+    a = as_matrix("first", first, least=2).double()
     b = as_matrix("second", second, len(a)).double()
     size = min(batch, len(a))
     losses = []

@@ -5,18 +5,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, require_two
+from probcl.checks import as_labels, as_matrix
 from probcl.evaluation.progress import track
 
 __all__ = [
-    "Neighbours",
-    "map_at_r",
-    "nearest",
-    "nearest_is_wrong",
-    "neighbour_vote",
-    "recall_at_1",
+    "Neighbours", "map_at_r", "nearest", "nearest_is_wrong", "neighbour_vote", "recall_at_1",
     "vote_entropy",
-]
+]  # fmt: skip
 
 
 class Neighbours(NamedTuple):
@@ -69,7 +64,7 @@ def neighbour_vote(
     k: int | None = None,
     temperature: float | None = None,
 ) -> Tensor:
-    """Return the share of the vote that each class has among the nearest neighbours.
+    """Return the share ``(N, C)`` of the vote that each class has among the nearest neighbours.
 
     ``argmax(-1)`` is the classification; of classes with equal shares it takes the smallest number,
     as scikit-learn does.
@@ -81,9 +76,6 @@ def neighbour_vote(
         k: How many of the neighbours vote; by default all.
         temperature: With one, a neighbour has the weight ``exp(cosine / temperature)``; without,
             all have the same.
-
-    Returns:
-        Shares, shape ``(N, C)``.
 
     Raises:
         ValueError: If ``k`` is out of range.
@@ -118,8 +110,7 @@ def nearest_is_wrong(embedding: Any, labels: Any) -> Tensor:
     Raises:
         ValueError: If there are fewer than two items, or an argument does not fit.
     """
-    z = as_matrix("embedding", embedding)
-    require_two("embedding", z)
+    z = as_matrix("embedding", embedding, least=2)
     y = as_labels("labels", labels, len(z))
     return y[nearest(z).row[:, 0]] != y
 
@@ -156,8 +147,7 @@ def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, i
         >>> map_at_r(z, torch.tensor([0, 0, 0, 1]))
         (0.625, 4)
     """
-    z = as_matrix("embedding", embedding)
-    require_two("embedding", z)
+    z = as_matrix("embedding", embedding, least=2)
     y = as_labels("labels", labels, len(z))
     rows = torch.linspace(0, len(z) - 1, min(queries, len(z))).round().long()
     others = y.bincount()[y] - 1

@@ -15,23 +15,14 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, as_truths, as_values, require_two
+from probcl.checks import as_labels, as_matrix, as_truths, as_values
 from probcl.special import inverse_bessel_ratio, log_bessel
 
 __all__ = [
-    "Aggregate",
-    "Gate",
-    "Gaussians",
-    "auroc",
-    "average_precision",
-    "error_auroc",
-    "false_positive_rate",
-    "fit_aggregate",
-    "fit_gate",
-    "fit_gaussians",
-    "rank_correlation",
+    "Aggregate", "Gate", "Gaussians", "auroc", "average_precision", "error_auroc",
+    "false_positive_rate", "fit_aggregate", "fit_gate", "fit_gaussians", "rank_correlation",
     "severity_correlation",
-]
+]  # fmt: skip
 
 _LARGEST = 20_000
 _MIXTURE = 2048
@@ -123,8 +114,7 @@ def rank_correlation(score: Any, other: Any) -> float:
         >>> rank_correlation([0.1, 0.2, 0.9], [1.0, 2.0, 3.0])
         1.0
     """
-    values = as_values("score", score)
-    require_two("score", values)
+    values = as_values("score", score, least=2)
     known = as_values("other", other, len(values))
     if values.min() == values.max() or known.min() == known.max():
         return 0.0
@@ -169,8 +159,7 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
         Ledoit and Wolf (2004), https://doi.org/10.1016/S0047-259X(03)00096-4; Lee et al.
         (2018), https://arxiv.org/abs/1807.03888
     """
-    x = as_matrix("features", features)
-    require_two("features", x)
+    x = as_matrix("features", features, least=2)
     y = torch.zeros(len(x), dtype=torch.long)
     if labels is not None:
         y = as_labels("labels", labels, len(x)).unique(return_inverse=True)[1]
@@ -211,8 +200,7 @@ class Gate:
 
 def fit_gate(distances: Any) -> Gate:
     """Fit the gate to the distances of clean items that were held out, shape ``(N,)``."""
-    values = as_values("distances", distances)
-    require_two("distances", values)
+    values = as_values("distances", distances, least=2)
     near, far = values.quantile(torch.tensor([_NEAR, _FAR], dtype=torch.double)).tolist()
     spread = max(math.log(far / near), 1e-3) if near > 0 else 1.0
     return Gate(max(far, 1e-30), math.log(99) / spread)
@@ -244,11 +232,9 @@ class Aggregate:
 
 
 def fit_aggregate(direction: Tensor, length: Tensor) -> Aggregate:
-    """Fit the mean of posteriors, of which at most 2,048, evenly spaced, stand for all.
+    """Fit the mean of posteriors of mean directions ``(N, d)`` and resultant lengths ``(N,)``.
 
-    Args:
-        direction: Mean directions, shape ``(N, d)``.
-        length: Mean resultant lengths, shape ``(N,)``.
+    At most 2,048 of them, evenly spaced, stand for all.
     """
     rows = torch.linspace(0, len(length) - 1, min(_MIXTURE, len(length))).round().long()
     dim = direction.shape[1]

@@ -12,14 +12,9 @@ from probcl.checks import as_labels, as_matrix, as_truths
 from probcl.evaluation.progress import step, track
 
 __all__ = [
-    "LinearProbe",
-    "accuracy",
-    "few_shot_accuracy",
-    "few_shot_rows",
-    "fit_linear_probe",
-    "multi_label_accuracy",
-    "top_k_accuracy",
-]
+    "LinearProbe", "accuracy", "few_shot_accuracy", "few_shot_rows", "fit_linear_probe",
+    "multi_label_accuracy", "top_k_accuracy",
+]  # fmt: skip
 
 _BATCH, _ITERATIONS = 1024, 300
 
@@ -176,7 +171,7 @@ def few_shot_accuracy(
     subsets: int = 5,
     seed: int = 0,
 ) -> list[float]:
-    """Return the accuracy of probes fitted on a few random training items of each class.
+    """Return the accuracy of each of the probes fitted on a few training items of each class.
 
     Args:
         features: Of the training items, shape ``(M, F)``.
@@ -184,11 +179,8 @@ def few_shot_accuracy(
         test_features: Shape ``(N, F)``.
         test_labels: Shape ``(N,)``.
         shots: Items of each class.
-        subsets: How many times they are drawn.
+        subsets: How many times they are drawn, at random, and a probe is fitted.
         seed: Seed of the draws.
-
-    Returns:
-        The accuracies of the subsets.
 
     Raises:
         ValueError: If a class has fewer items than asked for, or an argument does not fit.

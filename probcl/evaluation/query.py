@@ -24,11 +24,7 @@ _DRAWS, _PASSES = 8, 8  # samples that are held at once, and how often
 
 
 class Reference(Embeddings):
-    """The items that others are compared with, sorted, and what is fitted to them.
-
-    Args:
-        given: The items in any order.
-    """
+    """The items that others are compared with, sorted, and what is fitted to them."""
 
     def __init__(self, given: Embeddings) -> None:
         vars(self).update(vars(given.sorted()))  # a copy that shares the arrays
@@ -95,13 +91,7 @@ class Reference(Embeddings):
 
 
 class Query(Embeddings):
-    """Items that are compared with reference items, sorted: what scores and metrics are made from.
-
-    Args:
-        given: The items in any order.
-        reference: What they are compared with.
-        name: What to call them.
-    """
+    """Items that are compared with a reference, sorted: what scores and metrics are made from."""
 
     def __init__(self, given: Embeddings, reference: Reference, name: str = "items") -> None:
         self.given, self.reference, self.name = given.sorted(), reference, name

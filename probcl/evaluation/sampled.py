@@ -14,12 +14,9 @@ from torchvision.ops import StochasticDepth
 from probcl.randomness import seeded
 
 __all__ = [
-    "ensemble",
-    "expected_entropy",
-    "monte_carlo_dropout",
-    "mutual_information",
+    "ensemble", "expected_entropy", "monte_carlo_dropout", "mutual_information",
     "predictive_entropy",
-]
+]  # fmt: skip
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:
@@ -56,16 +53,13 @@ def mutual_information(probabilities: Tensor) -> Tensor:
 def monte_carlo_dropout(
     module: nn.Module, images: Tensor, samples: int = 16, seed: int = 0
 ) -> Tensor:
-    """Run a network several times with its dropout at work; everything else is as in evaluation.
+    """Return outputs ``(samples, N, *)`` of a network with its dropout at work, else in evaluation.
 
     Args:
         module: Network with a dropout layer, or stochastic depth, at least.
         images: What it takes, shape ``(N, ...)``.
         samples: Number of runs.
         seed: Seed of the dropout; the global random state is left alone.
-
-    Returns:
-        Outputs, shape ``(samples, N, *)``.
 
     Raises:
         ValueError: If the network has no dropout layer.

@@ -89,77 +89,50 @@ def _rank_of_nearest(query: Query) -> Tensor:
 SCORES = {
     "entropy": Score(
         "entropy of the posterior over the sphere (nats): log area less the KL to the uniform",
-        "ambiguity", ("posterior",),
-        lambda query: query.each(lambda q: q.entropy()),
-    ),
-    "mean_resultant_length": Score(
-        "1 - length of E[z]: how far the posterior is from a point",
-        "ambiguity", ("posterior",),
-        lambda query: 1 - query.mean_resultant_length,
-    ),
+        "ambiguity", ("posterior",), lambda q: q.each(lambda posterior: posterior.entropy())),
+    "mean_resultant_length": Score("1 - length of E[z]: how far the posterior is from a point",
+        "ambiguity", ("posterior",), lambda q: 1 - q.mean_resultant_length),
     "log_det_k": Score(
         "log det K, the score of the VCL paper: it changes with the joint scale of (mu, K), which "
         "the posterior does not, and has the wrong sign on many questions",
-        "ambiguity", ("posterior",), _log_det_covariance,
-    ),
+        "ambiguity", ("posterior",), _log_det_covariance),
     "aggregate_surprise": Score(
         "-E log p(z) over the posterior, p the mean of the training items' posteriors",
-        "out_of_distribution", ("posterior",), lambda query: query.sampled["aggregate_surprise"],
-    ),
+        "out_of_distribution", ("posterior",), lambda q: q.sampled["aggregate_surprise"]),
     "expected_cosine": Score(
         "1 - mean of the 5 largest E[z].E[z'] among the nearest training items",
-        "retrieval_error", ("posterior",), lambda query: 1 - query.expected_cosine,
-    ),
-    "predictive_entropy": Score(
-        "entropy of a probe's prediction, averaged over posterior samples",
-        "ambiguity", ("posterior", "labels"), lambda query: query.sampled["predictive_entropy"],
-    ),
-    "mutual_information": Score(
-        "disagreement of a probe's predictions on posterior samples",
-        "ambiguity", ("posterior", "labels"), lambda query: query.sampled["mutual_information"],
-    ),
-    "max_probability": Score(
-        "1 - largest probability of the linear probe",
-        "ambiguity", ("labels",), lambda query: 1 - query.probabilities.amax(-1),
-    ),
-    "energy": Score(
-        "-log sum exp of the linear probe's logits",
-        "out_of_distribution", ("labels",), lambda query: -query.logits.logsumexp(-1),
-    ),
+        "retrieval_error", ("posterior",), lambda q: 1 - q.expected_cosine),
+    "predictive_entropy": Score("entropy of a probe's prediction, averaged over posterior samples",
+        "ambiguity", ("posterior", "labels"), lambda q: q.sampled["predictive_entropy"]),
+    "mutual_information": Score("disagreement of a probe's predictions on posterior samples",
+        "ambiguity", ("posterior", "labels"), lambda q: q.sampled["mutual_information"]),
+    "max_probability": Score("1 - largest probability of the linear probe",
+        "ambiguity", ("labels",), lambda q: 1 - q.probabilities.amax(-1)),
+    "energy": Score("-log sum exp of the linear probe's logits",
+        "out_of_distribution", ("labels",), lambda q: -q.logits.logsumexp(-1)),
     "vote_entropy": Score(
         "entropy of the vote of the 20 nearest training embeddings, of weights exp(cos / 0.1)",
-        "ambiguity", ("labels",), lambda query: vote_entropy(query.vote),
-    ),
+        "ambiguity", ("labels",), lambda q: vote_entropy(q.vote)),
     "agreement": Score(
         "1 - sum_c p(c) v(c): the chance that a class drawn from the linear probe p and one drawn "
         "from the neighbours' vote v differ",
-        "retrieval_error", ("labels",), _agreement,
-    ),
-    "nearest_cosine": Score(
-        "1 - cosine to the 5th nearest training embedding",
-        "retrieval_error", (), lambda query: 1 - query.nearest_cosine,
-    ),
+        "retrieval_error", ("labels",), _agreement),
+    "nearest_cosine": Score("1 - cosine to the 5th nearest training embedding",
+        "retrieval_error", (), lambda q: 1 - q.nearest_cosine),
     "mahalanobis": Score(
         "distance to the Gaussian of the training items' features and embeddings, standardised",
-        "out_of_distribution", (), lambda query: query.distance,
-    ),
-    "class_mahalanobis": Score(
-        "distance to the nearest class, Gaussians of one covariance",
+        "out_of_distribution", (), lambda q: q.distance),
+    "class_mahalanobis": Score("distance to the nearest class, Gaussians of one covariance",
         "out_of_distribution", ("labels",),
-        lambda query: query.reference.class_gaussians.distance(query.reference.standardised(query)),
-    ),
-    "embedding_norm": Score(
-        "-length of the embedding before it is normalised",
-        "out_of_distribution", (), _embedding_norm,
-    ),
+        lambda q: q.reference.class_gaussians.distance(q.reference.standardised(q))),
+    "embedding_norm": Score("-length of the embedding before it is normalised",
+        "out_of_distribution", (), _embedding_norm),
     "trust": Score(
         "1 - (1 - agreement) w, w the gate on the Mahalanobis distance D: 0.99 at the .85 quantile "
         "of D of clean items that were held out, 0.5 at the .985 quantile",
-        "ambiguity", ("labels",), lambda query: _gated(_agreement(query), query),
-    ),
+        "ambiguity", ("labels",), lambda q: _gated(_agreement(q), q)),
     "trust_without_labels": Score(
         "the same, with the rank of nearest_cosine among clean items that were held out in place "
         "of agreement",
-        "retrieval_error", (), lambda query: _gated(_rank_of_nearest(query), query),
-    ),
+        "retrieval_error", (), lambda q: _gated(_rank_of_nearest(q), q)),
 }  # fmt: skip

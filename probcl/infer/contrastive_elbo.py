@@ -31,11 +31,9 @@ class ContrastiveELBO(ELBO):
         loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q
 
     each term with the scale and mask of its site. A program states its weights (``beta``, ``1/d``,
-    ``1/B``) as scales, so that stock Pyro objectives give the same loss, and takes several samples,
-    if any, in a plate of its own.
-
-    A latent with reparametrised samples has a KL by the estimator chosen. One without them, such
-    as VarCon's class, has its exact KL; nothing may depend on its sample.
+    ``1/B``) as scales, so that stock Pyro objectives give the same loss. A latent without
+    reparametrised samples, such as VarCon's class, has its exact KL whatever the estimator; nothing
+    may depend on its sample.
 
     Args:
         kl: How to estimate KL(q || p) of each latent site: ``"exact"`` by
@@ -50,8 +48,7 @@ class ContrastiveELBO(ELBO):
             ``beta``. Set it before a step to anneal, as ``ContrastiveModule`` does from a schedule.
 
     References:
-        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
-        https://arxiv.org/abs/2506.10159
+        Jeong, Kim, Hero (2025), as for ``VSimCLR``. https://arxiv.org/abs/2506.10159
 
     Example:
         Fit with plain Pyro, or use as a module in any torch loop::
@@ -77,8 +74,7 @@ class ContrastiveELBO(ELBO):
     ) -> dict[str, Tensor]:
         """Return each term of the loss, named after its site (``kl_`` before a latent's name).
 
-        The loss is the sum of the terms, and each can be differentiated. A site that is masked out
-        as a whole has no term.
+        Each can be differentiated. A site that is masked out as a whole has no term.
         """
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
         self._check_names(guide_trace)
@@ -143,25 +139,20 @@ class ContrastiveELBO(ELBO):
                 f"ContrastiveELBO cannot differentiate the guide's auxiliary site {name!r}: use a "
                 "posterior with has_rsample=True."
             )
-        log_q = site["fn"].log_prob(site["value"])
-        _check_shape(site, log_q)
-        return scale_and_mask(log_q, site["scale"], site["mask"]).sum()
+        return _total(site, site["fn"].log_prob(site["value"]))
 
     def _kl_term(self, name: str, model_site: dict, guide_site: dict) -> Tensor:
         """Return the divergence at one latent site, summed with the guide's scale and mask."""
         q = guide_site["fn"]
         estimator = self.kl.get(name, "auto") if isinstance(self.kl, Mapping) else self.kl
         value = divergence(name, q, model_site["fn"], guide_site["value"], estimator)
-        _check_shape(guide_site, value)
-        total = scale_and_mask(value, guide_site["scale"], guide_site["mask"]).sum()
+        total = _total(guide_site, value)
         return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total
 
     def _check_names(self, guide_trace: Trace) -> None:
         """Raise ValueError if an estimator is given for a site that the guide does not have."""
-        if not isinstance(self.kl, Mapping):
-            return
         latents = set(guide_trace.stochastic_nodes)
-        unknown = sorted(set(self.kl) - latents)
+        unknown = sorted(set(self.kl) - latents) if isinstance(self.kl, Mapping) else []
         if unknown:
             raise ValueError(
                 f"kl names {', '.join(map(repr, unknown))}, but the guide's latent sites are "
@@ -173,6 +164,12 @@ def _check_shape(site: dict, log_prob: Tensor) -> None:
     """Raise ValueError, in Pyro's words, unless a site's share of the loss fits its plates."""
     if is_validation_enabled():
         check_site_shape({**site, "log_prob": log_prob}, math.inf)
+
+
+def _total(site: dict, value: Tensor) -> Tensor:
+    """Sum a site's share of the loss, with the scale and the mask of the site."""
+    _check_shape(site, value)
+    return scale_and_mask(value, site["scale"], site["mask"]).sum()
 
 
 class _MarkDiscrete(Messenger):
@@ -198,8 +195,7 @@ def _independent_of_samples(name: str, term: Tensor) -> Tensor:
 class ContrastiveLoss(ELBOModule):
     """Loss of one model and guide: a module that owns their parameters.
 
-    The parameters stay in the modules and out of Pyro's global store, so that one torch
-    optimizer, any scheduler and any checkpoint work as usual.
+    They stay out of Pyro's global store: any torch optimizer, scheduler and checkpoint works.
 
     Args:
         model: The program's model, a Pyro callable.
@@ -210,8 +206,9 @@ class ContrastiveLoss(ELBOModule):
     def __init__(self, model: Callable, guide: Callable, elbo: ContrastiveELBO) -> None:
         super().__init__(model, guide, elbo)
         # A bound method hides the module its parameters live in: register that module.
-        owners = {id(owner): owner for owner in map(_owner, (model, guide)) if owner is not None}
-        self.owners = nn.ModuleList(owners.values())
+        owners = (getattr(function, "__self__", None) for function in (model, guide))
+        modules = dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module))
+        self.owners = nn.ModuleList(modules)
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return each term of the loss, as ``ContrastiveELBO.terms``."""
@@ -222,8 +219,3 @@ class ContrastiveLoss(ELBOModule):
         """Return the loss, a scalar that can be differentiated."""
         with pyro.settings.context(module_local_params=True):
             return super().forward(*args, **kwargs)
-
-
-def _owner(function: Callable) -> nn.Module | None:
-    owner = getattr(function, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None

@@ -30,25 +30,22 @@ def divergence(name: str, q: Any, p: Any, z: Tensor, estimator: KL) -> Tensor:
         ValueError: If the estimator does not fit the pair.
         NotImplementedError: If ``q`` has no reparametrised samples and no exact divergence.
     """
-    if not q.has_rsample:
-        exact = _exact(q, p)
-        if exact is None:
-            raise NotImplementedError(
-                f"ContrastiveELBO cannot differentiate the guide's site {name!r}: a "
-                f"{type(q).__name__} has no reparametrised samples, and no exact divergence from "
-                f"{type(p).__name__} is registered. Use a posterior with has_rsample=True."
-            )
-        return exact
-    if estimator == "gaussian_bound":
+    if q.has_rsample and estimator == "gaussian_bound":
         if not (isinstance(q, ProjectedNormal) and isinstance(p, HypersphericalUniform)):
             raise ValueError(
                 "kl='gaussian_bound' is for a ProjectedNormal against a uniform prior, got "
                 f"{type(q).__name__} against {type(p).__name__} at site {name!r}: use kl='auto'."
             )
         return gaussian_bound(q)
-    exact = None if estimator == "monte_carlo" else _exact(q, p)
+    exact = None if q.has_rsample and estimator == "monte_carlo" else _exact(q, p)
     if exact is not None:
         return exact
+    if not q.has_rsample:
+        raise NotImplementedError(
+            f"ContrastiveELBO cannot differentiate the guide's site {name!r}: a "
+            f"{type(q).__name__} has no reparametrised samples, and no exact divergence from "
+            f"{type(p).__name__} is registered. Use a posterior with has_rsample=True."
+        )
     if estimator == "exact":
         raise ValueError(
             f"no exact divergence of {type(q).__name__} from {type(p).__name__} is registered, for "

@@ -21,21 +21,10 @@ if TYPE_CHECKING:
     from probcl.nn.vision_transformer import VisionTransformer
 
 __all__ = [
-    "MLP",
-    "BatchNormMLP",
-    "ConvNet",
-    "MomentumEncoder",
-    "PointHead",
-    "PowerSphericalHead",
-    "ProjectedNormalHead",
-    "ResNet",
-    "TorchvisionModel",
-    "UniformPrior",
-    "VisionTransformer",
-    "VonMisesFisherHead",
-    "VonMisesFisherMixturePrior",
-    "VonMisesFisherPrior",
-]
+    "MLP", "BatchNormMLP", "ConvNet", "MomentumEncoder", "PointHead", "PowerSphericalHead",
+    "ProjectedNormalHead", "ResNet", "TorchvisionModel", "UniformPrior", "VisionTransformer",
+    "VonMisesFisherHead", "VonMisesFisherMixturePrior", "VonMisesFisherPrior",
+]  # fmt: skip
 
 _OF_TORCHVISION = {
     "ResNet": "resnet",

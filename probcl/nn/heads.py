@@ -13,14 +13,9 @@ from probcl.precision import at_least_float32
 from probcl.sphere import normalize
 
 __all__ = [
-    "MLP",
-    "BatchNormMLP",
-    "Covariance",
-    "PointHead",
-    "PowerSphericalHead",
-    "ProjectedNormalHead",
+    "MLP", "BatchNormMLP", "Covariance", "PointHead", "PowerSphericalHead", "ProjectedNormalHead",
     "VonMisesFisherHead",
-]
+]  # fmt: skip
 
 Covariance = Literal["isotropic", "diagonal", "low_rank"]
 
@@ -103,7 +98,20 @@ class PointHead(nn.Module):
         return Point(normalize(self.project(features)))
 
 
-class ProjectedNormalHead(nn.Module):
+class _LocatedHead(nn.Module):
+    """A head whose embedding before normalisation is a location, by a perceptron."""
+
+    def __init__(self, dim: int, hidden: int | None) -> None:
+        super().__init__()
+        self.dim = dim
+        self.loc = MLP(dim, hidden)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
+        return self.loc(features)
+
+
+class ProjectedNormalHead(_LocatedHead):
     r"""Projected-normal posterior, ``PN(mu(h), Sigma(h))``.
 
     ``Sigma`` is ``sigma(h)^2 I`` if isotropic, ``diag(sigma(h)^2)`` if diagonal, and
@@ -131,19 +139,13 @@ class ProjectedNormalHead(nn.Module):
         covariance: Covariance = "diagonal",
         rank: int = 4,
     ) -> None:
-        super().__init__()
         check_choice("covariance", covariance, Covariance)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}.")
-        self.dim = dim
+        super().__init__(dim, hidden)
         self.rank = rank
-        self.loc = MLP(dim, hidden)
         self.log_scale = MLP(1 if covariance == "isotropic" else dim, hidden)
         self.factor = MLP(dim * rank, hidden) if covariance == "low_rank" else None
-
-    def project(self, features: Tensor) -> Tensor:
-        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
-        return self.loc(features)
 
     def forward(self, features: Tensor) -> ProjectedNormal:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
@@ -154,7 +156,7 @@ class ProjectedNormalHead(nn.Module):
         return ProjectedNormal(loc, cov_factor=factor, cov_diag=scale.square())
 
 
-class _RotationallySymmetricHead(nn.Module):
+class _RotationallySymmetricHead(_LocatedHead):
     """Common ground of the heads with a mean direction and a concentration."""
 
     family: type[RotationallySymmetric]
@@ -162,18 +164,12 @@ class _RotationallySymmetricHead(nn.Module):
     def __init__(
         self, dim: int = 128, hidden: int | None = 128, concentration: float | None = None
     ) -> None:
-        super().__init__()
         start = dim if concentration is None else concentration
         if not 0 < start < math.inf:
             raise ValueError(f"concentration must be a finite number above 0, got {start}.")
-        self.dim = dim
-        self.loc = MLP(dim, hidden)
+        super().__init__(dim, hidden)
         self.log_concentration = MLP(1, hidden)
         self.start = math.log(start)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
-        return self.loc(features)
 
     def forward(self, features: Tensor) -> RotationallySymmetric:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
@@ -206,9 +202,8 @@ class PowerSphericalHead(_RotationallySymmetricHead):
 
     Args:
         dim: Dimension ``d`` of the embedding.
-        hidden: Hidden units of the two perceptrons, for the direction and the log concentration;
-            None for linear maps.
-        concentration: Concentration that training starts about; ``dim`` if None.
+        hidden: As for ``VonMisesFisherHead``.
+        concentration: As for ``VonMisesFisherHead``.
 
     Raises:
         ValueError: If ``concentration`` is not a finite positive number.

@@ -20,25 +20,21 @@ class MomentumEncoder(nn.Module):
 
         average = momentum * average + (1 - momentum) * encoder
 
-    and copies integers, such as batch normalisation's count of batches. It has no gradients, so an
-    optimizer leaves it as it is, and follows ``train()`` and ``eval()`` as any module: in training,
-    batch normalisation uses the statistics of the batch.
-
-    The copy of an encoder with lazy layers has no weights either: the first ``update`` after the
-    encoder has seen an image copies them.
+    and copies integers, such as batch normalisation's count of batches. An optimizer leaves it as
+    it is; ``train()`` and ``eval()`` work as for any module. If the encoder has lazy layers, the
+    first ``update`` after it has seen an image copies their weights.
 
     Args:
         encoder: Any module; it stays as it is.
-        momentum: Weight of the old average, in ``[0, 1)``. The attribute of this name can be set
-            at any time, for a schedule, to a number in ``[0, 1]``.
+        momentum: Weight of the old average, in ``[0, 1)``. For a schedule, set the attribute of
+            this name, to a number in ``[0, 1]``.
 
     Raises:
         ValueError: If ``momentum`` does not lie in ``[0, 1)``.
 
     References:
-        He et al. (2019), Momentum Contrast for Unsupervised Visual Representation Learning.
-        https://arxiv.org/abs/1911.05722
-        Grill et al. (2020), Bootstrap Your Own Latent. https://arxiv.org/abs/2006.07733
+        He et al. (2019), https://arxiv.org/abs/1911.05722, and Grill et al. (2020),
+        https://arxiv.org/abs/2006.07733, as for ``MoCo`` and ``BYOL``.
 
     Example:
         >>> encoder = nn.Linear(1, 1, bias=False)
@@ -81,8 +77,7 @@ class MomentumEncoder(nn.Module):
             encoder: The encoder that this one was made from, after a step of the optimizer.
 
         Raises:
-            ValueError: If the encoder has other weights than the one this was made from, or none
-                yet.
+            ValueError: If the encoder has other weights than that one, or none yet.
         """
         if _is_lazy(encoder):
             raise ValueError(

@@ -7,7 +7,7 @@ from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from probcl.checks import check_choice
-from probcl.nn.images import Normalize, imagenet_statistics
+from probcl.nn.images import Normalize
 
 __all__ = ["ResNet", "Stem"]
 
@@ -55,11 +55,7 @@ class ResNet(resnet.ResNet):
     """
 
     def __init__(
-        self,
-        depth: int = 18,
-        stem: Stem = "imagenet",
-        channels: int = 3,
-        zero_init: bool = True,
+        self, depth: int = 18, stem: Stem = "imagenet", channels: int = 3, zero_init: bool = True
     ) -> None:
         if depth not in _STAGES:
             raise ValueError(f"depth must be one of {', '.join(map(str, _STAGES))}, got {depth}.")
@@ -73,7 +69,7 @@ class ResNet(resnet.ResNet):
         if stem == "cifar":
             self.maxpool = nn.Identity()
         self.fc = nn.Identity()
-        self.normalize = Normalize("ResNet", *imagenet_statistics(channels), any_channels=True)
+        self.normalize = Normalize("ResNet", channels=channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, channels, height, width)``, floats in [0, 1], to features ``(N, F)``.

@@ -25,8 +25,7 @@ class TorchvisionModel(nn.Module):
             downloads; None to start at random.
 
     Raises:
-        ValueError: If there is no such model, or it has no such weights, or these are not of the
-            whole model.
+        ValueError: If there is no such model, or no such weights of the whole model.
 
     References:
         TorchVision maintainers and contributors (2016), TorchVision: PyTorch's Computer Vision
@@ -50,11 +49,8 @@ class TorchvisionModel(nn.Module):
                 self.network.aux_logits = False
                 setattr(self.network, auxiliary, None)
         _remove_classifier(self.network)
-        if chosen is None:
-            self.normalize = Normalize(name)
-        else:
-            preset = chosen.transforms()
-            self.normalize = Normalize(name, preset.mean, preset.std)
+        preset = chosen.transforms() if chosen else None
+        self.normalize = Normalize(name, preset.mean, preset.std) if preset else Normalize(name)
         self.name = name
         self.min_size, self.max_size = _sizes(name, self.network)
 
@@ -62,8 +58,7 @@ class TorchvisionModel(nn.Module):
         """Map images ``(N, 3, height, width)``, floats in [0, 1], to features ``(N, F)``.
 
         Raises:
-            ValueError: If the images have other channels, are not floats, or are of a size that
-                the model does not take.
+            ValueError: If the images have other channels or a wrong size, or are not floats.
         """
         images = self.normalize(images)
         check_size(images, self.name, "resize the images", self.min_size, self.max_size)
@@ -83,12 +78,8 @@ def _sizes(name: str, network: nn.Module) -> tuple[int, int | None]:
 def _check_name(name: str) -> None:
     names = models.list_models(module=models)
     if name not in names:
-        close = get_close_matches(name.lower(), names)
-        fix = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else "see torchvision.models.list_models()."
-        )
+        close = " or ".join(get_close_matches(name.lower(), names))
+        fix = f"did you mean {close}?" if close else "see torchvision.models.list_models()."
         raise ValueError(f"name must be a classification model of torchvision, got {name!r}: {fix}")
 
 

@@ -49,14 +49,7 @@ class VisionTransformer(models.VisionTransformer):
                 "another patch_size, or resize the images."
             )
         heads, width = _HEADS_AND_WIDTH[size]
-        super().__init__(
-            image_size,
-            patch_size,
-            num_layers=12,
-            num_heads=heads,
-            hidden_dim=width,
-            mlp_dim=4 * width,
-        )
+        super().__init__(image_size, patch_size, 12, heads, width, mlp_dim=4 * width)
         self.heads = nn.Identity()
         self.normalize = Normalize("VisionTransformer")
 

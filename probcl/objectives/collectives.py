@@ -1,26 +1,24 @@
 """Collectives with exact gradients, so that an objective is that of the global batch.
 
-Each is differentiated for the sum of the losses of all ranks. A loss that every rank computes for
-the global batch, or for its own share of it with the mean over ranks in mind, then gets its exact
-gradient once gradients are averaged over ranks, as DistributedDataParallel does.
+Each is differentiated for the sum of the losses of all ranks. A loss of the global batch, or the
+mean of each rank's share, then has its exact gradient once gradients are averaged over ranks, as
+DistributedDataParallel does. With ``gather=False``, or alone, they do nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 
 __all__ = [
-    "all_gather",
-    "all_reduce",
-    "check_same_batch",
-    "is_distributed",
-    "mean_over_ranks",
-    "number_classes",
-    "of_this_rank",
-    "rank_and_world",
-]
+    "all_gather", "all_reduce", "check_same_batch", "is_distributed", "mean_over_ranks",
+    "number_classes", "of_this_rank", "rank_and_world",
+]  # fmt: skip
+
+_Collective = Callable[[Tensor], Tensor]
 
 # Their names since torch 2.14, which warns of the older ones.
 GATHER, SCATTER = (
@@ -41,18 +39,11 @@ def rank_and_world(gather: bool) -> tuple[int, int]:
 
 
 def all_gather(x: Tensor, gather: bool = True) -> Tensor:
-    """Join the tensors of all ranks along the first dimension.
+    """Join tensors ``(N, *)`` of all ranks, in their order, along the first dimension.
 
     The gradient is the sum over ranks of what each says of this rank's part (a reduce-scatter).
-
-    Args:
-        x: Tensor of the same shape on every rank, ``(N, *)``.
-        gather: Whether to do anything.
-
-    Returns:
-        Tensor of shape ``(W N, *)`` in the order of the ranks; ``x`` itself for one rank.
     """
-    return _AllGather.apply(x) if is_distributed(gather) else x
+    return _Exchange.apply(x, _gathered, _scattered) if is_distributed(gather) else x
 
 
 def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
@@ -62,16 +53,8 @@ def of_this_rank(x: Tensor, dim: int = 0, gather: bool = True) -> Tensor:
 
 
 def all_reduce(x: Tensor, gather: bool = True) -> Tensor:
-    """Sum a tensor over all ranks; its gradient is summed over them too.
-
-    Args:
-        x: Tensor of the same shape on every rank.
-        gather: Whether to do anything.
-
-    Returns:
-        The sum, on every rank.
-    """
-    return _AllReduce.apply(x) if is_distributed(gather) else x
+    """Sum tensors of one shape over all ranks; the gradient is summed too."""
+    return _Exchange.apply(x, _summed, _summed) if is_distributed(gather) else x
 
 
 def mean_over_ranks(x: Tensor, gather: bool = True) -> Tensor:
@@ -83,8 +66,7 @@ def check_same_batch(x: Tensor, gather: bool = True) -> None:
     """Raise ``ValueError`` on every rank unless the first dimension is the same on all of them."""
     if not is_distributed(gather):
         return
-    lengths = torch.empty(dist.get_world_size(), dtype=torch.long, device=x.device)
-    getattr(dist, GATHER)(lengths, torch.tensor([len(x)], device=x.device))
+    lengths = _gathered(torch.tensor([len(x)], device=x.device))
     if (lengths != len(x)).any():
         raise ValueError(
             f"every rank must hold a batch of the same size, got {lengths.tolist()}: drop the last "
@@ -105,48 +87,42 @@ def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]
     names, numbers = labels.long().unique(return_inverse=True)
     if not is_distributed(gather):
         return names, numbers
-    counts = names.new_empty(dist.get_world_size())
-    getattr(dist, GATHER)(counts, names.new_tensor([len(names)]))
-    padded = torch.zeros(int(counts.max()), dtype=torch.long, device=labels.device)
-    padded[: len(names)] = names
-    everyone = names.new_empty(dist.get_world_size() * len(padded))
-    getattr(dist, GATHER)(everyone, padded)
-    parts = everyone.chunk(dist.get_world_size())
+    counts = _gathered(names.new_tensor([len(names)]))
+    padded = pad(names, (0, int(counts.max()) - len(names)))
+    parts = _gathered(padded).view(len(counts), -1)
     union = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).unique()
     return union, torch.searchsorted(union, labels.long())
 
 
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gathered = x.new_empty((dist.get_world_size() * len(x), *x.shape[1:]))
-        getattr(dist, GATHER)(gathered, x.contiguous())
-        return gathered
+def _gathered(x: Tensor) -> Tensor:
+    """Join the tensors of all ranks, which are of one shape, without a gradient."""
+    gathered = x.new_empty((dist.get_world_size() * len(x), *x.shape[1:]))
+    getattr(dist, GATHER)(gathered, x.contiguous())
+    return gathered
+
+
+def _scattered(x: Tensor) -> Tensor:
+    """Sum tensors over all ranks, and return this rank's part."""
+    mine = x.new_empty((len(x) // dist.get_world_size(), *x.shape[1:]))
+    getattr(dist, SCATTER)(mine, x.contiguous())
+    return mine
+
+
+def _summed(x: Tensor) -> Tensor:
+    """Sum tensors over all ranks."""
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
+
+
+class _Exchange(torch.autograd.Function):
+    """A collective, differentiated by another, its adjoint."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _ReduceScatter.apply(grad)
-
-
-class _ReduceScatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        mine = x.new_empty((len(x) // dist.get_world_size(), *x.shape[1:]))
-        getattr(dist, SCATTER)(mine, x.contiguous())
-        return mine
+    def forward(ctx: Any, x: Tensor, collective: _Collective, adjoint: _Collective) -> Tensor:
+        ctx.swapped = adjoint, collective
+        return collective(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _AllGather.apply(grad)
-
-
-class _AllReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _AllReduce.apply(grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Exchange.apply(grad, *ctx.swapped), None, None

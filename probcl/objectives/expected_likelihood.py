@@ -1,6 +1,7 @@
 """Expected likelihood: InfoNCE whose logits compare whole posteriors, in closed form."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -41,13 +42,12 @@ def log_kernel(
     .. math:: s = \log \int \int q_i(z)\, k_{pos}(z, z')\, q_j(z')\, dz\, dz'
 
     where the positive kernel ``k_pos`` is a von Mises-Fisher density, or the identity. For von
-    Mises-Fisher posteriors without a positive kernel this is
-    ``log C(k_i) + log C(k_j) - log C(|k_i mu_i + k_j mu_j|)``; with one, the convolution of the
-    three is taken to be von Mises-Fisher with the product of their mean resultant lengths. The
-    mean resultant length ``A = -(log C)'`` is taken to be the smooth ``k / (a + sqrt(k^2 + b^2))``
-    with ``a = (d-1)/2``, ``b = (d+1)/2``, and ``C`` to fit it exactly: ``A`` is off by at most
-    0.034 at d = 2, 0.021 at d = 3, 0.0053 at d = 10 and 0.0004 at d = 128. For normal posteriors
-    with variance ``1/k`` in the ``d - 1`` tangent directions,
+    Mises-Fisher posteriors ``s = log C(k_i) + log C(k_j) - log C(|k_i mu_i + k_j mu_j|)`` without a
+    positive kernel; with one, the convolution of the three is taken to be von Mises-Fisher with the
+    product of their mean resultant lengths. Of these ``A = -(log C)'`` is taken to be the smooth
+    ``k / (a + sqrt(k^2 + b^2))`` with ``a = (d-1)/2``, ``b = (d+1)/2``, and ``C`` to fit it: ``A``
+    is off by at most 0.034 at d = 2, 0.021 at d = 3, 0.0053 at d = 10, 0.0004 at d = 128. For
+    normal posteriors with variance ``1/k`` in the ``d - 1`` tangent directions,
     ``s = -(d-1)/2 log v - (1 - cos)/v`` with ``v`` the sum of the variances.
 
     Args:
@@ -122,8 +122,7 @@ def expected_likelihood(
         L = mean_i mean_{p in P(i)} log(1 + sum_{j in N(i)} exp(s_ij - s_ip))
 
     With labels, ``P(i)`` is what the other views show of the class, and ``N(i)`` the other classes.
-    The negatives are anchors themselves, not positives: those may come from elsewhere. Nothing is
-    sampled. Low precision is raised to float32 and autocast is switched off inside.
+    The negatives are anchors themselves, not positives: those may come from elsewhere.
 
     Args:
         loc: Mean directions, unit vectors of shape ``(*, V, B, d)``, ``V >= 2``.
@@ -131,7 +130,7 @@ def expected_likelihood(
         labels: Classes, integers, shape ``(B,)``; None to tell images apart.
         kernel: Family of the posteriors: ``"von_mises_fisher"`` or ``"normal"``.
         positive_concentration: Concentration of the positive kernel; None for the identity.
-        reduction: ``"mean"`` over all anchors and leading dimensions, or ``"none"``.
+        reduction: As for ``info_nce``.
         gather: As for ``info_nce``.
 
     Returns:
@@ -154,18 +153,36 @@ def expected_likelihood(
         True
     """
     check_choice("reduction", reduction, Reduction)
-    _check(loc, concentration, labels, kernel, positive_concentration, gather)
+    check_choice("kernel", kernel, Kernel)
+    check_views("loc", loc, least=2)
+    if concentration.shape != loc.shape[:-1]:
+        raise ValueError(
+            f"concentration must have shape {tuple(loc.shape[:-1])}, one for each direction, got "
+            f"{tuple(concentration.shape)}."
+        )
+    if positive_concentration is not None and not 0 < positive_concentration < float("inf"):
+        raise ValueError(
+            "positive_concentration must be a finite number above 0 or None, got "
+            f"{positive_concentration}."
+        )
+    by_class, count = labels is not None, loc.shape[-2]
+    rank, world = rank_and_world(gather)
+    if labels is None:
+        labels = torch.arange(count, device=loc.device) + rank * count
+    check_labels(loc, labels)
+    if count * world < 2:
+        raise ValueError(
+            f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
+        )
+    check_same_batch(loc.movedim(-2, 0), gather)
     own = torch.cat([at_least_float32(loc), at_least_float32(concentration)[..., None]], -1)
     everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
     _check_values(everyone, loc.dtype)
     compare = partial(
-        log_kernel,
-        dim=loc.shape[-1],
-        kernel=kernel,
-        positive_concentration=positive_concentration,
+        log_kernel, dim=loc.shape[-1], kernel=kernel, positive_concentration=positive_concentration
     )
-    batch = _Batch(own, everyone, labels, compare, gather)
-    blocks = torch.arange(loc.shape[-2], device=loc.device).split(_ROWS)
+    batch = _Batch(own, everyone, labels, all_gather(labels.long(), gather), by_class, compare)
+    blocks = torch.arange(count, device=loc.device).split(_ROWS)
     run = batch.losses
     if len(blocks) > 1:  # recomputed in the backward pass, so that memory is that of one block
         run = partial(checkpoint, batch.losses, use_reentrant=False)
@@ -174,23 +191,16 @@ def expected_likelihood(
     return mean_over_ranks(losses.mean(), gather) if reduction == "mean" else losses
 
 
+@dataclass(frozen=True)
 class _Batch:
     """Posteriors ``(*, V, B, d + 1)`` of this rank and of all, the concentration last."""
 
-    def __init__(
-        self,
-        own: Tensor,
-        everyone: Tensor,
-        labels: Tensor | None,
-        kernel: Callable[..., Tensor],
-        gather: bool,
-    ) -> None:
-        self.own, self.everyone, self.by_class = own, everyone, labels is not None
-        if labels is None:
-            labels = torch.arange(own.shape[-2], device=own.device)
-            labels = labels + rank_and_world(gather)[0] * len(labels)
-        self.labels, self.all_labels = labels, all_gather(labels.long(), gather)
-        self.kernel = kernel
+    own: Tensor
+    everyone: Tensor
+    labels: Tensor
+    all_labels: Tensor
+    by_class: bool
+    kernel: Callable[..., Tensor]
 
     def losses(self, rows: Tensor, view: int) -> Tensor:
         """Return the loss of some anchors of one view, ``(*, rows)``."""
@@ -218,35 +228,6 @@ class _Batch:
         """Compare ``(*, R, d + 1)`` with as many: logits ``(*, R)``."""
         versine = 0.5 * (anchors[..., :-1] - others[..., :-1]).square().sum(-1)
         return self.kernel(versine, anchors[..., -1], others[..., -1])
-
-
-def _check(
-    loc: Tensor,
-    concentration: Tensor,
-    labels: Tensor | None,
-    kernel: str,
-    positive_concentration: float | None,
-    gather: bool,
-) -> None:
-    check_views("loc", loc, least=2)
-    if concentration.shape != loc.shape[:-1]:
-        raise ValueError(
-            f"concentration must have shape {tuple(loc.shape[:-1])}, one for each direction, got "
-            f"{tuple(concentration.shape)}."
-        )
-    if labels is not None:
-        check_labels(loc, labels)
-    check_choice("kernel", kernel, Kernel)
-    if positive_concentration is not None and not 0 < positive_concentration < float("inf"):
-        raise ValueError(
-            "positive_concentration must be a finite number above 0 or None, got "
-            f"{positive_concentration}."
-        )
-    if loc.shape[-2] * rank_and_world(gather)[1] < 2:
-        raise ValueError(
-            f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
-        )
-    check_same_batch(loc.movedim(-2, 0), gather)
 
 
 def _check_values(posteriors: Tensor, dtype: torch.dtype) -> None:

@@ -2,8 +2,7 @@
 
 The pairs are visited in tiles of the upper triangle: each tile gives its sums to its rows and,
 mirrored, to its columns. The backward pass computes the tiles of a large batch anew, so that memory
-is that of a few tiles. Samples of a batch are visited side by side. A second derivative takes the
-matrix of all pairs.
+is that of a few tiles. A second derivative takes the matrix of all pairs.
 """
 
 import math
@@ -33,16 +32,14 @@ def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor
 
     Args:
         z: Unit vectors, shape ``(*, V, B, d)``.
-        temperature: Positive number that divides the cosines, or a tensor of shape ``()``.
+        temperature: As for ``info_nce``.
         gather: Whether to join the images of all ranks.
 
     Returns:
-        ``z / sqrt(temperature)``, in float32 at least, shape ``(S, B, V, d)`` with the leading
-        dimensions as one.
+        ``z / sqrt(temperature)``, in float32 at least, shape ``(S, B, V, d)``, ``*`` as one.
 
     Raises:
-        ValueError: On every rank, if a vector of any rank is not of unit length or batches differ
-            in size.
+        ValueError: On every rank, if a vector of any is not of unit length or batches differ.
     """
     items = at_least_float32(z).reshape(z.shape[:-3].numel(), *z.shape[-3:]).movedim(2, 0)
     check_same_batch(items, gather)
@@ -73,7 +70,7 @@ def pair_sums(
         largest: Bound of the logits' magnitude, ``1 / temperature``.
         group: Size of the groups of neighbours that the first sum leaves out.
         grouped: Number of embeddings, from the first, that are in groups, a multiple of ``group``;
-            None for all. The others are left out of their own sum alone.
+            None for all.
         classes: Class of each embedding, ascending integers, shape ``(N,)``; None for no second
             sum, which is zero.
         gather: Whether the ranks share the work.
@@ -178,11 +175,10 @@ def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor
 
 
 class _PairSums(torch.autograd.Function):
-    """This rank's share of both sums, of ``exp(s_ij - shift)`` and of ``s_ip``, ``(2, S, N)``.
+    """This rank's share of both sums, ``(2, S, N)``; and the exponentials, where they are kept.
 
     They share their backward pass: on separated classes the gradients of the two nearly cancel,
-    pair by pair, and only the difference of the pairs' weights keeps its digits. The second result
-    is the exponentials, where they are kept.
+    pair by pair, and only the difference of the pairs' weights keeps its digits.
     """
 
     @staticmethod

@@ -22,14 +22,9 @@ from probcl.special.autograd import grad_of_plain
 from probcl.sphere import normalize
 
 __all__ = [
-    "ClassCentroids",
-    "check_epsilon",
-    "class_centroids",
-    "class_log_probabilities",
-    "target_log_probabilities",
-    "target_temperature",
-    "varcon",
-]
+    "ClassCentroids", "adaptive_target", "check_epsilon", "class_centroids",
+    "class_log_probabilities", "varcon",
+]  # fmt: skip
 
 # Below this exp(-1 / tau2) is zero in every precision: the target is one-hot, its gradient zero.
 _ONE_HOT = 1e-3
@@ -58,16 +53,14 @@ def varcon(
         L = mean_i [KL(q(.|z_i) || p(.|z_i)) - log p(y_i|z_i)]                       (7)
 
     computed from the log-odds of ``y``, so that no exponential overflows and a value near zero
-    keeps its digits; ``tau2 = 0`` gives the one-hot target. A batch of one class has nothing to
-    tell apart: its loss is zero. Low precision is raised to float32, autocast switched off inside.
+    keeps its digits; ``tau2 = 0`` gives the one-hot target. A batch of one class has no loss.
 
     Args:
         z: Unit vectors, shape ``(*, V, B, d)``: ``V >= 1`` views of ``B`` images.
         labels: Class of each image, integers, shape ``(B,)``.
-        temperature: Positive number ``tau1`` that divides the cosines, or a tensor of shape ``()``,
-            which may be learned.
+        temperature: As for ``info_nce``; ``tau1`` in the paper.
         epsilon: Strength of the adaptation, a number or tensor as well, in ``[0, temperature]``.
-        reduction: ``"mean"`` over all embeddings and leading dimensions, or ``"none"``.
+        reduction: As for ``info_nce``.
         gather: As for ``info_nce``, but ranks may hold batches of any size.
 
     Returns:
@@ -102,27 +95,21 @@ def varcon(
 
 
 class ClassCentroids(NamedTuple):
-    """Mean directions of the classes of a batch.
+    """Mean directions of the classes of a batch."""
 
-    Args:
-        directions: Unit vectors, constants, shape ``(*, C, d)``, one for each class present.
-        classes: Row of each embedding's class, shape ``(N,)``.
-        total: Number of embeddings on all ranks, a scalar.
-    """
-
-    directions: Tensor
-    classes: Tensor
-    total: Tensor
+    directions: Tensor  # unit vectors, constants, ``(*, C, d)``, one for each class present
+    classes: Tensor  # row of each embedding's class, ``(N,)``
+    total: Tensor  # number of embeddings on all ranks
 
 
 @full_precision
 def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCentroids:
-    """Return the normalised sums of the embeddings of each class, as constants.
+    """Return the normalised sums of the embeddings of each class, over all ranks if ``gather``.
 
     Args:
         z: Unit vectors, shape ``(*, N, d)``.
         labels: Class of each embedding, integers, shape ``(N,)``.
-        gather: Whether the sums are over all ranks.
+        gather: As for ``info_nce``.
 
     Raises:
         ValueError: If ``labels`` are not ``(N,)`` integers or there is no embedding; on every rank,
@@ -160,25 +147,10 @@ def class_log_probabilities(
 
 
 @full_precision
-def target_log_probabilities(log_p: Tensor, classes: Tensor, tau2: Tensor) -> Tensor:
-    """Return ``log q(r|z)`` (10-12), the confidence-adaptive target.
-
-    Args:
-        log_p: ``log p(r|z)``, shape ``(*, C)``.
-        classes: Row of each embedding's class, of a shape that broadcasts to ``(*)``.
-        tau2: Its ``target_temperature``, shape ``(*)``.
-
-    Returns:
-        Tensor of the shape of ``log_p``.
-    """
-    own = classes.expand(log_p.shape[:-1])[..., None]
-    return log_softmax(torch.zeros_like(log_p).scatter(-1, own, 1 / tau2[..., None]), dim=-1)
-
-
-def target_temperature(
+def adaptive_target(
     log_p: Tensor, classes: Tensor, temperature: float | Tensor, epsilon: float | Tensor
-) -> Tensor:
-    """Return ``tau2(z)`` (13), the temperature of the confidence-adaptive target.
+) -> tuple[Tensor, Tensor]:
+    """Return the confidence-adaptive target ``log q(r|z)`` (10-12), and its temperature (13).
 
     Args:
         log_p: ``log p(r|z)``, shape ``(*, C)``.
@@ -187,17 +159,16 @@ def target_temperature(
         epsilon: Strength of the adaptation, in ``[0, temperature]``.
 
     Returns:
-        Tensor of shape ``(*)``.
+        Tensors of shape ``(*, C)`` and ``(*)``.
     """
     own = classes.expand(log_p.shape[:-1])[..., None]
-    confidence = log_p.gather(-1, own).squeeze(-1).exp()
-    return _adaptive_temperature(confidence, temperature, epsilon)
+    tau2 = _tau2(log_p.gather(-1, own).squeeze(-1).exp(), temperature, epsilon)
+    logits = torch.zeros_like(log_p).scatter(-1, own, 1 / tau2[..., None])
+    return log_softmax(logits, dim=-1), tau2
 
 
-def _adaptive_temperature(
-    confidence: Tensor, temperature: float | Tensor, epsilon: float | Tensor
-) -> Tensor:
-    """Return ``tau2 = (temperature - epsilon) + 2 epsilon p(y|z)``, kept above zero."""
+def _tau2(confidence: Tensor, temperature: float | Tensor, epsilon: float | Tensor) -> Tensor:
+    """Return the temperature of the target (13), kept above zero."""
     return ((temperature - epsilon) + 2 * epsilon * confidence).clamp(min=_ONE_HOT)
 
 
@@ -213,10 +184,7 @@ def check_epsilon(epsilon: float | Tensor, temperature: float | Tensor) -> None:
 
 
 def _losses(
-    z: Tensor,
-    centroids: ClassCentroids,
-    temperature: float | Tensor,
-    epsilon: float | Tensor,
+    z: Tensor, centroids: ClassCentroids, temperature: float | Tensor, epsilon: float | Tensor
 ) -> Tensor:
     z, directions = at_least_float32(z), centroids.directions
     others = directions.shape[-2] - 1
@@ -234,7 +202,7 @@ def _losses(
     )
     # All follows from the log-odds of the class, under p and under the target q.
     log_odds = own - log_others
-    tau2 = _adaptive_temperature(log_odds.sigmoid(), temperature, epsilon)
+    tau2 = _tau2(log_odds.sigmoid(), temperature, epsilon)
     target_log_odds = 1 / tau2 - math.log(others)
     surprise = -logsigmoid(log_odds)
     divergence = target_log_odds.sigmoid() * (logsigmoid(target_log_odds) + surprise)
@@ -246,10 +214,9 @@ def _losses(
 
 
 class _ClassLogits(torch.autograd.Function):
-    """What the loss needs of the logits ``z . w_r``: they are not kept apart.
+    """Logit of the own class, log-sum-exp and mean of the others, ``(*, N)``; and what is kept.
 
-    Returns, of shape ``(*, N)``, the logit of the own class, the log-sum-exp and the mean of the
-    others, and what the backward pass keeps. That makes one matrix of weights of the three.
+    The backward pass makes one matrix of weights of the three.
     """
 
     @staticmethod

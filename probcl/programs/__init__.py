@@ -10,24 +10,7 @@ from probcl.programs.program import Program, VariationalProgram
 from probcl.programs.varcon import ProbabilisticVarCon, VarCon
 
 __all__ = [
-    "BYOL",
-    "BarlowTwins",
-    "CrossEntropy",
-    "ExpectedLikelihood",
-    "MCInfoNCE",
-    "MCSupCon",
-    "MoCo",
-    "PostHoc",
-    "ProbabilisticVarCon",
-    "Program",
-    "SimCLR",
-    "SupCon",
-    "SupExpectedLikelihood",
-    "SwAV",
-    "VICReg",
-    "VSimCLR",
-    "VSupCon",
-    "VarCon",
-    "VariationalProgram",
-    "fit_posterior",
-]
+    "BYOL", "BarlowTwins", "CrossEntropy", "ExpectedLikelihood", "MCInfoNCE", "MCSupCon", "MoCo",
+    "PostHoc", "ProbabilisticVarCon", "Program", "SimCLR", "SupCon", "SupExpectedLikelihood",
+    "SwAV", "VICReg", "VSimCLR", "VSupCon", "VarCon", "VariationalProgram", "fit_posterior",
+]  # fmt: skip

@@ -1,6 +1,6 @@
 """Programs whose loss is a statistic of the batch, lightly's: SwAV, VICReg, Barlow Twins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from itertools import combinations
@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from probcl.nn import BatchNormMLP
 from probcl.precision import full_precision
-from probcl.programs.program import PointProgram, Temperature, dim_of, stack_views
+from probcl.programs.program import PointProgram, Temperature, Views, dim_of, stack_views
 from probcl.sphere import normalize
 
 __all__ = ["BarlowTwins", "SwAV", "VICReg"]
@@ -27,17 +27,14 @@ class SwAV(PointProgram):
 
         loss = mean_w mean_{v != w} mean_b -sum_k Q_wbk log softmax_k(z_vb . c / temperature)
 
-    with ``w`` over the large views and ``v`` over all. Views of several sizes come as a list, as
-    ``MultiCrop`` makes them: those of the largest size are the large ones. Of one size, all are.
+    with ``w`` over the large views and ``v`` over all. Of views of several sizes, a list as
+    ``MultiCrop`` makes it, those of the largest size are the large ones.
 
-    The loss is lightly's ``SwaVLoss``. The prototypes are made unit vectors again at the start of
-    each run of the model in training mode with gradients switched on. In a process group the codes
-    are those of all ranks' embeddings together, by lightly's ``sinkhorn_gather_distributed``. There
-    is no queue of features: a batch should have as many views as there are prototypes. The
-    embedding is the normalised projection.
-
-    The defaults are the paper's, but for the number of prototypes, of which it has 3,000 on
-    ImageNet, and a smaller projection.
+    The loss is lightly's ``SwaVLoss``; in a process group the codes are those of all ranks'
+    embeddings together. Each run of the model in training mode with gradients switched on first
+    makes the prototypes unit vectors again. There is no queue of features: a batch should have as
+    many views as there are prototypes. The defaults are the paper's, but for a smaller projection
+    and fewer prototypes: it has 3,000 on ImageNet.
 
     Args:
         encoder: Images to features.
@@ -76,9 +73,8 @@ class SwAV(PointProgram):
         if sinkhorn_iterations < 1:
             raise ValueError(f"sinkhorn_iterations must be at least 1, got {sinkhorn_iterations}.")
         self.temperature = Temperature(temperature, learn_temperature)
-        self.prototypes = nn.Parameter(
-            normalize(torch.randn(num_prototypes, dim_of(self.posterior_head)))
-        )
+        prototypes = torch.randn(num_prototypes, dim_of(self.posterior_head))
+        self.prototypes = nn.Parameter(normalize(prototypes))
         self._loss = partial(
             _lightly_loss("SwAV", "SwaVLoss"),
             sinkhorn_iterations=sinkhorn_iterations,
@@ -86,30 +82,35 @@ class SwAV(PointProgram):
             sinkhorn_gather_distributed=torch.distributed.is_available(),
         )
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by how well they predict the codes of the large ones."""
         sizes = _by_size(views)
         self._start(sizes[0])
         if self._learns():
             with torch.no_grad():
                 self.prototypes.copy_(normalize(self.prototypes))
-        large, *small = [self._cosines(same) for same in sizes]
+        embeddings = map(self._project_views, sizes)
+        large, *small = [_cosines(z, self.prototypes) for z in embeddings]
         loss = self._loss(self.temperature())
         pyro.factor("contrastive", -loss(list(large), [z for same in small for z in same])[0])
-
-    def _cosines(self, views: Tensor) -> Tensor:
-        return _cosines(normalize(self._project_views(views)), self.prototypes)
 
 
 class _RedundancyReduction(PointProgram):
     """A program with a loss of two views of a batch, averaged over all pairs of views."""
 
-    def __init__(self, encoder: nn.Module, projection: nn.Module | None, loss: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, projection: nn.Module | None, loss: str, **weights: float
+    ) -> None:
         projection = BatchNormMLP(512, layers=3) if projection is None else projection
         super().__init__(encoder, projection)
-        self.loss = loss
+        for name, weight in weights.items():
+            if not 0.0 <= weight < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}.")
+        self.loss = _lightly_loss(type(self).__name__, loss)(
+            *weights.values(), gather_distributed=torch.distributed.is_available()
+        )
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by the loss, a statistic of the batch."""
         views = self._start(views)
         if views.shape[1] < 2:
@@ -129,11 +130,10 @@ class VICReg(_RedundancyReduction):
              + variance_weight    (1/2) sum_{z, z'} (1/d) sum_i max(0, 1 - sqrt(C_ii + 0.0001))
              + covariance_weight  sum_{z, z'} (1/d) sum_{i != j} C_ij^2
 
-    averaged over all pairs of views. It is lightly's ``VICRegLoss``; in a process group variance
-    and covariance are those of all ranks' batches together, by its ``gather_distributed``, with
-    lightly's gradients. The loss is on projections of any length; the embedding is their
-    direction. What is meant to be used afterwards are the features. The weights are the paper's;
-    its projection has 8,192 units in each layer.
+    averaged over all pairs of views. It is lightly's ``VICRegLoss``, with its gradients; in a
+    process group variance and covariance are those of all ranks' batches together. The loss is on
+    projections of any length; the embedding is their direction. What is meant to be used afterwards
+    are the features. The weights are the paper's; its projection has 8,192 units in each layer.
 
     Args:
         encoder: Images to features.
@@ -159,13 +159,14 @@ class VICReg(_RedundancyReduction):
         variance_weight: float = 25.0,
         covariance_weight: float = 1.0,
     ) -> None:
-        loss = _lightly_loss("VICReg", "VICRegLoss")(
-            _weight("invariance_weight", invariance_weight),
-            _weight("variance_weight", variance_weight),
-            _weight("covariance_weight", covariance_weight),
-            gather_distributed=torch.distributed.is_available(),
+        super().__init__(
+            encoder,
+            projection,
+            "VICRegLoss",
+            invariance_weight=invariance_weight,
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
         )
-        super().__init__(encoder, projection, loss)
 
 
 class BarlowTwins(_RedundancyReduction):
@@ -177,15 +178,12 @@ class BarlowTwins(_RedundancyReduction):
         loss = sum_i (1 - R_ii)^2 + redundancy_weight sum_{i != j} R_ij^2
 
     averaged over all pairs of views. It is lightly's ``BarlowTwinsLoss``; in a process group ``R``
-    is the mean over ranks of each one's correlation, by its ``gather_distributed``, with lightly's
-    gradients. The loss is on projections of any length; the embedding is their direction. What is
-    meant to be used afterwards are the features. The weight is the paper's; its projection has
-    8,192 units in each layer.
+    is the mean over ranks of each one's correlation. The weight is the paper's. All else is as for
+    ``VICReg``.
 
     Args:
         encoder: Images to features.
-        projection: Features to the embedding before normalisation; by default
-            ``BatchNormMLP(512, layers=3)``.
+        projection: As for ``VICReg``.
         redundancy_weight: Weight of the correlations of different coordinates, at least 0.
 
     Raises:
@@ -202,16 +200,14 @@ class BarlowTwins(_RedundancyReduction):
         projection: nn.Module | None = None,
         redundancy_weight: float = 0.005,
     ) -> None:
-        loss = _lightly_loss("BarlowTwins", "BarlowTwinsLoss")(
-            _weight("redundancy_weight", redundancy_weight),
-            gather_distributed=torch.distributed.is_available(),
+        super().__init__(
+            encoder, projection, "BarlowTwinsLoss", redundancy_weight=redundancy_weight
         )
-        super().__init__(encoder, projection, loss)
 
 
 @full_precision
 def _cosines(z: Tensor, prototypes: Tensor) -> Tensor:
-    return linear(z, prototypes)
+    return linear(normalize(z), prototypes)
 
 
 @full_precision
@@ -219,7 +215,7 @@ def _mean_over_pairs(z: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Ten
     return torch.stack([loss(a, b) for a, b in combinations(z, 2)]).mean()
 
 
-def _by_size(views: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def _by_size(views: Views) -> list[Tensor]:
     """Return the views of each size as one tensor ``(V, B, ...)``, the largest first."""
     if isinstance(views, Tensor) or len({view.shape for view in views}) < 2:
         return [stack_views(views)]
@@ -240,9 +236,3 @@ def _lightly_loss(program: str, name: str) -> type[nn.Module]:
         return getattr(import_module("lightly.loss"), name)
     except ImportError as error:
         raise ValueError(f"{program} needs lightly: pip install 'probcl[baselines]'.") from error
-
-
-def _weight(name: str, value: float) -> float:
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
-    return value

@@ -1,14 +1,12 @@
 """A classifier as a program: what a supervised encoder is compared with."""
 
-from collections.abc import Sequence
-
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from probcl.checks import check_vectors
 from probcl.precision import at_least_float32
-from probcl.programs.program import Anchors, PointProgram, require_labels
+from probcl.programs.program import Anchors, PointProgram, Views, require_labels
 
 __all__ = ["CrossEntropy"]
 
@@ -42,7 +40,7 @@ class CrossEntropy(PointProgram):
     def _run_every_layer(self, images: Tensor) -> None:
         self.classifier(self.encoder(images))
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Observe the label of each view under the classifier."""
         views = self._start(views)
         labels = require_labels(self, labels, views.shape[1])

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from probcl.checks import check_choice
-from probcl.nn import PointHead, ProjectedNormalHead, VonMisesFisherHead
+from probcl.nn import PointHead, VonMisesFisherHead
 from probcl.objectives import info_nce, sup_con
 from probcl.objectives.sup_con import Average
 from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
@@ -27,7 +27,6 @@ class _Contrastive(VariationalProgram):
         num_samples: int = 1,
         learn_temperature: bool = False,
     ) -> None:
-        posterior = ProjectedNormalHead() if posterior is None else posterior
         super().__init__(encoder, posterior, prior, beta, num_samples)
         self.temperature = Temperature(temperature, learn_temperature)
 
@@ -36,10 +35,7 @@ class _Contrastive(VariationalProgram):
         """Return the contrastive loss of each anchor, ``(*, V, B)``, of ``z``, ``(*, V, B, d)``."""
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
-        """Weigh the directions by the contrastive factor of each anchor.
-
-        With several samples that is ``-log mean_s exp(-loss_s)``.
-        """
+        """Weigh the directions by each anchor's factor; of several samples, by their mean."""
         losses = self.contrastive(z, labels)
         if self.num_samples > 1:
             # Their plate keeps its place where stock Pyro has one of particles on its left.
@@ -65,8 +61,7 @@ class VSimCLR(_Contrastive):
         temperature: Positive number that divides the cosines.
         beta: Weight of the normalised KL, at least 0.
         num_samples: Posterior samples of each view; of several, each anchor's likelihood is
-            averaged inside the logarithm, ``-log (1/S) sum_s exp(-InfoNCE_i(z_s))``, which tightens
-            the bound.
+            averaged inside the logarithm, as for ``MCInfoNCE``, which tightens the bound.
         learn_temperature: Whether the temperature is learned, from there, and kept at 0.01 or more.
 
     References:
@@ -93,7 +88,7 @@ class VSupCon(_Contrastive):
 
         loss = SupCon({z, z'}, labels; temperature) + beta mean KL / d
 
-    The defaults are the paper's, but for its head: temperature 0.07, one sample.
+    The defaults are those of ``VSimCLR``.
 
     Args:
         encoder: Images to features.
@@ -107,8 +102,7 @@ class VSupCon(_Contrastive):
         learn_temperature: As for ``VSimCLR``.
 
     References:
-        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
-        https://arxiv.org/abs/2506.10159
+        Jeong, Kim, Hero (2025), as for ``VSimCLR``. https://arxiv.org/abs/2506.10159
     """
 
     def __init__(
@@ -139,9 +133,9 @@ class MCInfoNCE(VSimCLR):
 
         loss = mean_i -log (1/S) sum_s exp(-InfoNCE_i(z_s)) + beta mean KL / d
 
-    It is ``VSimCLR`` with several samples, under its own name and with its own defaults, those of
-    the authors' code (github.com/mkirchhof/Probabilistic_Contrastive_Learning): a positive
-    concentration of 20, which is a temperature of 0.05, 16 samples, no KL.
+    It is ``VSimCLR`` with several samples and the defaults of the authors' code
+    (github.com/mkirchhof/Probabilistic_Contrastive_Learning): a positive concentration of 20, which
+    is a temperature of 0.05, 16 samples, no KL.
 
     Args:
         encoder: Images to features.
@@ -200,14 +194,9 @@ class MCSupCon(VSupCon):
         num_samples: int = 16,
         learn_temperature: bool = False,
     ) -> None:
+        posterior = VonMisesFisherHead() if posterior is None else posterior
         super().__init__(
-            encoder,
-            VonMisesFisherHead() if posterior is None else posterior,
-            prior,
-            temperature,
-            beta,
-            num_samples=num_samples,
-            learn_temperature=learn_temperature,
+            encoder, posterior, prior, temperature, beta, "outside", num_samples, learn_temperature
         )
 
 
@@ -235,11 +224,7 @@ class SimCLR(VSimCLR):
         learn_temperature: bool = False,
     ) -> None:
         super().__init__(
-            encoder,
-            PointHead(projection),
-            temperature=temperature,
-            beta=0.0,
-            learn_temperature=learn_temperature,
+            encoder, PointHead(projection), None, temperature, 0.0, 1, learn_temperature
         )
 
 
@@ -252,8 +237,7 @@ class SupCon(VSupCon):
         encoder: Images to features.
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
-        average: Whether the positives are averaged ``"outside"`` the logarithm (``L_out``) or
-            ``"inside"`` (``L_in``), as ``sup_con`` takes it.
+        average: As for ``VSupCon``.
         learn_temperature: As for ``VSimCLR``.
 
     References:
@@ -269,10 +253,5 @@ class SupCon(VSupCon):
         learn_temperature: bool = False,
     ) -> None:
         super().__init__(
-            encoder,
-            PointHead(projection),
-            temperature=temperature,
-            beta=0.0,
-            average=average,
-            learn_temperature=learn_temperature,
+            encoder, PointHead(projection), None, temperature, 0.0, average, 1, learn_temperature
         )

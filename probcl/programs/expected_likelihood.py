@@ -1,7 +1,5 @@
 """Contrast whole posteriors in closed form: the programs that recover the concentration."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -10,7 +8,7 @@ from probcl.distributions.covariance import Isotropic
 from probcl.nn import VonMisesFisherHead
 from probcl.objectives import expected_likelihood
 from probcl.objectives.expected_likelihood import Kernel
-from probcl.programs.program import Anchors, Program, require_labels
+from probcl.programs.program import Anchors, Program, Views, require_labels
 
 __all__ = ["ExpectedLikelihood", "SupExpectedLikelihood"]
 
@@ -20,10 +18,9 @@ class ExpectedLikelihood(Program):
 
         loss = mean_i log(1 + sum_j exp(s_ij - s_ip)),  s = log int q_i q_j
 
-    in closed form, without samples: ``probcl.objectives.expected_likelihood``. A posterior may be
-    von Mises-Fisher, or an isotropic projected normal, taken as a normal with variance
-    ``1 / concentration`` in its tangent plane. Where images are drawn as the loss assumes, its
-    minimum has the concentration of the true posterior.
+    in closed form: ``probcl.objectives.expected_likelihood``. An isotropic projected normal is
+    taken as a normal with variance ``1 / concentration`` in its tangent plane. Where images are
+    drawn as the loss assumes, its minimum has the concentration of the true posterior.
 
     Args:
         encoder: Images to features.
@@ -31,16 +28,9 @@ class ExpectedLikelihood(Program):
             ``VonMisesFisherHead()``.
         positive_concentration: Concentration of a von Mises-Fisher kernel between the directions
             of two views; None if both views show one direction.
-
-    Example:
-        >>> import torch
-        >>> from probcl.nn import ConvNet
-        >>> from probcl.infer import ContrastiveELBO
-        >>> program = ExpectedLikelihood(ConvNet())
-        >>> loss = ContrastiveELBO()(program.model, program.guide)
-        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
-        torch.Size([])
     """
+
+    _supervised = False
 
     def __init__(
         self,
@@ -51,7 +41,7 @@ class ExpectedLikelihood(Program):
         super().__init__(encoder, VonMisesFisherHead() if posterior is None else posterior)
         self.positive_concentration = positive_concentration
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the posteriors of all views, the directions integrated out."""
         views = self._start(views)
         q = self._view_posteriors(views)
@@ -59,15 +49,12 @@ class ExpectedLikelihood(Program):
         losses = expected_likelihood(
             as_posterior(q).mean_direction,
             concentration,
-            self._labels(labels, views.shape[1]),
+            require_labels(self, labels, views.shape[1]) if self._supervised else None,
             kernel=kernel,
             positive_concentration=self.positive_concentration,
             reduction="none",
         )
         Anchors(*views.shape[:2]).observe(losses)
-
-    def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
-        return None
 
 
 class SupExpectedLikelihood(ExpectedLikelihood):
@@ -79,8 +66,7 @@ class SupExpectedLikelihood(ExpectedLikelihood):
         positive_concentration: As for ``ExpectedLikelihood``.
     """
 
-    def _labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
-        return require_labels(self, labels, batch)
+    _supervised = True
 
 
 def _tangent_concentration(q: Distribution) -> tuple[Tensor, Kernel]:

@@ -1,7 +1,6 @@
 """Programs that learn from a slow copy of themselves: MoCo and BYOL."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.functional import softplus
 from probcl.nn import MLP, BatchNormMLP, MomentumEncoder
 from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.precision import at_least_float32, full_precision
-from probcl.programs.program import Anchors, PointProgram, Temperature, dim_of, stack_views
+from probcl.programs.program import Anchors, PointProgram, Temperature, Views, dim_of, stack_views
 from probcl.sphere import normalize
 
 __all__ = ["BYOL", "MoCo"]
@@ -20,15 +19,14 @@ __all__ = ["BYOL", "MoCo"]
 class _MomentumProgram(PointProgram):
     """A program with a target: a momentum encoder of encoder and projection together.
 
-    A run of the model learns in training mode with gradients switched on. The target follows at the
-    start of each run that learns, so in any loop; no other run changes anything.
+    The target follows at the start of each run that learns, so in any loop.
     """
 
     def __init__(self, encoder: nn.Module, projection: nn.Module, momentum: float) -> None:
         super().__init__(encoder, projection)
         self.target = MomentumEncoder(self._online(), momentum)
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Weigh the views by how far each is from what the target makes of the others."""
         views = stack_views(views)
         self.materialize(views[0])  # a target of lazy layers has no weights before
@@ -42,12 +40,7 @@ class _MomentumProgram(PointProgram):
 
     @abstractmethod
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each anchor, ``(V, B)``.
-
-        Args:
-            z: Embeddings of the views before normalisation, shape ``(V, B, d)``.
-            targets: The target's, of unit length, without gradient, shape ``(V, B, d)``.
-        """
+        """Return each anchor's loss, ``(V, B)``; the targets are unit vectors, ``z`` is not."""
 
     def freeze_encoder(self) -> Self:
         """Keep the encoder as it is, and the target's with it."""
@@ -71,12 +64,10 @@ class MoCo(_MomentumProgram):
         loss = mean_v mean_{w != v} log(1 + sum_n exp((q_v . n - q_v . k_w) / temperature))
 
     Each view is a query in turn. Then the keys of the batch take the place of the oldest in the
-    queue, which starts with random directions and is saved with the weights. In a process group
-    every rank's queue takes the keys of all ranks: gradients averaged over ranks are those of one
-    process with the whole batch. Batches are not shuffled between ranks.
-
-    A run of the model in training mode with gradients switched on moves the momentum encoder and
-    the queue; no other run does. The embedding is the normalised projection.
+    queue, which starts with random directions and is saved with the weights. Only a run of the
+    model in training mode with gradients switched on moves the momentum encoder and the queue. In a
+    process group every rank's queue takes the keys of all ranks: gradients averaged over ranks are
+    those of one process with the whole batch. Batches are not shuffled between ranks.
 
     The temperature is the paper's; momentum and queue are those of the authors' demonstration on
     CIFAR-10, where ImageNet has 0.999 and 65,536 keys.
@@ -97,14 +88,6 @@ class MoCo(_MomentumProgram):
         https://arxiv.org/abs/2003.04297
         He et al. (2019), Momentum Contrast for Unsupervised Visual Representation Learning.
         https://arxiv.org/abs/1911.05722
-
-    Example:
-        >>> from probcl.nn import ConvNet
-        >>> from probcl.infer import ContrastiveELBO
-        >>> program = MoCo(ConvNet(), queue_size=64)
-        >>> loss = ContrastiveELBO()(program.model, program.guide)
-        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
-        torch.Size([])
     """
 
     def __init__(
@@ -138,12 +121,9 @@ class BYOL(_MomentumProgram):
 
         loss = mean_v mean_{w != v} |p_v - t_w|^2 = mean_v mean_{w != v} (2 - 2 p_v . t_w)
 
-    A run of the model in training mode with gradients switched on moves the momentum encoder; no
-    other run does. The embedding is the normalised projection, without the predictor. Nothing is
-    shared in a process group but gradients.
-
-    The momentum is that which the paper starts from; there it rises to 1, and the perceptrons have
-    4,096 hidden units and 256 outputs.
+    The embedding is without the predictor. The momentum encoder moves as that of ``MoCo``; ranks
+    share nothing but gradients. The momentum is that which the paper starts from; there it rises to
+    1, and the perceptrons have 4,096 hidden units and 256 outputs.
 
     Args:
         encoder: Images to features.
@@ -159,14 +139,6 @@ class BYOL(_MomentumProgram):
     References:
         Grill et al. (2020), Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning.
         https://arxiv.org/abs/2006.07733
-
-    Example:
-        >>> from probcl.nn import ConvNet
-        >>> from probcl.infer import ContrastiveELBO
-        >>> program = BYOL(ConvNet())
-        >>> loss = ContrastiveELBO()(program.model, program.guide)
-        >>> loss(torch.rand(2, 16, 1, 8, 8)).shape
-        torch.Size([])
     """
 
     def __init__(
@@ -196,12 +168,7 @@ class BYOL(_MomentumProgram):
 
 
 class _Queue(nn.Module):
-    """The latest keys, the oldest of which give way.
-
-    Args:
-        size: Number of keys.
-        dim: Their dimension.
-    """
+    """The latest keys, the oldest of which give way."""
 
     keys: Tensor
     oldest: Tensor

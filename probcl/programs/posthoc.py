@@ -1,6 +1,6 @@
 """Posteriors for a network that is trained already: a concentration head on frozen features."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import pyro
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from probcl.checks import check_choice
 from probcl.distributions import VonMisesFisher, as_posterior
 from probcl.nn import MLP, PointHead
-from probcl.programs.program import Anchors, Program
+from probcl.programs.program import Anchors, Program, Views
 from probcl.randomness import seeded
 from probcl.special import inverse_bessel_ratio, log_bessel
 from probcl.sphere import normalize
@@ -26,12 +26,10 @@ class PostHoc(Program):
     r"""A frozen network's own embedding, with a concentration that is learned afterwards.
 
     The posterior of an image is ``vMF(mu(x), kappa(x))``: ``mu`` is the embedding as it was, bit
-    for bit, and ``kappa`` a small perceptron of the features. As a Pyro program it observes, for
-    each view, the embedding of the next one,
+    for bit, and ``kappa`` a small perceptron of the features. Without a latent variable, the
+    program observes for each view the embedding of the next one. ``fit_posterior`` makes one.
 
         mu(x_next) ~ vMF(mu(x), kappa(x))
-
-    and there is no latent variable. ``fit_posterior`` makes one.
 
     Args:
         encoder: Images to features ``(N, F)``; it is frozen, and stays in eval mode.
@@ -47,7 +45,7 @@ class PostHoc(Program):
         super().__init__(encoder, head)
         self._freeze(encoder, head.projection)
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Observe each view's embedding under the posterior of the one before it."""
         views = self._start(views)
         posterior = self._view_posteriors(views)
@@ -81,13 +79,10 @@ def fit_posterior(
 ) -> PostHoc:
     r"""Give a trained network posteriors, at no loss of accuracy: fit only their concentration.
 
-    The concentration of an image is fitted by the likelihood of the embeddings that should be like
-    its own, and of no others:
-
         max  mean_i mean_j log vMF(mu_j; mu_i, kappa(h_i)),  j a positive of i
 
-    Batch negatives would make it measure how well an image is told from others, instead of how
-    ambiguous it is.
+    Negatives would make it measure how well an image is told from others, instead of how ambiguous
+    it is.
 
     Args:
         encoder: Any network, images to features ``(N, F)``. It is frozen, in eval mode.
@@ -96,8 +91,8 @@ def fit_posterior(
         projection: Features to the embedding before normalisation, as ``posterior_head.projection``
             of ``SimCLR``; None where the features are the embedding.
         likelihood: The positives of an image: ``"neighbours"``, the images with the nearest
-            embeddings; ``"views"``, other views of it; ``"expected_likelihood"``: the neighbours,
-            by the overlap of both posteriors, log int vMF_i vMF_j, in place of the likelihood.
+            embeddings; ``"views"``, other views of it; ``"expected_likelihood"``, the neighbours,
+            by the overlap of both posteriors, log int vMF_i vMF_j, instead.
         neighbours: Their number.
         views: Images to augmented images, for ``"views"``.
         hidden: Hidden units of the head.
@@ -113,8 +108,7 @@ def fit_posterior(
             is out of range.
 
     References:
-        Kirchhof et al. (2023), https://arxiv.org/abs/2302.02865, whose loss contrasts; here nothing
-        does.
+        Kirchhof et al. (2023), https://arxiv.org/abs/2302.02865, whose loss contrasts.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -134,14 +128,17 @@ def fit_posterior(
         projection.eval()
     with seeded(seed), torch.no_grad():
         features = _encoded(encoder, images)
-        embedding = normalize(_project(projection, features))
+        embedding = _embedding(projection, features)
         if not 1 <= neighbours < len(features):
             raise ValueError(
                 f"neighbours must be from 1 to {len(features) - 1}, the other images, got "
                 f"{neighbours}."
             )
         if views is not None and likelihood == "views":
-            cosines, rows = _of_views(encoder, projection, images, views, embedding), None
+            passes = (map(views, _batches(images, encoder)) for _ in range(_PASSES))
+            others = [_embedding(projection, _encoded(encoder, batches)) for batches in passes]
+            cosines = torch.stack([torch.linalg.vecdot(embedding, z) for z in others], -1)
+            rows = None
         else:
             rows = nearest(embedding, k=neighbours).row
             cosines = torch.einsum("nd,nkd->nk", embedding, embedding[rows])
@@ -232,27 +229,13 @@ def _encoded(encoder: nn.Module, images: Tensor | Iterable[Any]) -> Tensor:
     return whole
 
 
-def _of_views(
-    encoder: nn.Module,
-    projection: nn.Module | None,
-    images: Tensor | Iterable[Any],
-    views: Callable[[Tensor], Tensor],
-    embedding: Tensor,
-) -> Tensor:
-    """Return the cosines of each embedding with those of four views, shape ``(N, 4)``."""
-    cosines = []
-    for _ in range(_PASSES):
-        parts = [encoder(views(batch)).float().cpu() for batch in _batches(images, encoder)]
-        other = normalize(_project(projection, torch.cat(parts)))
-        cosines.append(torch.linalg.vecdot(embedding, other))
-    return torch.stack(cosines, -1)
-
-
-def _project(projection: nn.Module | None, features: Tensor) -> Tensor:
+def _embedding(projection: nn.Module | None, features: Tensor) -> Tensor:
+    """Return the embedding of features on the CPU."""
     if projection is None:
-        return features
+        return normalize(features)
     device = next(projection.parameters(), features).device
-    return torch.cat([projection(f.to(device)).float().cpu() for f in features.split(4096)])
+    parts = [projection(part.to(device)).float().cpu() for part in features.split(4096)]
+    return normalize(torch.cat(parts))
 
 
 def _batches(images: Tensor | Iterable[Any], encoder: nn.Module) -> Iterator[Tensor]:

@@ -17,18 +17,14 @@ from torch.nn.parameter import UninitializedParameter
 
 from probcl.checks import check_temperature, check_vectors
 from probcl.distributions import as_posterior
-from probcl.nn import PointHead, UniformPrior
+from probcl.nn import PointHead, ProjectedNormalHead, UniformPrior
 
 __all__ = [
-    "Anchors",
-    "PointProgram",
-    "Program",
-    "Temperature",
-    "VariationalProgram",
-    "dim_of",
-    "require_labels",
-    "stack_views",
-]
+    "Anchors", "PointProgram", "Program", "Temperature", "VariationalProgram", "Views",
+    "dim_of", "require_labels", "stack_views",
+]  # fmt: skip
+
+Views = Tensor | Sequence[Tensor]
 
 _count = count()
 
@@ -66,16 +62,15 @@ class Program(nn.Module, ABC):
         self._name = _Name(type(self).__name__)
 
     @abstractmethod
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Run the generative program.
 
         Args:
-            views: Augmented images, shape ``(V, B, channels, height, width)``, or a sequence of
-                ``V`` tensors.
+            views: Augmented images, ``(V, B, channels, height, width)``, or ``V`` tensors.
             labels: Classes, integers, shape ``(B,)``.
         """
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Run the variational program, with the model's arguments: empty without a latent."""
 
     def forward(self, images: Tensor) -> Distribution:
@@ -97,10 +92,7 @@ class Program(nn.Module, ABC):
         return project(features)
 
     def freeze_encoder(self) -> Self:
-        """Keep the encoder as it is: without gradients, and in eval mode also after ``train()``.
-
-        Its batch normalisations use their statistics, and no longer move them.
-        """
+        """Keep the encoder as it is: without gradients, and in eval mode also after ``train()``."""
         self._freeze(self.encoder)
         return self
 
@@ -119,11 +111,7 @@ class Program(nn.Module, ABC):
         return self
 
     def materialize(self, images: Tensor) -> None:
-        """Let lazy layers take their sizes from an image; do nothing if they have theirs.
-
-        Args:
-            images: Shape ``(N, channels, height, width)``; the first is used.
-        """
+        """Let lazy layers take their sizes from the first of ``(N, channels, height, width)``."""
         if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
             modes = {module: module.training for module in self.modules()}
             with torch.no_grad():
@@ -134,11 +122,8 @@ class Program(nn.Module, ABC):
     def _run_every_layer(self, images: Tensor) -> None:
         self(images)
 
-    def _start(self, views: Tensor | Sequence[Tensor]) -> Tensor:
-        """Return the views of a run as one tensor; tell Pyro's store of the parameters.
-
-        Unless they are to stay local, that is. A learned temperature is monitored.
-        """
+    def _start(self, views: Views) -> Tensor:
+        """Return the views of a run as one tensor; tell Pyro of parameters not kept local."""
         views = stack_views(views)
         for name, part in self.named_children():
             if isinstance(part, Temperature) and part.log is not None:
@@ -201,13 +186,7 @@ class Temperature(nn.Module):
 
 
 class Anchors:
-    """The plates of a batch: its views and its items, every pair of which is an anchor.
-
-    Args:
-        views: Number ``V`` of views.
-        items: Number ``B`` of images.
-        samples: Number of samples of each anchor; several have a plate of their own.
-    """
+    """The plates of a batch: views and items, each pair an anchor; samples if there are several."""
 
     def __init__(self, views: int, items: int, samples: int = 1) -> None:
         self.views = pyro.plate("views", views, dim=-2)
@@ -251,9 +230,10 @@ class VariationalProgram(Program):
 
     Args:
         encoder: Images to features.
-        posterior: Features to a distribution over the sphere.
-        prior: Module whose ``forward()`` returns the distribution of one direction; by default
-            uniform, in the dimension of the posterior.
+        posterior: Features to a distribution over the sphere, with its dimension as ``dim``; None
+            for ``ProjectedNormalHead()``.
+        prior: Module whose ``forward()`` returns the distribution of one direction; None for the
+            uniform one, in the dimension of the posterior.
         beta: Weight of the normalised KL, at least 0.
         num_samples: Number ``S`` of samples of each direction, at least 1; several have a plate.
     """
@@ -261,17 +241,17 @@ class VariationalProgram(Program):
     def __init__(
         self,
         encoder: nn.Module,
-        posterior: nn.Module,
+        posterior: nn.Module | None,
         prior: nn.Module | None,
         beta: float,
         num_samples: int = 1,
     ) -> None:
-        super().__init__(encoder, posterior)
+        super().__init__(encoder, ProjectedNormalHead() if posterior is None else posterior)
         if not 0.0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
-        self.prior = UniformPrior(dim_of(posterior)) if prior is None else prior
+        self.prior = UniformPrior(dim_of(self.posterior_head)) if prior is None else prior
         self.beta = beta
         self.num_samples = num_samples
 
@@ -279,7 +259,7 @@ class VariationalProgram(Program):
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """State, in the model, what is observed of directions ``(*, V, B, d)``."""
 
-    def model(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw directions from the prior and weigh them by the likelihood."""
         views = self._start(views)
         prior = self.prior()
@@ -291,11 +271,11 @@ class VariationalProgram(Program):
             )
         self.likelihood(z, labels, anchors)
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction from its posterior."""
         self._posterior_directions(views)
 
-    def _posterior_directions(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, Anchors]:
+    def _posterior_directions(self, views: Views) -> tuple[Tensor, Anchors]:
         views = self._start(views)
         return self._directions(self._view_posteriors(views), views)
 
@@ -329,7 +309,7 @@ class PointProgram(Program):
         return z
 
 
-def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
+def stack_views(views: Views) -> Tensor:
     """Return views as one tensor ``(V, B, ...)``, or raise ``ValueError`` if they do not fit."""
     if not isinstance(views, Tensor) and len(views):
         shapes = {tuple(view.shape) for view in views}

@@ -1,40 +1,34 @@
 """VarCon, and both papers in one: VarCon on samples of a posterior."""
 
-from collections.abc import Sequence
-
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from probcl.checks import check_temperature
-from probcl.nn import PointHead, ProjectedNormalHead
+from probcl.nn import PointHead
 from probcl.objectives.varcon import (
+    adaptive_target,
     check_epsilon,
     class_centroids,
     class_log_probabilities,
-    target_log_probabilities,
-    target_temperature,
 )
-from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
+from probcl.programs.program import Anchors, Temperature, VariationalProgram, Views, require_labels
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
-
-_Key = tuple[Tensor, Tensor | None]
 
 
 class ProbabilisticVarCon(VariationalProgram):
     r"""VarCon on samples of a posterior: variational over the direction and over the class.
 
     With ``p(r|z) = softmax_r(z . w_r / temperature)`` over the centroids ``w`` of the batch and the
-    confidence-adaptive target ``q(r|z)`` of VarCon,
+    target ``q(r|z)`` of ``probcl.objectives.varcon``,
 
         loss = mean E_q(z) [KL(q(r|z) || p(r|z)) - log p(y|z)] + beta mean KL(q(z) || p(z)) / d
 
     The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
-    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the mean
-    temperature of the target, ``tau2``. It is not published; its defaults are those of ``VarCon``
-    and of ``VSimCLR``.
+    ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the target's
+    mean temperature, ``tau2``. Not published; the defaults are VarCon's and VSimCLR's.
 
     Args:
         encoder: Images to features.
@@ -50,10 +44,8 @@ class ProbabilisticVarCon(VariationalProgram):
             fixed ``epsilon`` or more.
 
     References:
-        Wang et al. (2025), Variational Supervised Contrastive Learning.
-        https://arxiv.org/abs/2506.07413
-        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
-        https://arxiv.org/abs/2506.10159
+        Wang et al. (2025), https://arxiv.org/abs/2506.07413, and Jeong, Kim, Hero (2025),
+        https://arxiv.org/abs/2506.10159, as for ``VarCon`` and ``VSimCLR``.
     """
 
     def __init__(
@@ -68,7 +60,6 @@ class ProbabilisticVarCon(VariationalProgram):
         num_samples: int = 1,
         learn_temperature: bool = False,
     ) -> None:
-        posterior = ProjectedNormalHead() if posterior is None else posterior
         super().__init__(encoder, posterior, prior, beta, num_samples)
         check_epsilon(epsilon, temperature)
         least = 0.01 if learn_epsilon else max(0.01, epsilon)
@@ -76,7 +67,7 @@ class ProbabilisticVarCon(VariationalProgram):
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
         self._found = _Found()
 
-    def guide(self, views: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
         temperature = self.temperature()
         if isinstance(self.epsilon, nn.Parameter):
@@ -84,16 +75,15 @@ class ProbabilisticVarCon(VariationalProgram):
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors = self._posterior_directions(views)
         log_p, classes = self._class_distribution(z, labels)
-        self._found.keep((z, labels), (log_p, classes))
-        tau2 = target_temperature(log_p, classes, temperature, self.epsilon)
+        self._found.last = z, labels, (log_p, classes)
+        log_q, tau2 = adaptive_target(log_p, classes, temperature, self.epsilon)
         self.monitored["tau2"] = tau2.detach().mean()
-        log_q = target_log_probabilities(log_p, classes, tau2)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_q), infer={"enumerate": "parallel"})
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        log_p, classes = self._found.take((z, labels)) or self._class_distribution(z, labels)
+        log_p, classes = self._found.take(z, labels) or self._class_distribution(z, labels)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
@@ -113,17 +103,16 @@ class VarCon(ProbabilisticVarCon):
 
         loss = mean [KL(q(r|z) || p(r|z)) - log p(y|z)]
 
-    with ``z`` the normalised projection, a point, ``p(r|z) = softmax_r(z . w_r / temperature)``
-    over the centroids ``w`` of the batch, and the confidence-adaptive target ``q(r|z)``. Its
-    negative ELBO is ``probcl.objectives.varcon``, equation 7 of the paper. Temperature and
-    ``epsilon`` are the paper's.
+    with ``z`` the normalised projection, a point, and ``p`` and ``q`` those of
+    ``ProbabilisticVarCon``. Its negative ELBO is ``probcl.objectives.varcon``, equation 7 of the
+    paper. Temperature and ``epsilon`` are the paper's.
 
     Args:
         encoder: Images to features.
         projection: Features to the embedding before normalisation; by default ``MLP()``.
         temperature: Positive number that divides the cosines.
         epsilon: Strength of the adaptation, in ``[0, temperature]``.
-        learn_epsilon: Whether ``epsilon`` is learned; the guide first clamps it to that interval.
+        learn_epsilon: As for ``ProbabilisticVarCon``.
         learn_temperature: As for ``ProbabilisticVarCon``.
 
     References:
@@ -140,14 +129,9 @@ class VarCon(ProbabilisticVarCon):
         learn_epsilon: bool = False,
         learn_temperature: bool = False,
     ) -> None:
+        head = PointHead(projection)
         super().__init__(
-            encoder,
-            PointHead(projection),
-            temperature=temperature,
-            epsilon=epsilon,
-            learn_epsilon=learn_epsilon,
-            beta=0.0,
-            learn_temperature=learn_temperature,
+            encoder, head, None, temperature, epsilon, learn_epsilon, 0.0, 1, learn_temperature
         )
 
 
@@ -158,16 +142,11 @@ class _Found:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[_Key, tuple[Tensor, Tensor]] | None = None
+        self.last: tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]] | None = None
 
     def __reduce__(self) -> tuple:
         return _Found, ()
 
-    def keep(self, key: _Key, found: tuple[Tensor, Tensor]) -> None:
-        self._last = (key, found)
-
-    def take(self, key: _Key) -> tuple[Tensor, Tensor] | None:
-        last, self._last = self._last, None
-        if last is None or any(a is not b for a, b in zip(last[0], key, strict=True)):
-            return None
-        return last[1]
+    def take(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        last, self.last = self.last, None
+        return last[2] if last and last[0] is z and last[1] is labels else None

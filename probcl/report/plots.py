@@ -13,17 +13,9 @@ from probcl.evaluation.calibration import smooth_reliability
 from probcl.evaluation.selective import RiskCoverage
 
 __all__ = [
-    "plot_answers",
-    "plot_map",
-    "plot_out_of_distribution",
-    "plot_pareto",
-    "plot_reliability",
-    "plot_risk_coverage",
-    "plot_severity",
-    "plot_shift",
-    "plot_spectrum",
-    "plot_terms",
-]
+    "plot_answers", "plot_map", "plot_out_of_distribution", "plot_pareto", "plot_reliability",
+    "plot_risk_coverage", "plot_severity", "plot_shift", "plot_spectrum", "plot_terms",
+]  # fmt: skip
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -54,12 +46,9 @@ def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figur
 def plot_map(
     coordinates: ArrayLike, labels: ArrayLike, uncertainty: ArrayLike | None = None
 ) -> tuple[Figure, Any]:
-    """Draw a two-dimensional map of embeddings, by class and by uncertainty.
+    """Draw a map of embeddings ``(N, 2)``, by class ``(N,)`` and, if given, uncertainty ``(N,)``.
 
-    Args:
-        coordinates: Shape ``(N, 2)``.
-        labels: Classes, integers, shape ``(N,)``; the first 20 are written at their centres.
-        uncertainty: Shape ``(N,)``; without it the map by class stands alone.
+    The first 20 classes are written at their centres.
     """
     points, classes = np.asarray(coordinates), np.asarray(labels)
     panels = 1 if uncertainty is None else 2
@@ -156,13 +145,7 @@ def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[
 def plot_out_of_distribution(
     test: ArrayLike, sets: Mapping[str, ArrayLike], score: str
 ) -> tuple[Figure, Any]:
-    """Draw the distributions of a score over the test set and over sets out of distribution.
-
-    Args:
-        test: Scores of the test set, shape ``(N,)``.
-        sets: Scores by set, each of shape ``(M,)``.
-        score: Name of the score, for the axis.
-    """
+    """Draw the distributions of a named score over the test set ``(N,)`` and others, by name."""
     figure, axes = _subplots(6, 3.2)
     sets = {"test set": test, **sets}
     values = [np.asarray(values) for values in sets.values()]
@@ -207,12 +190,7 @@ def plot_pareto(
 def plot_severity(
     by_severity: Mapping[str, Mapping[int, ArrayLike]], score: str
 ) -> tuple[Figure, Any]:
-    """Draw the median of a score, and its quartiles, against the severity of each corruption.
-
-    Args:
-        by_severity: Scores of the images by corruption and severity, each of shape ``(N,)``.
-        score: Name of the score, for the axes.
-    """
+    """Draw the median and quartiles of a named score ``(N,)`` by corruption and severity."""
     columns = min(6, len(by_severity))
     rows = -(-len(by_severity) // columns)
     size = 0.6 + 1.6 * columns, 0.5 + 1.45 * rows

@@ -59,12 +59,7 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
 
 
 def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
-    """Print the first of the numbers, and how well each score answers each question.
-
-    Args:
-        metrics: Every number by name.
-        answers: As ``Evaluation.answers``.
-    """
+    """Print the first of ``Evaluation.metrics``, and ``Evaluation.answers``."""
     console = Console(highlight=False)
     quality = Table("metric", "value", box=None)
     for name, value in headline(metrics).items():

@@ -7,15 +7,6 @@ from probcl.training.datasets import Arrays, Datasets, Folder, Named, Synthetic
 from probcl.training.module import ContrastiveModule
 
 __all__ = [
-    "Arrays",
-    "Batch",
-    "ContrastiveModule",
-    "Datasets",
-    "Folder",
-    "ImageData",
-    "Monitor",
-    "Named",
-    "ProgressBar",
-    "Synthetic",
-    "Throughput",
-]
+    "Arrays", "Batch", "ContrastiveModule", "Datasets", "Folder", "ImageData", "Monitor", "Named",
+    "ProgressBar", "Synthetic", "Throughput",
+]  # fmt: skip

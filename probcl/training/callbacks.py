@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,9 @@ from probcl.evaluation import monitor
 from probcl.training.batch import TEST, TRAIN, as_batch
 
 __all__ = [
-    "Monitor",
-    "ProgressBar",
-    "RequireFinite",
-    "SaveOnTermination",
-    "Throughput",
+    "Monitor", "ProgressBar", "RequireFinite", "SaveOnTermination", "Throughput",
     "checkpoint_callbacks",
-]
+]  # fmt: skip
 
 #: Between two checkpoints of an epoch that takes long.
 INTERVAL = timedelta(minutes=15)
@@ -184,9 +181,8 @@ class ProgressBar(RichProgressBar):
         """Name what is embedded."""
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if self.progress is not None and self.test_progress_bar_id is not None:
-            part = " ".join(
-                str(word) for word in as_batch(batch, dataloader_idx).part or () if word
-            )
+            words = as_batch(batch, dataloader_idx).part or ()
+            part = " ".join(str(word) for word in words if word)
             self.progress.update(self.test_progress_bar_id, description=part.replace("_", " "))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -200,43 +196,21 @@ def checkpoint_callbacks(folder: Path, held_out: bool) -> list[Callback]:
     ``last.ckpt`` is of the end of the last epoch, ``recent.ckpt`` of every 15 minutes, and of the
     moment where the process was told to stop. If images are held out, ``best-*.ckpt`` are of the
     three epochs whose nearest neighbours classify them best.
-
-    Args:
-        folder: Folder of the checkpoints.
-        held_out: Whether images are held out from training.
     """
+    single = partial(ModelCheckpoint, folder, enable_version_counter=False)
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename="last",
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,  # else only where there is a validation
-        ),
-        ModelCheckpoint(
-            folder, filename="recent", train_time_interval=INTERVAL, enable_version_counter=False
-        ),
+        single("last", save_on_train_epoch_end=True),  # else only where there is a validation
+        single("recent", train_time_interval=INTERVAL),
         SaveOnTermination(folder / "recent.ckpt"),
     ]
     if held_out:
-        callbacks.append(
-            ModelCheckpoint(
-                folder,
-                filename="best-{epoch}",
-                monitor="val/knn_top1",
-                mode="max",
-                save_top_k=BEST,
-                save_on_train_epoch_end=False,
-            )
-        )
+        best = partial(ModelCheckpoint, folder, "best-{epoch}", save_on_train_epoch_end=False)
+        callbacks.append(best(monitor="val/knn_top1", mode="max", save_top_k=BEST))
     return callbacks
 
 
 class SaveOnTermination(Callback):
-    """Write a checkpoint where the process was told to stop (SIGTERM), between two steps.
-
-    Args:
-        path: The checkpoint.
-    """
+    """Write the checkpoint ``path`` where the process was told to stop (SIGTERM)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

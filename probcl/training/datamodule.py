@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from probcl.checks import check_count
 from probcl.data import (
     Augmentation,
     Degrade,
@@ -84,15 +85,6 @@ class ImageData(LightningDataModule, ABC):
         super().__init__()
         if num_workers is None:
             num_workers = min(os.cpu_count() or 1, MAX_WORKERS)
-        for name, number, least in (
-            ("batch_size", batch_size, 2),
-            ("views", views, 2),
-            ("monitored", monitored, 0),
-            ("corrupted", corrupted, 0),
-            ("num_workers", num_workers, 0),
-        ):
-            if number < least:
-                raise ValueError(f"{name} must be at least {least}, got {number}.")
         if not 0 <= degraded_views <= views:
             raise ValueError(
                 f"degraded_views must be from 0 to {views}, the views, got {degraded_views}."
@@ -100,17 +92,17 @@ class ImageData(LightningDataModule, ABC):
         if not 0 <= validation < 1:
             raise ValueError(f"validation must be a share from 0 to less than 1, got {validation}.")
         self.augment: Any = self.default_augmentation() if augmentation is None else augmentation
-        self.batch_size = batch_size
-        self.views = views
+        self.batch_size = check_count("batch_size", batch_size, least=2)
+        self.views = check_count("views", views, least=2)
         self.degraded_views = degraded_views
         self.degrade = Degrade()
         self.validation = validation
-        self.monitored = monitored
-        self.corrupted = corrupted
+        self.monitored = check_count("monitored", monitored, least=0)
+        self.corrupted = check_count("corrupted", corrupted, least=0)
         self.out_of_distribution = out_of_distribution
         self.channels = channels
         self.in_memory = in_memory
-        self.num_workers = num_workers
+        self.num_workers = check_count("num_workers", num_workers, least=0)
         self.seed = 0
         self._begun = Place()
         self._passes = 0  # over the training images, where there is no Trainer to count them

@@ -11,19 +11,14 @@ from torch.nn.functional import pad
 from probcl.data import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.distributions import Point
 from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation.embeddings import joined
 from probcl.programs import Program
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 
 __all__ = [
-    "CHANGED",
-    "CORRUPTED",
-    "EVALUATION_BATCH",
-    "changed",
-    "embed",
-    "encode",
-    "evaluate_parts",
+    "CHANGED", "CORRUPTED", "EVALUATION_BATCH", "changed", "embed", "encode", "evaluate_parts",
     "gather",
-]
+]  # fmt: skip
 
 #: Test images made into what is out of distribution, and corrupted ones.
 CHANGED = [Part("out_of_distribution", name) for name in OUT_OF_DISTRIBUTION]
@@ -36,12 +31,9 @@ HEAD_BATCH = 4096
 
 
 def changed(images: Tensor, rows: Tensor, part: Part) -> Tensor:
-    """Return images ``(N, ...)`` with the change that a part of an evaluation asks for, if any.
+    """Return images in [0, 1] with the change that a part of an evaluation asks for, if any.
 
-    Args:
-        images: Shape ``(N, channels, height, width)``, floats in [0, 1].
-        rows: Rows of the images in their data set, from which random draws follow, shape ``(N,)``.
-        part: Part of the evaluation.
+    Random draws follow from ``rows``, those of the images in their data set, shape ``(N,)``.
     """
     if part.kind == "corrupted":
         return CORRUPTIONS[part.name].apply(images, part.severity, rows)
@@ -54,11 +46,7 @@ def encode(program: Program, batch: Batch) -> Batch:
     """Return a batch with the features of its first view, on the CPU, in place of its views.
 
     They are computed in batches of one size, filled up with zeros, so that float rounding does not
-    depend on how many images came with an image.
-
-    Args:
-        program: Program whose encoder is asked, in eval mode.
-        batch: Images of an evaluation.
+    depend on how many images came with an image. The program must be in eval mode.
     """
     features = []
     for images in batch.views[0].split(EVALUATION_BATCH):
@@ -72,18 +60,14 @@ def encode(program: Program, batch: Batch) -> Batch:
 @torch.inference_mode(False)  # means of posteriors may be derivatives
 @torch.no_grad()
 def embed(program: Program, batches: Iterable[Batch], device: torch.device) -> Embeddings:
-    """Return the embeddings of encoded batches, in the order of their rows where these are known.
+    """Return the embeddings of what ``encode`` returned, in the order of the rows if known.
 
-    What follows from the features is computed here, so that it does not depend on the batches.
-
-    Args:
-        program: Program to ask.
-        batches: What ``encode`` returned.
-        device: Device of the program.
+    What follows from the features is computed here, on the program's device, so that it does not
+    depend on the batches.
     """
     batches = list(batches)
     features = torch.cat([batch.views[0] for batch in batches])
-    labels, rows = _joined(b.labels for b in batches), _joined(b.rows for b in batches)
+    labels, rows = (joined([getattr(b, name) for b in batches]) for name in ("labels", "rows"))
     if rows is not None:
         order = rows.argsort()
         features, rows = features[order], rows[order]
@@ -114,13 +98,9 @@ def gather(collected: Mapping[Part, list[Batch]], world_size: int) -> dict[Part,
 def evaluate_parts(
     parts: Mapping[Part, Embeddings], true_concentration: Tensor | None, progress: bool
 ) -> Evaluation:
-    """Evaluate embeddings by the part of an evaluation that they belong to.
+    """Evaluate the embeddings of each part of an evaluation.
 
-    Args:
-        parts: Embeddings of the training set, the test set, and of changed images.
-        true_concentration: True concentration of each row of the test set, shape ``(N,)``, where it
-            is known.
-        progress: Whether to show a progress bar.
+    ``true_concentration``, where it is known, is that of each row of the test set, shape ``(N,)``.
 
     Raises:
         ValueError: If there is no training set or no test set.
@@ -128,28 +108,13 @@ def evaluate_parts(
     for part, purpose in ((TRAIN, "learn a probe from"), (TEST, "evaluate on")):
         if part not in parts:
             raise ValueError(f"there are no images to {purpose}, or not one of them can be read.")
-    other: dict[str, Embeddings] = {}
+    other = {part.name: z for part, z in parts.items() if part.kind == "out_of_distribution"}
     corrupted: dict[str, dict[int, Embeddings]] = defaultdict(dict)
     for part, embeddings in parts.items():
-        if part.kind == "out_of_distribution":
-            other[part.name] = embeddings
-        elif part.kind == "corrupted":
+        if part.kind == "corrupted":
             corrupted[part.name][part.severity] = embeddings
-    test = parts[TEST]
+    test, truth = parts[TEST], true_concentration
     return evaluate(
-        parts[TRAIN],
-        None,
-        test,
-        None,
-        out_of_distribution=other,
-        corrupted=corrupted,
-        true_concentration=None if true_concentration is None else true_concentration[test.rows],
-        progress=progress,
-    )
-
-
-def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
-    """Return tensors in one, or None if one of them is missing."""
-    given = list(parts)
-    present = [part for part in given if part is not None]
-    return torch.cat(present) if len(present) == len(given) else None
+        parts[TRAIN], None, test, None, out_of_distribution=other, corrupted=corrupted,
+        true_concentration=None if truth is None else truth[test.rows], progress=progress,
+    )  # fmt: skip

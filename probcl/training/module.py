@@ -13,6 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from probcl.checks import check_count
 from probcl.evaluation import Embeddings, Evaluation, rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
@@ -79,10 +80,8 @@ class ContrastiveModule(LightningModule):
         freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
-        if reference_batch_size is not None and reference_batch_size < 1:
-            raise ValueError(
-                f"reference_batch_size must be at least 1, got {reference_batch_size}."
-            )
+        if reference_batch_size is not None:
+            check_count("reference_batch_size", reference_batch_size)
         if warmup_epochs is not None and not 0 <= warmup_epochs < math.inf:
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
         self.program = program

@@ -34,12 +34,10 @@ class WarmupCosine:
 
 
 def parameter_groups(module: nn.Module, decay_all: bool) -> list[dict]:
-    """Return the parameters to learn, as groups for an optimizer.
+    """Return the parameters of a module that have gradients, as groups for an optimizer.
 
-    Args:
-        module: Module whose parameters are to be learned; those without gradients are left out.
-        decay_all: Whether weight decay holds for biases and normalisations, of one dimension, too.
-            For single numbers, such as a temperature that is learned, it never does.
+    Weight decay holds for biases and normalisations, of one dimension, if ``decay_all``; for single
+    numbers, such as a temperature that is learned, it never does.
     """
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     least = 1 if decay_all else 2

@@ -23,24 +23,11 @@ def derived_seed(*numbers: int) -> int:
 
 
 def shuffled_batches(
-    rows: Sequence[int],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    rank: int = 0,
-    world_size: int = 1,
+    rows: Sequence[int], batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[list[int]]:
-    """Return the batches of an epoch, in an order of its own; what fills no batch is left out.
+    """Return a rank's batches of rows in an epoch; what fills no batch is left out.
 
     The batches of all ranks together are those of one process whose batch is as large as theirs.
-
-    Args:
-        rows: Rows of a data set to choose from.
-        batch_size: Images in a batch of one rank.
-        seed: Seed of the training.
-        epoch: Number of the epoch.
-        rank: Number of this process.
-        world_size: Number of processes.
 
     Example:
         >>> [len(batch) for batch in shuffled_batches(range(10), 4, seed=0, epoch=0)]

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import transforms
 
 from probcl.nn import ProjectedNormalHead, ResNet, TorchvisionModel, VisionTransformer
-from probcl.nn.images import IMAGENET_MEAN, IMAGENET_STD, Normalize, imagenet_statistics
+from probcl.nn.images import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from probcl.programs import VSimCLR
 
 ENCODERS = {
@@ -136,13 +136,13 @@ def test_images_that_do_not_fit_are_named(encoder):
     ("normalize", "channels", "message"),
     [
         (
-            Normalize("ResNet", any_channels=True),
+            Normalize("ResNet", channels=3),
             1,
             "the images have 1 channel, the encoder ResNet takes 3: set "
             "the encoder's channels to 1, or set the data's channels to 3 to repeat it.",
         ),
         (
-            Normalize("ResNet", (0.5,), (0.25,), any_channels=True),
+            Normalize("ResNet", channels=1),
             3,
             "the images have 3 channels, the encoder ResNet takes 1: set "
             "the encoder's channels to 3.",
@@ -168,6 +168,6 @@ def test_the_message_of_wrong_channels_says_what_to_set(normalize, channels, mes
 
 
 def test_other_channels_are_standardised_by_the_average():
-    mean, std = imagenet_statistics(2)
-    assert mean == pytest.approx([0.449, 0.449])
-    assert std == pytest.approx([0.226, 0.226])
+    normalize = Normalize("ResNet", channels=2)
+    assert normalize.mean.flatten().tolist() == pytest.approx([0.449, 0.449])
+    assert normalize.std.flatten().tolist() == pytest.approx([0.226, 0.226])

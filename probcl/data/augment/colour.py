@@ -7,17 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from probcl.checks import check_channels, check_probability, check_range
+from probcl.checks import check_amount, check_channels, check_probability, check_range
 from probcl.data.augment.draws import drawn_rows, sent
 
 __all__ = [
-    "ColorJitter",
-    "GaussianBlur",
-    "RandomGrayscale",
-    "blur_weights",
-    "gaussian_blur",
-    "jitter",
-]
+    "ColorJitter", "GaussianBlur", "RandomGrayscale", "blur_weights", "gaussian_blur", "jitter",
+]  # fmt: skip
 
 
 class ColorJitter(nn.Module):
@@ -47,12 +42,9 @@ class ColorJitter(nn.Module):
     ) -> None:
         super().__init__()
         strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        for name, value in strengths.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
         if not 0 <= hue <= 0.5:
             raise ValueError(f"hue must lie between 0 and 0.5 turns, got {hue}.")
-        self.strengths = (brightness, contrast, saturation, hue)
+        self.strengths = (*(check_amount(*strength) for strength in strengths.items()), hue)
         self.probability = check_probability("probability", probability)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -122,13 +114,10 @@ class GaussianBlur(nn.Module):
 
 
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image by given factors.
+    """Change brightness, contrast, saturation and hue of images in [0, 1].
 
-    Args:
-        images: Shape ``(N, channels, height, width)``, in [0, 1], of one or three channels.
-        factors: Shape ``(4, N)``: the factors of brightness, contrast and saturation, and the
-            turns of the hue.
-        order: Which of the four to change first, second and so on, shape ``(4, N)``, -1 for none.
+    ``factors`` ``(4, N)`` are those of the first three, and the turns of the hue; ``order``
+    ``(4, N)`` is which of the four to change first, second and so on, -1 for none.
     """
     images = check_channels(images).clone()
     changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]
@@ -147,12 +136,9 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Blur each image by a Gaussian of its own, mirrored at the borders.
+    """Blur images by Gaussians, mirrored at the borders, of ``sigma`` pixels, shape ``(N,)``.
 
-    Args:
-        images: Shape ``(N, channels, height, width)``.
-        sigma: Standard deviation for each image in pixels, shape ``(N,)``.
-        largest: Largest standard deviation there is; the kernel reaches three of them.
+    The kernel reaches three times ``largest``, the largest ``sigma`` there may be.
     """
     sigma = sent(sigma.to(images.dtype), images)
     columns = blur_weights(sigma, largest, images.shape[-1])

@@ -107,19 +107,10 @@ class RandomResizedCrop(nn.Module):
 
 
 def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Tensor:
-    """Cut a box out of each image and resize it, antialiased and bilinear, to a square.
+    """Cut a box out of each image and resize it, antialiased and bilinear, to a square in [0, 1].
 
-    Cropping, resizing and flipping are linear in the pixels, along one axis at a time: two
-    products of matrices, one pair for each image.
-
-    Args:
-        images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255.
-        boxes: Box of each image.
-        flipped: Whether to flip each image left to right, shape ``(N,)``.
-        size: Height and width of the result in pixels.
-
-    Returns:
-        Images in [0, 1], shape ``(N, channels, size, size)``.
+    ``flipped`` ``(N,)`` are mirrored left to right. Cropping, resizing and flipping are linear in
+    the pixels, along one axis at a time: two products of matrices, one pair for each image.
     """
     images = as_float(images)
     height, width = images.shape[-2:]

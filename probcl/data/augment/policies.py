@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
-from probcl.checks import check_channels, check_choice
+from probcl.checks import check_channels, check_choice, check_count
 from probcl.data.augment.draws import as_float, sent
 
 __all__ = ["AutoAugmentPolicy", "Operation", "Policy", "RandAugmentPolicy", "apply_operations"]
@@ -78,11 +78,9 @@ class RandAugmentPolicy(nn.Module):
 
     def __init__(self, num_ops: int = 2, magnitude: float = 9) -> None:
         super().__init__()
-        if num_ops < 0:
-            raise ValueError(f"num_ops must be at least 0, got {num_ops}.")
         if not 0 <= magnitude <= _STRONGEST:
             raise ValueError(f"magnitude must lie between 0 and {_STRONGEST}, got {magnitude}.")
-        self.num_ops = num_ops
+        self.num_ops = check_count("num_ops", num_ops, least=0)
         self.level = magnitude / _STRONGEST
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,13 +94,7 @@ class RandAugmentPolicy(nn.Module):
 
 
 def apply_operations(images: Tensor, operations: Sequence[Operation | None]) -> Tensor:
-    """Apply to each image its operation, torchvision's, the same ones together.
-
-    Args:
-        images: Shape ``(N, channels, height, width)``, floats in [0, 1] or integers in 0..255;
-            the operations see 256 levels.
-        operations: What to do to each image; None for nothing.
-    """
+    """Apply torchvision's operations on 256 levels, None for none; like ones go together."""
     groups: dict[Operation, list[int]] = defaultdict(list)
     for row, operation in enumerate(operations):
         if operation is not None:
