@@ -2,11 +2,20 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["has_its_checksums", "is_partial", "replacing", "write_whole"]
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = [
+    "digest", "has_its_checksums", "is_partial", "read_tensors", "replacing", "write_tensors",
+    "write_whole",
+]  # fmt: skip
 
 _PARTIAL = ".partial-"
 
@@ -56,6 +65,41 @@ def has_its_checksums(path: str | Path) -> bool:
             return file.testzip() is None
     except Exception:  # whatever the parsers of a damaged file meet
         return False
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors by name to a safetensors file, with their digest and other words about them."""
+    own = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
+    with replacing(path) as partial:
+        save_file(own, partial, {"format": "pt", "sha256": digest(own), **(about or {})})
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a safetensors file, and the words about them.
+
+    Raises:
+        ValueError: If the file is not whole, or a tensor is not of the digest written with it.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole file of weights ({error}): fetch it anew.") from error
+    if "sha256" in about and about["sha256"] != digest(tensors):  # others' files have none
+        raise ValueError(f"{path} is not as it was written: fetch it anew.")
+    return tensors, about
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of tensors."""
+    whole = sha256()
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        whole.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
 
 
 def is_partial(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import yaml
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from jsonargparse import ArgumentParser
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from probcl.files import replacing, write_whole
+from probcl.files import read_tensors, write_tensors, write_whole
 from probcl.programs import Program
 from probcl.trust import check_trusted, read_config
 
@@ -145,15 +142,11 @@ class Pretrained(
         if not trust:
             check_trusted(options, config)
         shared = cls(**options)
-        shared.load_state_dict(_read_weights(weights), strict=strict)
+        shared.load_state_dict(read_tensors(weights)[0], strict=strict)
         return shared
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        tensors = {
-            name: w.detach().cpu().contiguous().clone() for name, w in self.state_dict().items()
-        }
-        with replacing(save_directory / SAFETENSORS_SINGLE_FILE) as partial:
-            save_file(tensors, partial, {"format": "pt", "sha256": _digest(tensors)})
+        write_tensors(save_directory / SAFETENSORS_SINGLE_FILE, self.state_dict())
         config = json.dumps(self._hub_mixin_config, sort_keys=True, indent=2)
         write_whole(save_directory / CONFIG_NAME, config)
 
@@ -164,25 +157,3 @@ class Pretrained(
     def forward(self, images: Tensor) -> Distribution:
         """Map images ``(N, channels, height, width)`` in [0, 1] to posteriors of the sphere."""
         return self.program(images)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors, and check them against the digest that was written with them."""
-    try:
-        with safe_open(path, "pt") as file:
-            written = (file.metadata() or {}).get("sha256")
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole file of weights ({error}): fetch it anew.") from error
-    if written not in (None, _digest(tensors)):  # others' files have none
-        raise ValueError(f"{path} is not as it was written: fetch it anew.")
-    return tensors
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the names, types, shapes and bytes of tensors."""
-    digest = sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Posteriors for a network that is trained already: a concentration head on frozen features."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pyro
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from probcl.checks import check_choice
 from probcl.distributions import VonMisesFisher, as_posterior
+from probcl.files import digest, read_tensors, write_tensors
 from probcl.nn import MLP, PointHead
 from probcl.programs.program import Anchors, Program, Views
 from probcl.randomness import seeded
@@ -20,6 +22,7 @@ __all__ = ["PostHoc", "fit_posterior"]
 Likelihood = Literal["neighbours", "views", "expected_likelihood"]
 
 _BATCH, _PASSES = 256, 4
+_FILE = "model.safetensors"
 
 
 class PostHoc(Program):
@@ -27,7 +30,8 @@ class PostHoc(Program):
 
     The posterior of an image is ``vMF(mu(x), kappa(x))``: ``mu`` is the embedding as it was, bit
     for bit, and ``kappa`` a small perceptron of the features. Without a latent variable, the
-    program observes for each view the embedding of the next one. ``fit_posterior`` makes one.
+    program observes for each view the embedding of the next one. ``fit_posterior`` makes
+    one, ``save_pretrained`` and ``from_pretrained`` keep what it has learned.
 
         mu(x_next) ~ vMF(mu(x), kappa(x))
 
@@ -51,6 +55,50 @@ class PostHoc(Program):
         posterior = self._view_posteriors(views)
         with Anchors(*views.shape[:2]).averaged():
             pyro.sample("next", posterior, obs=as_posterior(posterior).mean_direction.roll(-1, 0))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the concentration head, without the network, to ``folder/model.safetensors``."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        head: Any = self.posterior_head
+        about = {"network_sha256": _network_digest(self.encoder, head.projection)}
+        write_tensors(Path(folder) / _FILE, head.log_concentration.state_dict(), about)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, encoder: nn.Module, projection: nn.Module | None = None
+    ) -> "PostHoc":
+        """Give a network the posteriors that ``fit_posterior`` fitted to it, bit for bit.
+
+        Args:
+            folder: Where ``save_pretrained`` wrote.
+            encoder: The same network, images to features; it is frozen, in eval mode.
+            projection: The same projection.
+
+        Raises:
+            ValueError: If the folder holds no concentration head as it was written, or the network
+                has other weights than the one that it was fitted to.
+        """
+        path = Path(folder) / _FILE
+        if not path.is_file():
+            raise ValueError(f"folder: {folder} holds no {_FILE}: name where it was saved.")
+        weights, about = read_tensors(path)
+        if not {"0.mean", "1.0.weight"} <= weights.keys():
+            raise ValueError(f"folder: {path} holds no head that fit_posterior fitted.")
+        program = cls(
+            encoder, projection, _perceptron(weights["0.mean"], len(weights["1.0.weight"]))
+        )
+        head: Any = program.posterior_head
+        if about.get("network_sha256") != _network_digest(encoder, head.projection):
+            raise ValueError(
+                f"encoder has other weights than the one that {folder} was fitted to: give that "
+                "network, and its projection."
+            )
+        head.log_concentration.load_state_dict(weights)
+        return program.eval()
+
+
+def _network_digest(*parts: nn.Module) -> str:
+    return digest({f"{i}.{n}": x for i, p in enumerate(parts) for n, x in p.state_dict().items()})
 
 
 class _ConcentrationHead(PointHead):
@@ -156,22 +204,28 @@ class _Standardise(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", features.mean(0))
-        self.register_buffer("scale", features.std(0, correction=0).clamp_min(1e-6))
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale
 
 
+def _perceptron(mean: Tensor, hidden: int, scale: Tensor | None = None) -> Any:
+    """Return a perceptron of features, standardised, for their log concentration."""
+    scale = torch.ones_like(mean) if scale is None else scale
+    head = nn.Sequential(_Standardise(mean, scale), MLP(1, hidden)).to(mean.dtype)
+    head(mean[None])  # lazy layers take their sizes
+    return head
+
+
 def _log_concentration(features: Tensor, cosines: Tensor, dim: int, hidden: int) -> nn.Module:
     """Return a perceptron that begins with the one concentration that suits all images best."""
-    perceptron = MLP(1, hidden)
-    head = nn.Sequential(_Standardise(features), perceptron).to(features.dtype)
-    head(features[:2])  # lazy layers take their sizes
-    last = perceptron[-1]
-    assert isinstance(last, nn.Linear)
+    scale = features.std(0, correction=0).clamp_min(1e-6)
+    head = _perceptron(features.mean(0), hidden, scale)
+    last: Any = head[1][-1]
     kappa = inverse_bessel_ratio(cosines.mean().clamp_min(1e-3), dim)
     with torch.no_grad():
         last.weight.mul_(0.1)

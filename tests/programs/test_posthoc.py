@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from torch import nn
 
 from probcl.infer import ContrastiveELBO
 from probcl.nn import ConvNet
-from probcl.programs import SimCLR, fit_posterior
+from probcl.programs import PostHoc, SimCLR, fit_posterior
 from probcl.special import inverse_bessel_ratio
 from probcl.sphere import normalize
 
@@ -107,6 +108,41 @@ def test_the_same_seed_gives_the_same_head():
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_what_was_fitted_is_saved_and_comes_back_bit_for_bit(tmp_path, projected):
+    images = torch.rand(40, 1, 8, 8)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    projection = nn.Linear(6, DIM) if projected else None
+    program = fit_posterior(network, images, projection, steps=3, hidden=7)
+    program.save_pretrained(tmp_path / "head")
+    again = PostHoc.from_pretrained(tmp_path / "head", network, projection)
+    one, two = program(images), again(images)
+    assert torch.equal(one.loc, two.loc)
+    assert torch.equal(one.concentration, two.concentration)
+    assert not again.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_head_of_another_network_is_refused(tmp_path):
+    images = torch.rand(40, 1, 8, 8)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    fit_posterior(network, images, steps=1).save_pretrained(tmp_path)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    with pytest.raises(ValueError, match="other weights than the one that"):
+        PostHoc.from_pretrained(tmp_path, other)
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        PostHoc.from_pretrained(tmp_path / "nowhere", network)
+    path = tmp_path / "model.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-3] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="is not as it was written"):
+        PostHoc.from_pretrained(tmp_path, network)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="holds no head that fit_posterior fitted"):
+        PostHoc.from_pretrained(tmp_path, network)
 
 
 def test_batches_and_bytes_are_taken_too():
