@@ -1,10 +1,8 @@
 """``probcl fit``, ``test`` and ``predict``: LightningCLI, whose runs have folders and reports."""
 
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
@@ -24,8 +22,6 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from rich.console import Console
 
 from probcl.cli_arguments import (
     config_beside,
@@ -35,11 +31,15 @@ from probcl.cli_arguments import (
     with_our_names,
 )
 from probcl.cli_errors import Parser, answer_to_bad_input
+from probcl.cli_lines import rank, say, show_our_lines_only
+from probcl.data.readers import list_pictures
+from probcl.evaluation import Embeddings
 from probcl.files import write_whole
 from probcl.hub import Pretrained
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
+    check_predictions,
     discard_if_unused,
     is_whole,
     make_run_dir,
@@ -48,6 +48,7 @@ from probcl.runs import (
     set_aside,
     write_embeddings,
     write_metrics,
+    write_predictions,
 )
 from probcl.training import ContrastiveModule, ImageData
 from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
@@ -116,7 +117,7 @@ class ProbclCLI(LightningCLI):
             with suppress(ValueError):
                 signal.signal(signal.SIGTERM, before)
             os.environ.pop(_RUN_DIR, None)
-            if hasattr(self, "run_dir") and not _rank():
+            if hasattr(self, "run_dir") and not rank():
                 discard_if_unused(self.run_dir)
 
     def _stop(self, *_: Any) -> None:
@@ -151,6 +152,21 @@ class ProbclCLI(LightningCLI):
             help="Whether fit ends with an evaluation and a report; test gives them later too.",
         )
 
+        if parser.description != DESCRIPTIONS["predict"]:
+            return
+        parser.add_argument(
+            "--images",
+            type=str | None,
+            default=None,
+            help="Folder of pictures without labels, in place of the test set.",
+        )
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="File to write of them, .npz or .parquet (default: predictions.npz in run_dir).",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and find the run to go on with."""
         given = list(args or ())
@@ -168,11 +184,11 @@ class ProbclCLI(LightningCLI):
             self.resumed = run
             self.config = parser.parse_args(["fit", f"--config={run / 'config.yaml'}", *given[1:]])
         for path in torn:
-            _say(f"{path} is not a whole checkpoint: it is left out.")
+            say(f"{path} is not a whole checkpoint: it is left out.")
         if checkpoint is None:
-            _say("there is no checkpoint to go on from: the run begins anew.")
+            say("there is no checkpoint to go on from: the run begins anew.")
         else:
-            _say(f"going on from {checkpoint}, with the configuration of {run}.")
+            say(f"going on from {checkpoint}, with the configuration of {run}.")
         self.config.fit.ckpt_path = checkpoint and str(checkpoint)
 
     def _check_checkpoint(self) -> None:
@@ -207,7 +223,7 @@ class ProbclCLI(LightningCLI):
         config = self.config[subcommand]
         if subcommand == "test" and config.trainer.limit_test_batches == 0:
             raise ValueError("trainer.limit_test_batches must be above 0 for test, got 0.")
-        if _rank():  # another process makes it, and writes to it
+        if rank():  # another process makes it, and writes to it
             self.run_dir = Path(os.environ.get(_RUN_DIR) or config.run_dir or "runs")
         elif self.resumed:
             self.run_dir = self.resumed
@@ -248,7 +264,7 @@ class ProbclCLI(LightningCLI):
         else:
             self._share({})
             checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
-            _say(f"not evaluated: probcl test --ckpt_path {checkpoint} gives the numbers.")
+            say(f"not evaluated: probcl test --ckpt_path {checkpoint} gives the numbers.")
 
     def _evaluating(self) -> Trainer:
         """Return the Trainer, or where it has several devices another one with one of them."""
@@ -269,7 +285,7 @@ class ProbclCLI(LightningCLI):
     def after_test(self) -> None:
         """Write the numbers, then share what was trained, then draw the report."""
         if self._get(self.config, "trainer").fast_dev_run:
-            _say("fast_dev_run: every part ran on a batch; there is no report.")
+            say("fast_dev_run: every part ran on a batch; there is no report.")
             return
         evaluation, seconds = self.model.evaluation, self.model.seconds
         metrics = evaluation.metrics | seconds
@@ -278,11 +294,14 @@ class ProbclCLI(LightningCLI):
             self._share(metrics)
         path = write_report(evaluation, self.run_dir / "report.html", run_dir=self.run_dir)
         print_summary(metrics, evaluation.answers)
+        self._say_unreadable()
+        say(f"report: {path}")
+
+    def _say_unreadable(self) -> None:
         unreadable = sorted(self.datamodule.unreadable)
         if unreadable:
             names = ", ".join(unreadable[:SHOWN_FILES]) + ", ..." * (len(unreadable) > SHOWN_FILES)
-            _say(f"left out {len(unreadable)} files that cannot be read: {names}")
-        _say(f"report: {path}")
+            say(f"left out {len(unreadable)} files that cannot be read: {names}")
 
     def _share(self, metrics: Mapping[str, float]) -> None:
         """Write the weights and the configuration of the program, for others to load."""
@@ -295,9 +314,22 @@ class ProbclCLI(LightningCLI):
         shared.save_pretrained(self.run_dir / "pretrained")
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the embeddings of the training and the test set to one ``.npz`` file."""
-        parts = dict(zip(("train", "test"), self.trainer.predict(**kwargs) or (), strict=False))
-        _say(f"embeddings: {write_embeddings(self.run_dir, parts)}")
+        """Write what is said of the training and the test set, or of pictures without labels."""
+        if self.trainer.world_size > 1:
+            raise ValueError("trainer.devices must be 1 for predict: its rows are in one file.")
+        images = self._get(self.config, "images")
+        if images is None:
+            parts = dict(zip(("train", "test"), self.trainer.predict(**kwargs) or (), strict=False))
+            say(f"embeddings: {write_embeddings(self.run_dir, parts)}")
+            return
+        output = Path(self._get(self.config, "output") or self.run_dir / "predictions.npz")
+        check_predictions(output)
+        pictures = self.datamodule.pictures = list_pictures(images)
+        names = [os.path.relpath(path, Path(images).expanduser()) for path in pictures]
+        batches = self.trainer.predict(**kwargs) or ()
+        train, new = (Embeddings.concatenate([x for x in part if x]) for part in batches)
+        say(f"predictions: {write_predictions(output, names, train, new)}")
+        self._say_unreadable()
 
 
 def run(args: list[str]) -> None:
@@ -306,7 +338,7 @@ def run(args: list[str]) -> None:
     Args:
         args: Arguments, the subcommand first.
     """
-    _show_our_lines_only()
+    show_our_lines_only()
     sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
         trust = "--trust" in args
@@ -314,10 +346,10 @@ def run(args: list[str]) -> None:
         config = config_beside(args)
         if config is not None:
             args = with_config(args, config, trust)
-            _say(f"configuration: {config}")
+            say(f"configuration: {config}")
         ProbclCLI(with_our_names(args))
     except SIGTERMException as error:
-        _say(str(error) or "told to stop: a checkpoint is written; go on with --ckpt_path last.")
+        say(str(error) or "told to stop: a checkpoint is written; go on with --ckpt_path last.")
         sys.exit(128 + signal.SIGTERM)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         answer = answer_to_bad_input(error)
@@ -343,28 +375,6 @@ def _loggers(run_dir: Path) -> list[Logger]:
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run_dir, name=TENSORBOARD, version=""))
     return loggers
-
-
-def _rank() -> int:
-    """Return the number of this process among those that train together."""
-    return getattr(rank_zero_only, "rank", None) or 0
-
-
-def _say(text: str) -> None:
-    """Print a line, on one of several processes."""
-    if not _rank():
-        Console(highlight=False).print(text, markup=False, soft_wrap=True)
-
-
-def _show_our_lines_only() -> None:
-    """Silence the frameworks' hints and notices; their errors still show."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pyro"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\b")
-    ours = logging.getLogger("probcl")
-    ours.setLevel(logging.INFO)
-    if not ours.handlers:
-        ours.addHandler(logging.StreamHandler())
 
 
 def _as_list(value: Any) -> list[Any]:

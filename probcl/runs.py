@@ -1,6 +1,7 @@
 """The folders of runs: made without ever writing into one in use, found again, and recorded."""
 
 import csv
+import importlib
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from probcl.evaluation import Embeddings
+from probcl.evaluation import Embeddings, predict
 from probcl.files import has_its_checksums, is_partial, replacing, write_whole
 from probcl.trust import read_config
 
 __all__ = [
     "TENSORBOARD",
+    "check_predictions",
     "config_of_run",
     "discard_if_unused",
     "environment",
@@ -33,6 +36,7 @@ __all__ = [
     "set_aside",
     "write_embeddings",
     "write_metrics",
+    "write_predictions",
 ]
 
 #: Folder of TensorBoard's log within that of a run.
@@ -106,10 +110,10 @@ def discard_if_unused(path: Path) -> None:
     """Remove the folder of a run that never began.
 
     Args:
-        path: The folder; it stays if it holds anything but TensorBoard's log, which begins before
-            the first number.
+        path: The folder; it stays if it holds anything but its configuration and TensorBoard's log,
+            which begins before the first number.
     """
-    if {entry.name for entry in path.iterdir()} <= {TENSORBOARD}:
+    if {entry.name for entry in path.iterdir()} <= {TENSORBOARD, "config.yaml"}:
         shutil.rmtree(path)
 
 
@@ -181,9 +185,55 @@ def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | N
         name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]
     }
     split = np.repeat(list(whole), [len(part) for part in whole.values()])
-    with replacing(run_dir / "embeddings.npz") as partial:
-        np.savez(partial, **joined, split=split)
+    with replacing(run_dir / "embeddings.npz") as partial, partial.open("wb") as file:
+        np.savez(file, **joined, split=split)
     return run_dir / "embeddings.npz"
+
+
+def write_predictions(path: Path, names: Sequence[str], train: Embeddings, new: Embeddings) -> Path:
+    """Write what is said of new images, one row for each: a table with a column for each thing.
+
+    Args:
+        path: An ``.npz`` file, or ``.parquet`` (extra ``parquet``).
+        names: Names of the images, by row.
+        train: Embeddings of the training images, from which classes and scores come.
+        new: Embeddings of the new images.
+
+    Returns:
+        The file, with ``name``; ``class`` and ``probability`` of the linear probe, if there are
+        classes; the arrays of ``write_embeddings``; and ``score_NAME`` of each uncertainty score.
+
+    Raises:
+        ValueError: If the file is of another kind, or there is no PyArrow to write it.
+    """
+    check_predictions(path)
+    prediction, new = predict(train, None, new), new.sorted()
+    columns: dict[str, Any] = {"name": np.array([names[row] for row in new.rows])}
+    if prediction.probabilities.shape[1]:
+        columns["probability"], columns["class"] = map(np.asarray, prediction.probabilities.max(-1))
+    columns |= {name: values for name, values in _arrays(new).items() if name != "row"}
+    columns |= {f"score_{name}": np.asarray(x) for name, x in prediction.scores.items()}
+    with replacing(path) as partial:
+        if path.suffix == ".npz":
+            with partial.open("wb") as file:
+                np.savez(file, **columns)
+        else:
+            parquet = importlib.import_module("pyarrow.parquet")
+            table = importlib.import_module("pyarrow").table
+            parquet.write_table(table({name: x.tolist() for name, x in columns.items()}), partial)
+    return path
+
+
+def check_predictions(path: Path) -> None:
+    """Raise ``ValueError`` unless ``write_predictions`` can write the file."""
+    if path.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"output must end in .npz or .parquet, got {path}.")
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ValueError(
+            "output: .parquet needs PyArrow: pip install 'probcl[parquet]', or choose .npz."
+        )
+    if path.exists():
+        raise ValueError(f"output: {path} is there already: choose another name.")
 
 
 def record_of_run(run_dir: Path) -> dict[str, Any]:
@@ -223,9 +273,10 @@ def _arrays(part: Embeddings) -> dict[str, Any]:
         names = {f"posterior_{name}": name for name in parameters}
         names |= {name: name for name in ("mean_direction", "mean_resultant_length")}
         with torch.no_grad():
-            arrays |= {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
+            said = {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
             with suppress(NotImplementedError):
-                arrays["entropy"] = torch.cat([q.entropy() for q in blocks])
+                said["entropy"] = torch.cat([q.entropy() for q in blocks])
+        arrays |= {name: values[part._order] for name, values in said.items()}
     return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 

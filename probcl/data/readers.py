@@ -30,8 +30,8 @@ from probcl.data.datasets import (
 )
 
 __all__ = [
-    "Listed", "decode_packed", "list_images", "number_classes", "pair", "read_arrays",
-    "read_folder", "sizes_in_folder",
+    "Listed", "decode_packed", "list_images", "list_pictures", "number_classes", "pair",
+    "read_arrays", "read_folder", "sizes_in_folder",
 ]  # fmt: skip
 
 _PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
@@ -231,12 +231,7 @@ def read_folder(
     others = [entry.path for part in (train, test) for entry in _entries(part)
               if entry.name not in numbers]  # fmt: skip
     others += [path for part in parts for path in part.others]
-    if others:
-        warnings.warn(
-            f"path: left out of {root}: {len(others)} that are no image files, such as "
-            f"{others[0]}; those end in {', '.join(_ENDINGS)}, and are no links to folders.",
-            stacklevel=2,
-        )
+    _warn_of(others, "path", root)
     return pair(*parts, channels, unreadable, max_pixels)
 
 
@@ -252,12 +247,31 @@ def sizes_in_folder(path: str | Path) -> list[tuple[int, int]]:
     return sizes
 
 
+def list_pictures(path: str | Path) -> list[str]:
+    """Return the image files in a folder and in those within it, without labels, sorted.
+
+    Hidden ones and links to folders are left out, and what is no image file, with a warning.
+
+    Raises:
+        ValueError: If there is no such folder, or it holds no image file.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"images: there is no folder {root}.")
+    listed = Listed()
+    _list(root, None, listed)
+    _warn_of(listed.others, "images", root)
+    if not listed.paths:
+        raise ValueError(f"images: {root} holds no image files ({', '.join(_ENDINGS)}).")
+    return listed.paths
+
+
 @dataclass
 class Listed:
     """Image files, the numbers of their classes, and what else lies beside them."""
 
     paths: list = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
 
@@ -287,20 +301,34 @@ def list_images(folder: Path, numbers: Mapping[str, int]) -> Listed:
     listed = Listed()
     for name, number in numbers.items():
         before = len(listed.paths)
-        for entry in _within(folder / name) if (folder / name).is_dir() else ():
-            # Pipes and broken links are none; most are plain files, of which no more is asked.
-            regular = entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
-            if regular and entry.name.lower().endswith(_ENDINGS):
-                listed.paths.append(entry.path)
-                listed.labels.append(number)
-            else:
-                listed.others.append(entry.path)
+        if (folder / name).is_dir():
+            _list(folder / name, number, listed)
         if len(listed.paths) == before:
             raise ValueError(
                 f"{folder / name} holds no image files ({', '.join(_ENDINGS)}), or is not there: "
                 "fill it, or leave the class out."
             )
     return listed
+
+
+def _list(folder: Path, number: int | None, listed: Listed) -> None:
+    for entry in _within(folder):
+        # Pipes and broken links are none; most are plain files, of which no more is asked.
+        regular = entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
+        if regular and entry.name.lower().endswith(_ENDINGS):
+            listed.paths.append(entry.path)
+            listed.labels.append(number)
+        else:
+            listed.others.append(entry.path)
+
+
+def _warn_of(others: list[str], argument: str, root: Path) -> None:
+    if others:
+        warnings.warn(
+            f"{argument}: left out of {root}: {len(others)} that are no image files, such as "
+            f"{others[0]}; those end in {', '.join(_ENDINGS)}, and are no links to folders.",
+            stacklevel=3,
+        )
 
 
 def _within(folder: str | Path) -> Iterator[os.DirEntry]:

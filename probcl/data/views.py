@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_image
 
 from probcl.data.datasets import ImageArrays, checked_images, in_eight_bits
 
-__all__ = ["CroppedBatch", "CroppedViews", "collate_views", "read_into_memory"]
+__all__ = ["CroppedBatch", "CroppedViews", "Sized", "collate_views", "read_into_memory"]
 
 
 class CroppedBatch(NamedTuple):
@@ -77,6 +77,23 @@ class CroppedViews(Dataset):
                 torch.manual_seed((self.seed + row) % 2**63)
             views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
         return views, label, row
+
+
+class Sized(nn.Module):
+    """Leave images as they are, which must have the one size of those that were trained on."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = height, width
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the image ``(channels, height, width)``, or raise ``ValueError``."""
+        if tuple(image.shape[-2:]) != self.size:
+            raise ValueError(
+                f"images must be of {self.size[0]}x{self.size[1]} pixels, as those trained on, got "
+                f"{image.shape[-2]}x{image.shape[-1]}: resize them."
+            )
+        return image
 
 
 def _of_columns(item: Mapping, row: int) -> tuple[Any, Any]:

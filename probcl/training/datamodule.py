@@ -17,12 +17,19 @@ from probcl.data import (
     Augmentation,
     Degrade,
     ImageArrays,
+    ImageFiles,
     RandomResizedCrop,
     SimAugment,
     as_float,
     check_classes,
 )
-from probcl.data.views import CroppedBatch, CroppedViews, collate_views, read_into_memory
+from probcl.data.views import (
+    CroppedBatch,
+    CroppedViews,
+    Sized,
+    collate_views,
+    read_into_memory,
+)
 from probcl.training.batch import TEST, TRAIN, Batch, Part
 from probcl.training.evaluation import CHANGED, CORRUPTED, EVALUATION_BATCH, changed
 from probcl.training.sampler import Batches, Place, blocks, derived_seed, shuffled_batches
@@ -106,6 +113,8 @@ class ImageData(LightningDataModule, ABC):
         self.seed = 0
         self._begun = Place()
         self._passes = 0  # over the training images, where there is no Trainer to count them
+        #: Image files without labels, for ``predict``.
+        self.pictures: list[str] = []
         #: Files that could not be read and were left out.
         self.unreadable: set[str] = set()
         self._sets: tuple[Dataset, ...] | None = None
@@ -244,9 +253,14 @@ class ImageData(LightningDataModule, ABC):
         return loaders
 
     def predict_dataloader(self) -> list[Batches]:
-        """Return the training set and the test set."""
-        parts = zip(self.sets, (TRAIN, TEST), strict=False)
-        return [self._evaluated(self._plain(images), [part]) for images, part in parts]
+        """Return the training set, and the test set or the ``pictures`` in its place."""
+        train, test = self._plain(self.sets[0]), self._plain(self.sets[1])
+        if self.pictures:
+            height, width = self.example.shape[-2:]
+            files = ImageFiles(self.pictures, None, self.example.shape[1], "skip")
+            centre = self.crop.centre_per_image() if self._has_crop else Sized(height, width)
+            test = CroppedViews(files, [centre])
+        return [self._evaluated(train, [TRAIN]), self._evaluated(test, [TEST])]
 
     def _evaluated(
         self, images: Dataset, parts: Sequence[Part], rows: Sequence[int] | None = None
