@@ -30,8 +30,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
         with replacing(path) as partial:
             torch.save(checkpoint, partial)
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, or raise ``ValueError`` if it is not as it was written."""
-        if Path(path).is_file() and not has_its_checksums(path):
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, or raise ``ValueError`` if it is not as it was written.
+
+        Nothing but tensors and plain values is loaded, unless ``weights_only`` is False.
+        """
+        if not Path(path).is_file():
+            return super().load_checkpoint(path, map_location)
+        if not has_its_checksums(path):
             raise ValueError(f"{path} is not a whole checkpoint: take another one of its run.")
-        return super().load_checkpoint(path, *args, **kwargs)
+        return torch.load(path, map_location=map_location, weights_only=weights_only is not False)
