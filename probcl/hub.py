@@ -149,6 +149,9 @@ class Pretrained(
         write_tensors(save_directory / SAFETENSORS_SINGLE_FILE, self.state_dict())
         config = json.dumps(self._hub_mixin_config, sort_keys=True, indent=2)
         write_whole(save_directory / CONFIG_NAME, config)
+        card = save_directory / "README.md"
+        if not card.exists():
+            write_whole(card, str(self.generate_model_card()))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the model card: program, figures, data, configuration, and how to load it."""

@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import count, takewhile
@@ -32,6 +33,7 @@ __all__ = [
     "newest_checkpoint",
     "newest_run",
     "read_history",
+    "read_metrics",
     "record_of_run",
     "set_aside",
     "write_embeddings",
@@ -156,12 +158,32 @@ def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
     """Write the numbers of a run, and what they were measured with: versions and hardware.
 
     Args:
-        run_dir: Folder of the run, which gets ``metrics.json`` and ``environment.json``.
+        run_dir: Folder of the run, which gets ``metrics.json``, and ``environment.json`` with the
+            digest of the former.
         metrics: Numbers by name.
     """
-    for name, content in (("metrics", dict(metrics)), ("environment", environment())):
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        write_whole(run_dir / f"{name}.json", text)
+    text = _as_json(dict(metrics))
+    around = environment() | {"metrics_sha256": sha256(text.encode()).hexdigest()}
+    write_whole(run_dir / "metrics.json", text)
+    write_whole(run_dir / "environment.json", _as_json(around))
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def read_metrics(run_dir: Path) -> dict[str, Any]:
+    """Read the numbers of a run.
+
+    Raises:
+        ValueError: If there are none, or they are not as they were written.
+    """
+    metrics = read_config(run_dir / "metrics.json")
+    if (run_dir / "environment.json").is_file():
+        written = read_config(run_dir / "environment.json").get("metrics_sha256")
+        if written not in (None, sha256((run_dir / "metrics.json").read_bytes()).hexdigest()):
+            raise ValueError(f"{run_dir / 'metrics.json'} is not as it was written: test it anew.")
+    return metrics
 
 
 def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | None]]) -> Path:
@@ -248,10 +270,9 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
     config = _without_places(read_config(run_dir / "config.yaml"))
     for place in ("run_dir", "ckpt_path"):
         config.pop(place, None)
-    environment, metrics = (
-        json.loads((run_dir / f"{name}.json").read_text()) for name in ("environment", "metrics")
-    )
-    return {"config": config, **environment, "metrics": metrics}
+    around = read_config(run_dir / "environment.json")
+    around.pop("metrics_sha256", None)
+    return {"config": config, **around, "metrics": read_metrics(run_dir)}
 
 
 def _without_places(node: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from probcl.cli import main
 from probcl.hub import Pretrained
+from probcl.runs import read_metrics
 from probcl.trust import DEEPEST, LARGEST_FILE, MOST_VALUES, check_trusted, read_config
 
 ENCODER = {"class_path": "probcl.nn.ConvNet", "init_args": {"widths": [4, 8]}}
@@ -215,3 +217,16 @@ def test_a_configuration_of_something_else_is_named(content, pretrained):
     (pretrained / "config.json").write_text(content)
     with pytest.raises(ValueError, match="configuration"):
         Pretrained.from_pretrained(pretrained)
+
+
+def test_numbers_that_were_changed_are_noticed(trained, tmp_path):
+    for name in ("metrics.json", "environment.json"):
+        shutil.copy(trained / name, tmp_path / name)
+    assert read_metrics(tmp_path) == json.loads((trained / "metrics.json").read_text())
+    text = (tmp_path / "metrics.json").read_text()
+    (tmp_path / "metrics.json").write_text(text.replace("0.9", "0.8", 1))
+    with pytest.raises(ValueError, match=r"metrics\.json is not as it was written"):
+        read_metrics(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["compare", str(tmp_path), "--output=compare.html"])
+    assert not Path("compare.html").exists()

@@ -1,6 +1,7 @@
 """Readers of images of your own: from an ``.npz`` file, or from folders of image files."""
 
 import os
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,12 @@ __all__ = [
 
 _PLAIN = ("train_images", "train_labels", "test_images", "test_labels")
 _PACKED = ("jpeg", "offset", "label", "split")
+# The most that an .npz file may hold once unpacked: a small one can declare more.
+MOST_BYTES = (
+    os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if hasattr(os, "sysconf")
+    else sys.maxsize
+)
 _BLOCK = 64  # images decoded by a thread at a time
 _CLASSES_SEEN, _FILES_SEEN = 20, 5  # of each, by which the size of views is chosen
 _ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif")
@@ -89,6 +96,13 @@ def _open(path: str | Path) -> NpzFile:
 
 
 def _take(path: str | Path, file: NpzFile, names: tuple[str, ...]) -> list[Any]:
+    parts = file.zip.infolist() if file.zip else ()
+    size = sum(part.file_size for part in parts)
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"path: {path} holds {size} bytes once unpacked, more than the memory of this machine, "
+            f"{MOST_BYTES}: split it, or save images as files."
+        )
     arrays = []
     for name in names:
         if name not in file:

@@ -12,6 +12,7 @@ from probcl.evaluation import METRICS, QUESTIONS
 from probcl.files import write_whole
 from probcl.report import plots
 from probcl.report.page import Section, drawn, render
+from probcl.runs import read_metrics
 from probcl.trust import read_config
 
 __all__ = ["compare_runs"]
@@ -53,9 +54,8 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
 
 
 def _read(run: Path) -> tuple[str, dict[str, float]]:
-    path = run / "metrics.json" if run.is_dir() else run
     try:
-        content = read_config(path)
+        content = read_metrics(run) if run.is_dir() else read_config(run)
         metrics = content.get("metrics", content)  # of a record, or alone
     except (ValueError, AttributeError) as error:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 __all__ = ["Section", "drawn", "render"]
 
@@ -23,6 +24,8 @@ class Section(NamedTuple):
 def drawn(title: str, text: str, plot: tuple[Figure, Any]) -> Section:
     """Return a section whose picture, an SVG image in the page, is a plot's figure; close it."""
     figure, buffer = plot[0], io.BytesIO()
+    for words in figure.findobj(Text):
+        words.set_parse_math(False)  # names come from data: a dollar is no formula
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
     encoded = base64.b64encode(buffer.getvalue()).decode()

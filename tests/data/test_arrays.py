@@ -348,6 +348,12 @@ def test_bad_packed_files_are_refused(tmp_path, changes, message):
         read_arrays(path)
 
 
+def test_a_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("probcl.data.readers.MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="bytes once unpacked, more than the memory"):
+        read_arrays(saved(tmp_path / "packed.npz"))
+
+
 def test_a_damaged_array_is_named(tmp_path):
     path = saved(tmp_path / "images.npz")
     with zipfile.ZipFile(path) as file:

@@ -1,6 +1,7 @@
 """The report on an evaluation: of anyone's arrays, with scores and metrics of their own."""
 
 import re
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -61,3 +62,15 @@ def test_bad_input(arrays, tmp_path):
     evaluation = evaluate(*arrays, scores=[], metrics=[])
     with pytest.raises(ValueError, match=r"path must be an \.html file, got report\.txt"):
         write_report(evaluation, "report.txt")
+
+
+def test_names_from_data_are_text_in_the_page_and_in_its_pictures(arrays, tmp_path):
+    name = "<script>alert(1)</script> $\\frac$ a_b"
+    train, y, test, labels = arrays
+    strange = np.random.default_rng(0).normal(size=(20, train.shape[1]))
+    evaluation = evaluate(train, y, test, labels, out_of_distribution={name: strange})
+    page = evaluation.report(tmp_path / "report.html").read_text()
+    assert "<script>alert" not in page
+    pictures = [b64decode(code).decode() for code in re.findall(r"svg\+xml;base64,([^\"]+)", page)]
+    assert any("alert(1)" in picture and "$\\frac$" in picture for picture in pictures)
+    assert not any("<script>alert" in picture for picture in pictures)
