@@ -10,7 +10,6 @@ import pyro
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from probcl.checks import check_count
@@ -141,7 +140,7 @@ class ContrastiveModule(LightningModule):
             first = as_batch(next(iter(self.trainer.train_dataloader)))  # type: ignore[arg-type]
         return first.views[0][:1].cpu(), first.size
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> Any:
         """Return the optimizer, its learning rate rising and then falling to zero.
 
         Without a last step, as with ``max_epochs=-1``, the learning rate does not fall.

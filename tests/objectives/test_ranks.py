@@ -74,11 +74,12 @@ def run(name: str, views: Tensor, labels: Tensor, **options) -> tuple[Tensor, li
     loss = OBJECTIVES[name](z, k, t, e, labels, **options)
     parameters = list(encoder.parameters())
     gradients = torch.autograd.grad(loss.mean(), parameters, materialize_grads=True)
+    gradients = [gradient.detach() for gradient in gradients]
     if dist.is_initialized():
         for gradient in gradients:
             dist.all_reduce(gradient)
             gradient /= dist.get_world_size()
-    return loss.detach(), list(gradients)
+    return loss.detach(), gradients
 
 
 def refusals(name: str, views: Tensor, labels: Tensor, rank: int) -> dict[str, str]:
