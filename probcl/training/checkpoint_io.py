@@ -1,6 +1,7 @@
 """How checkpoints are written and read: whole or not at all, and as they were written."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -39,6 +40,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """
         if not Path(path).is_file():
             return super().load_checkpoint(path, map_location)
+        torn = f"{path} is not a whole checkpoint: take another one of its run."
         if not has_its_checksums(path):
-            raise ValueError(f"{path} is not a whole checkpoint: take another one of its run.")
-        return torch.load(path, map_location=map_location, weights_only=weights_only is not False)
+            raise ValueError(torn)
+        try:
+            return torch.load(path, map_location, weights_only=weights_only is not False)
+        except UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors and plain values: to run what it holds, load it "
+                "with weights_only=False."
+            ) from error
+        except RuntimeError as error:  # its directory is damaged
+            raise ValueError(torn) from error
