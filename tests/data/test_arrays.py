@@ -291,7 +291,7 @@ def test_cifar10(tmp_path):
 def test_an_image_in_sixteen_bits_is_refused_not_clipped():
     file = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(file, "PNG")
-    with pytest.raises(ValueError, match="its pixels are 'I.*', not of 8 bits"):
+    with pytest.raises(ValueError, match=r"its pixels are 'I.*', not of 8 bits"):
         decode_image(file.getvalue())
 
 
