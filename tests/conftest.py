@@ -11,10 +11,14 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from probcl.cli import main
 from probcl.data import load_digits
+
+settings.register_profile("ours", deadline=None)  # no test depends on the time it takes
+settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)

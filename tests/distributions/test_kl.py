@@ -96,7 +96,7 @@ def test_tight_bound_is_a_minimum_over_the_joint_scale() -> None:
     assert torch.isclose(tight, least, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 60), st.floats(-2, 2), st.floats(0, 1.5), st.integers(0, 10**6))
 def test_between_zero_and_its_bounds(
     dim: int, log_signal: float, log_ratio: float, seed: int

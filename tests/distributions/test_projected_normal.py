@@ -139,7 +139,7 @@ def test_zero_mean_has_finite_gradients(dim: int, kind: str, dtype: torch.dtype)
     assert torch.allclose(by_loc, slope * z, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(-60, 60), st.integers(0, 10**6))
 def test_joint_scale_does_not_matter(dim: int, log2_factor: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -150,7 +150,7 @@ def test_joint_scale_does_not_matter(dim: int, log2_factor: int, seed: int) -> N
     assert torch.allclose(scaled.entropy(), d.entropy(), rtol=1e-13, atol=1e-11)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 12), st.integers(0, 10**6))
 def test_rotation_moves_the_density_along(dim: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

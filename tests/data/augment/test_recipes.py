@@ -52,7 +52,7 @@ def test_every_image_gets_a_draw_of_its_own(recipe, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     channels=st.sampled_from([1, 3]),
     height=st.integers(4, 40),
