@@ -227,6 +227,6 @@ def test_numbers_that_were_changed_are_noticed(trained, tmp_path):
     (tmp_path / "metrics.json").write_text(text.replace("0.9", "0.8", 1))
     with pytest.raises(ValueError, match=r"metrics\.json is not as it was written"):
         read_metrics(tmp_path)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="not as it was written"):
         main(["compare", str(tmp_path), "--output=compare.html"])
     assert not Path("compare.html").exists()

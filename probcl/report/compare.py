@@ -59,7 +59,7 @@ def _read(run: Path) -> tuple[str, dict[str, float]]:
         metrics = content.get("metrics", content)  # of a record, or alone
     except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"{run} holds no metrics: name the folder of a run that has its report."
+            f"{run} holds no metrics: name the folder of a run that has its report ({error})."
         ) from error
     numbers = {name: value for name, value in metrics.items() if value is not None}
     return _SEED.sub("", run.name if run.is_dir() else run.stem), numbers
