@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import rankdata
 
 from probcl.evaluation import (
     auroc,
@@ -16,6 +18,7 @@ from probcl.evaluation import (
     severity_correlation,
     severity_interval,
 )
+from probcl.evaluation.bootstrap import _resampled, _resampled_correlations
 
 
 def test_the_interval_of_a_mean_is_the_normal_one():
@@ -96,3 +99,16 @@ def test_the_same_seed_gives_the_same_interval():
     known, strange = torch.randn(50), torch.randn(50)
     assert auroc_interval(known, strange) == auroc_interval(known, strange)
     assert auroc_interval(known, strange, seed=1) != auroc_interval(known, strange)
+
+
+def test_the_correlation_of_a_resample_of_few_items_is_that_of_its_ranks():
+    random = np.random.default_rng(3)
+    scores, severity = torch.from_numpy(random.normal(size=(2, 5))), torch.tensor([[0.0], [1.0]])
+    severity = severity.double().expand_as(scores)
+    found = _resampled_correlations(scores, severity, seed=0)
+    counts = _resampled(torch.ones(5), np.random.default_rng(0)).numpy().round().astype(int)
+    ranks = [rankdata(x).reshape(x.shape) for x in (scores, severity)]
+    for value, count in zip(found, counts, strict=True):
+        items = np.repeat(np.arange(5), count)
+        expected = np.corrcoef(*(rank[:, items].ravel() for rank in ranks))[0, 1]
+        assert value.item() == pytest.approx(expected, abs=1e-12)
