@@ -303,7 +303,7 @@ def _quadratic_form(
     stretch: Tensor,
     log_laplace: Callable[[Tensor], Tensor],
 ) -> QuadraticForm:
-    dim = loc.shape[-1]
+    dim = int(loc.shape[-1])  # torch.jit traces sizes as tensors
     squared_mean = _squared_norm(loc)
     tensors = torch.broadcast_tensors(
         covariance.trace(dim) + squared_mean,

@@ -20,14 +20,15 @@ A quantity that tends to a constant comes with its *deficit* (:math:`\kappa - \P
 """
 
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probcl.special import exact
-from probcl.special.autograd import widen, with_derivative
+from probcl.special.autograd import constant, widen, with_derivative
 
 __all__ = [
     "bessel_ratio",
@@ -180,6 +181,18 @@ def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
     return kappa.to(ratio.dtype)
 
 
+class _Once:
+    """A property computed once; torch.compile refuses the lock of functools.cached_property."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        value = self.function(instance)
+        setattr(instance, self.function.__name__, value)
+        return value
+
+
 class _Bessel:
     """The functions of this module at one ``kappa``, sharing what they have in common.
 
@@ -196,11 +209,11 @@ class _Bessel:
         self.p = self.order / self.radius
         self.weights, self.tail = _debye_coefficients(self.order)
 
-    @cached_property
+    @_Once
     def weight(self) -> Tensor:
         return 0.5 + _polynomial(self.weights, self.p)
 
-    @cached_property
+    @_Once
     def ratios_over_kappa(self) -> list[Tensor]:
         """A / kappa in the raised dimension and in every one below it, down to ``dim``."""
         ratios = [1 / (self.radius + self.order) - self.weight / self.radius**2]
@@ -208,11 +221,11 @@ class _Bessel:
             ratios.append(1 / (lower + self.kappa**2 * ratios[-1]))
         return ratios
 
-    @cached_property
+    @_Once
     def ratio(self) -> Tensor:
         return self.kappa * self.ratios_over_kappa[-1]
 
-    @cached_property
+    @_Once
     def ratio_deficit(self) -> Tensor:
         # 1 - kappa / (R + nu), with R - kappa = nu^2 / (R + kappa).
         leading = self.order * (1 + self.order / (self.radius + self.kappa))
@@ -222,7 +235,7 @@ class _Bessel:
             deficit = (lower - self.kappa * deficit) * ratio
         return deficit
 
-    @cached_property
+    @_Once
     def ratio_derivative(self) -> Tensor:
         p = self.p
         slope = _polynomial([power * c for power, c in enumerate(self.weights)], p)
@@ -232,18 +245,18 @@ class _Bessel:
             derivative = (lower - self.kappa**2 * derivative) * ratio**2
         return derivative
 
-    @cached_property
+    @_Once
     def excess(self) -> Tensor:
         """(R - nu) / nu, accurate for small kappa."""
         return self.kappa**2 / (self.order * (self.radius + self.order))
 
-    @cached_property
+    @_Once
     def correction(self) -> Tensor:
         """What is subtracted from the leading exponent nu [excess - log1p(excess / 2)]."""
         tail = _polynomial(self.tail, self.p)
         return 0.5 * torch.log1p(self.excess) + self.excess * self.p * tail
 
-    @cached_property
+    @_Once
     def log_steps(self) -> Tensor:
         """The steps log(1 + kappa A_{n+2} / n) from the raised dimension to ``dim``, summed."""
         total = torch.zeros_like(self.kappa)
@@ -251,12 +264,12 @@ class _Bessel:
             total = total + torch.log1p(self.kappa**2 * ratio / lower)
         return total
 
-    @cached_property
+    @_Once
     def log(self) -> Tensor:
         leading = self.order * (self.excess - torch.log1p(self.excess / 2))
         return leading - self.correction + self.log_steps
 
-    @cached_property
+    @_Once
     def log_deficit(self) -> Tensor:
         # kappa - nu * excess = kappa - R + nu, with the two large terms cancelled by hand.
         linear = self.kappa + self.order * self.excess
@@ -264,7 +277,7 @@ class _Bessel:
         leading = linear + self.order * torch.log1p(self.excess / 2)
         return leading + self.correction - self.log_steps
 
-    @cached_property
+    @_Once
     def divergence(self) -> Tensor:
         # Two forms of one function: the first is exact for small, the second for large kappa.
         near = self.kappa * self.ratio - self.log
@@ -279,7 +292,7 @@ def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
     return value
 
 
-@lru_cache(maxsize=256)
+@constant
 def _debye_coefficients(order: float) -> tuple[list[float], list[float]]:
     r"""Collapse Debye's expansion at one order into two polynomials in p.
 
@@ -297,7 +310,7 @@ def _debye_coefficients(order: float) -> tuple[list[float], list[float]]:
     return [0.0, *map(float, derivative)], list(map(float, tail))
 
 
-@lru_cache(maxsize=1)
+@cache
 def _debye_derivative_terms() -> list[list[Fraction]]:
     r"""Compute the coefficients of the polynomials y_k of :math:`S'(p) = \sum_k y_k(p) \nu^{-k}`.
 
