@@ -197,7 +197,8 @@ class _Bessel:
     """The functions of this module at one ``kappa``, sharing what they have in common.
 
     The order is raised to ``order`` for Debye's expansion, which is a polynomial in
-    p = nu / R, with R = sqrt(nu^2 + kappa^2) the ``radius``, and steps back down to ``dim``.
+    p = nu / R, with R = sqrt(nu^2 + kappa^2) the ``radius``, and steps back down to ``dim``. No
+    square of kappa is formed, which could overflow.
     """
 
     def __init__(self, kappa: Tensor, dim: int) -> None:
@@ -205,7 +206,7 @@ class _Bessel:
         self.kappa, self.dim = kappa, dim
         self.lower_dims = range(dim + 2 * (steps - 1), dim - 2, -2)
         self.order = dim / 2 - 1 + steps
-        self.radius = torch.sqrt(kappa * kappa + self.order**2)
+        self.radius = torch.hypot(kappa, torch.full_like(kappa, self.order))
         self.p = self.order / self.radius
         self.weights, self.tail = _debye_coefficients(self.order)
 
@@ -216,9 +217,9 @@ class _Bessel:
     @_Once
     def ratios_over_kappa(self) -> list[Tensor]:
         """A / kappa in the raised dimension and in every one below it, down to ``dim``."""
-        ratios = [1 / (self.radius + self.order) - self.weight / self.radius**2]
+        ratios = [1 / (self.radius + self.order) - self.weight / self.radius / self.radius]
         for lower in self.lower_dims:
-            ratios.append(1 / (lower + self.kappa**2 * ratios[-1]))
+            ratios.append(1 / (lower + self.kappa * (self.kappa * ratios[-1])))
         return ratios
 
     @_Once
@@ -230,7 +231,7 @@ class _Bessel:
         # 1 - kappa / (R + nu), with R - kappa = nu^2 / (R + kappa).
         leading = self.order * (1 + self.order / (self.radius + self.kappa))
         leading = leading / (self.radius + self.order)
-        deficit = leading + self.kappa * self.weight / self.radius**2
+        deficit = leading + self.kappa / self.radius * self.weight / self.radius
         for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[1:], strict=True):
             deficit = (lower - self.kappa * deficit) * ratio
         return deficit
@@ -240,15 +241,15 @@ class _Bessel:
         p = self.p
         slope = _polynomial([power * c for power, c in enumerate(self.weights)], p)
         bracket = self.order / (1 + p) + self.weight * (1 - 2 * p**2) + (1 - p**2) * slope
-        derivative = bracket / self.radius**2
+        derivative = bracket / self.radius / self.radius
         for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[1:], strict=True):
-            derivative = (lower - self.kappa**2 * derivative) * ratio**2
+            derivative = (lower - self.kappa * (self.kappa * derivative)) * ratio**2
         return derivative
 
     @_Once
     def excess(self) -> Tensor:
         """(R - nu) / nu, accurate for small kappa."""
-        return self.kappa**2 / (self.order * (self.radius + self.order))
+        return self.kappa / (self.radius + self.order) * (self.kappa / self.order)
 
     @_Once
     def correction(self) -> Tensor:
@@ -261,7 +262,7 @@ class _Bessel:
         """The steps log(1 + kappa A_{n+2} / n) from the raised dimension to ``dim``, summed."""
         total = torch.zeros_like(self.kappa)
         for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[:-1], strict=True):
-            total = total + torch.log1p(self.kappa**2 * ratio / lower)
+            total = total + torch.log1p(self.kappa * (self.kappa * ratio) / lower)
         return total
 
     @_Once
@@ -272,8 +273,8 @@ class _Bessel:
     @_Once
     def log_deficit(self) -> Tensor:
         # kappa - nu * excess = kappa - R + nu, with the two large terms cancelled by hand.
-        linear = self.kappa + self.order * self.excess
-        linear = self.order * linear / (self.radius + self.kappa)
+        linear = 0.5 * self.kappa * (1 + self.kappa / (self.radius + self.order))
+        linear = self.order * (linear / (0.5 * self.radius + 0.5 * self.kappa))
         leading = linear + self.order * torch.log1p(self.excess / 2)
         return leading + self.correction - self.log_steps
 
