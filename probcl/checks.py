@@ -45,6 +45,8 @@ def choose_validation(distribution: Distribution, validate_args: bool | None) ->
     For a distribution built with ``validate_args=False``, so that its own checks of the arguments
     stand in for torch's.
     """
+    if torch.compiler.is_compiling():
+        return False  # a graph does not branch on values
     if validate_args is None:
         del distribution._validate_args  # back to torch's default, an attribute of the class
     else:
@@ -54,7 +56,7 @@ def choose_validation(distribution: Distribution, validate_args: bool | None) ->
 
 def check_finite(name: str, x: Tensor) -> None:
     """Raise ValueError if ``x`` holds NaN or infinity."""
-    if torch.isfinite(x.sum()):  # one cheap pass; a finite sum has finite terms
+    if value_of(name, torch.isfinite(x.sum())):  # one cheap pass; a finite sum has finite terms
         return
     bad = x[~torch.isfinite(x)]
     if bad.numel():
@@ -68,7 +70,7 @@ def check_positive(name: str, x: Tensor) -> None:
     if not x.numel():
         return
     least, most = torch.aminmax(x)
-    if not (least > 0 and torch.isfinite(most)):  # NaN fails too
+    if not value_of(name, (least > 0) & torch.isfinite(most)):  # NaN fails too
         bad = x[~((x > 0) & torch.isfinite(x))]
         raise ValueError(
             f"{name} must be positive and finite, got {bad[0].item()};"
@@ -86,7 +88,9 @@ def check_on_sphere(value: Tensor, dim: int, name: str = "value") -> None:
             f"{name} has shape {tuple(value.shape)}, but its last dimension must be {dim};"
             " pass vectors of the distribution's dimension."
         )
-    if off_the_sphere(value).any():
+    if torch.compiler.is_compiling():
+        return  # a graph does not branch on values
+    if value_of(name, off_the_sphere(value).any()):
         _refuse_norm(name, value)
 
 
@@ -108,7 +112,7 @@ def check_unit(name: str, z: Tensor, dtype: torch.dtype | None = None) -> None:
     """
     if torch.compiler.is_compiling():
         return  # a graph does not branch on values
-    if off_the_sphere(z, dtype).any():
+    if value_of(name, off_the_sphere(z, dtype).any()):
         check_vectors(name, z)
         _refuse_norm(name, z, dtype)
 
@@ -138,8 +142,26 @@ def check_temperature(temperature: float | Tensor) -> float:
                 "temperature must be a number or a tensor of shape (), got shape "
                 f"{tuple(temperature.shape)}: index it, or apply .squeeze()."
             )
-        temperature = temperature.item()
+        break_graph("temperature is a tensor: give a number, or compile without fullgraph=True.")
+        temperature = value_of("temperature", temperature)
     return check_amount("temperature", temperature, above=True)
+
+
+def value_of(name: str, x: Tensor) -> float:
+    """Return a number that a tensor holds, or raise where ``torch.func.vmap`` hides it."""
+    try:
+        return x.item()
+    except RuntimeError as error:
+        raise NotImplementedError(
+            f"{name} is checked by its values, which torch.func.vmap hides: pass a batch in its "
+            "leading dimensions, or validate_args=False to a distribution."
+        ) from error
+
+
+def break_graph(reason: str) -> None:
+    """End a graph of ``torch.compile`` here; with ``fullgraph=True`` the error gives the reason."""
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(msg=reason)
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:

@@ -30,6 +30,11 @@ class Covariance(ABC):
     def spread(self) -> Tensor:
         """Positive numbers of shape (*B, d) or (*B, 1) that follow the overall scale."""
 
+    @property
+    @abstractmethod
+    def largest(self) -> Tensor:
+        """A bound, up to d, of the largest standard deviation in any direction, shape (*B, 1)."""
+
     @abstractmethod
     def scaled(self, factor: Tensor) -> "Covariance":
         """Return factor^2 Sigma, for a factor of shape (*B, 1)."""
@@ -94,6 +99,10 @@ class Diagonal(Covariance):
     @property
     def spread(self) -> Tensor:
         return self.scale
+
+    @property
+    def largest(self) -> Tensor:
+        return self.scale.amax(-1, keepdim=True)
 
     def scaled(self, factor: Tensor) -> "Diagonal":
         return type(self)(self.scale * factor)
@@ -167,6 +176,10 @@ class Full(Covariance):
     def spread(self) -> Tensor:
         return self.scale_tril.diagonal(dim1=-2, dim2=-1)
 
+    @property
+    def largest(self) -> Tensor:
+        return self.scale_tril.abs().amax(-1).amax(-1, keepdim=True)
+
     def scaled(self, factor: Tensor) -> "Full":
         return Full(self.scale_tril * factor[..., None])
 
@@ -227,6 +240,11 @@ class LowRank(Covariance):
     @property
     def spread(self) -> Tensor:
         return self.cov_diag.sqrt()
+
+    @property
+    def largest(self) -> Tensor:
+        factor = self.cov_factor.abs().sum(-1)
+        return torch.maximum(factor, self.spread).amax(-1, keepdim=True)
 
     def scaled(self, factor: Tensor) -> "LowRank":
         return LowRank(self.cov_factor * factor[..., None], self.cov_diag * factor.square())
@@ -303,7 +321,7 @@ def _quadratic_form(
     stretch: Tensor,
     log_laplace: Callable[[Tensor], Tensor],
 ) -> QuadraticForm:
-    dim = loc.shape[-1]
+    dim = int(loc.shape[-1])  # torch.jit traces sizes as tensors
     squared_mean = _squared_norm(loc)
     tensors = torch.broadcast_tensors(
         covariance.trace(dim) + squared_mean,

@@ -76,7 +76,7 @@ class PowerSpherical(RotationallySymmetric):
         beta = (self.dim - 1) / 2
         alpha = beta + self.concentration
         total = alpha + beta
-        across = 2 * alpha / (total * (total + 1))
+        across = 2 * (alpha / total) / (total + 1)
         return across * (self.dim - 1) / total, across
 
     def _sample_versine(self, kappa: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The projected normal distribution on the unit sphere, for every covariance."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -205,8 +206,9 @@ class ProjectedNormal(SphereDistribution):
             checks.check_on_sphere(value, dim)
         value = at_least_float32(value)
         if isinstance(self.covariance, Isotropic):
-            scale = self.covariance.scale
-            exponent = radial_exponent(value, self.loc, scale, dim)
+            factor = self.covariance.centring(self.loc)
+            scale = self.covariance.scale * factor
+            exponent = radial_exponent(value, self.loc * factor, scale, dim)
             return (exponent - log_area(dim)).to(self.loc.dtype)
         direction, mean, half_log_det = self.covariance.standardise(value, self.loc)
         exponent = radial_exponent(direction, mean, mean.new_ones(1), dim)
@@ -236,12 +238,30 @@ class ProjectedNormal(SphereDistribution):
         .. math:: \mathrm{KL} = \mathrm{KL}_{iso}(\delta) - \tfrac12 \log |\Sigma|
                   - \tfrac d2 \left(E \log \chi'^2_d(\delta^2) - E \log |x|^2\right)
         """
+        loc, halvings = self._nearer_loc()
+        rest = (self.dim - 1) * math.log(2.0) * halvings
         if isinstance(self.covariance, Isotropic):
-            return isotropic_kl_uniform(self.covariance.mahalanobis(self.loc), self.dim)
-        form = self.covariance.quadratic_form(self.loc)
+            return rest + isotropic_kl_uniform(self.covariance.mahalanobis(loc), self.dim)
+        form = self.covariance.quadratic_form(loc)
         scale = torch.log(form.mean / (self.dim + form.mahalanobis)) - form.log_geometric
         excess = mean_log_over_mean(form, self.dim) - isotropic_mean_log(form.mahalanobis, self.dim)
-        return isotropic_kl_uniform(form.mahalanobis, self.dim) + 0.5 * self.dim * (scale + excess)
+        radial = isotropic_kl_uniform(form.mahalanobis, self.dim)
+        return rest + radial + 0.5 * self.dim * (scale + excess)
+
+    def _nearer_loc(self) -> tuple[Tensor, Tensor]:
+        """Return the mean, halved until it is in range, and how often, ``(*B, d)`` and ``(*B,)``.
+
+        Far out the distribution is a normal one in the tangent space, of variance proportional to
+        1 / |loc|^2: the mean direction depends on that of loc only, and the divergence from the
+        uniform falls by (d - 1) log 2 where loc is halved.
+        """
+        with torch.no_grad():
+            far = 40 if self.loc.dtype == torch.float64 else 20
+            longest = torch.frexp(self.loc.abs().amax(-1, keepdim=True))[1]
+            excess = (longest - torch.frexp(self.covariance.largest)[1] - far).clamp(min=0)
+            one, half = torch.ones_like(excess, dtype=self.loc.dtype), excess // 2
+            steps = torch.ldexp(one, -half), torch.ldexp(one, half - excess)
+        return self.loc * steps[0] * steps[1], excess[..., 0]
 
     @full_precision
     def _draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -271,11 +291,12 @@ class ProjectedNormal(SphereDistribution):
         of |x|^2, exact up to quadrature. Its length is the mean resultant length.
         """
         if isinstance(self.covariance, Isotropic):
-            whitened = self.covariance.whiten(self.loc)
+            whitened = self.covariance.whiten(self._nearer_loc()[0])
             kappa2 = torch.linalg.vecdot(whitened, whitened)
             return relative_mean_resultant(kappa2, self.dim)[..., None] * whitened
-        factor = self.covariance.centring(self.loc)
-        loc, covariance = self.loc * factor, self.covariance.scaled(factor)
+        loc, _ = self._nearer_loc()
+        factor = self.covariance.centring(loc)
+        loc, covariance = loc * factor, self.covariance.scaled(factor)
         nodes, weights = unit_vector_rule(covariance.quadratic_form(loc), self.dim)
         resolvent, mean = covariance.resolvent(loc), torch.zeros_like(loc)
         for tau, weight in zip(nodes.unbind(-1), weights.unbind(-1), strict=True):

@@ -9,7 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from probcl.checks import check_dim, check_on_sphere, choose_validation
+from probcl.checks import check_dim, check_on_sphere, choose_validation, value_of
 from probcl.distributions.posterior import SphereDistribution, reproducible_sum, shared_normal
 from probcl.precision import at_least_float32, full_precision
 from probcl.special.autograd import widen
@@ -205,7 +205,7 @@ def _unit_float32(x: Tensor) -> Tensor:
 
 def _check_concentration(concentration: Tensor) -> None:
     bad = ~((concentration >= 0) & torch.isfinite(concentration))
-    if bad.any():
+    if value_of("concentration", bad.any()):
         raise ValueError(
             "concentration must be non-negative and finite, got"
             f" {concentration[bad][0].item()}; apply softplus or exp to free parameters."

@@ -108,10 +108,10 @@ class VonMisesFisher(RotationallySymmetric):
 
     def _centre(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
         """Return the most likely t of Wood's envelope."""
-        free = self.dim - 1
-        root = torch.sqrt(free**2 + 4 * kappa * kappa)
-        rest = free * (1 + free / (root + 2 * kappa)) / (free + root)
-        return 2 * kappa / (free + root), rest
+        half = torch.full_like(kappa, (self.dim - 1) / 2)
+        root = torch.hypot(kappa, half)
+        rest = half * (1 + half / (root + kappa)) / (half + root)
+        return kappa / (half + root), rest
 
     def _log_accept(self, x: Tensor, rest: Tensor) -> Tensor:
         return self._log_accept_product((1 - rest) * x)

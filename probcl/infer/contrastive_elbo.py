@@ -10,8 +10,10 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBO, ELBOModule
 from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.nn import PyroModule
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
@@ -91,9 +93,9 @@ class ContrastiveELBO(ELBO):
                 raise NotImplementedError(
                     f"the guide has no site {name!r}, which the model draws: add it to the guide."
                 )
-        for name in guide_trace.stochastic_nodes:
-            if name not in model_trace.nodes:
-                terms[f"kl_{name}"] = self._auxiliary_term(name, guide_trace.nodes[name])
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and site["mask"] is not False and name not in model_trace:
+                terms[f"kl_{name}"] = self._auxiliary_term(name, site)
         return {name: _independent_of_samples(name, term) for name, term in terms.items()}
 
     def differentiable_loss(
@@ -121,10 +123,15 @@ class ContrastiveELBO(ELBO):
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
+        messenger = poutine.unwrap(guide)
         with _MarkDiscrete():
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+            if isinstance(messenger, GuideMessenger):
+                guide(*args, **kwargs)  # which runs the model as well
+                model_trace, guide_trace = messenger.get_traces()
+            else:
+                guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+                replayed = poutine.replay(model, trace=guide_trace)
+                model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         if is_validation_enabled():
             check_model_guide_match(model_trace, guide_trace)
         model_trace = prune_subsample_sites(model_trace)
@@ -133,11 +140,11 @@ class ContrastiveELBO(ELBO):
         return model_trace, prune_subsample_sites(guide_trace)
 
     def _auxiliary_term(self, name: str, site: dict) -> Tensor:
-        """Return ``log q`` of a site that the guide alone has, for want of a prior."""
+        """Return ``log q`` of a latent or a factor that the guide alone has."""
         if not site["fn"].has_rsample:
             raise NotImplementedError(
                 f"ContrastiveELBO cannot differentiate the guide's auxiliary site {name!r}: use a "
-                "posterior with has_rsample=True."
+                "posterior or a factor with has_rsample=True."
             )
         return _total(site, site["fn"].log_prob(site["value"]))
 
@@ -195,7 +202,9 @@ def _independent_of_samples(name: str, term: Tensor) -> Tensor:
 class ContrastiveLoss(ELBOModule):
     """Loss of one model and guide: a module that owns their parameters.
 
-    They stay out of Pyro's global store: any torch optimizer, scheduler and checkpoint works.
+    Any torch optimizer, scheduler and checkpoint works. The parameters stay out of Pyro's global
+    store, but for those of a ``PyroModule``, such as an autoguide, that was made while Pyro's
+    setting ``module_local_params`` was off, as by default.
 
     Args:
         model: The program's model, a Pyro callable.
@@ -209,13 +218,15 @@ class ContrastiveLoss(ELBOModule):
         owners = (getattr(function, "__self__", None) for function in (model, guide))
         modules = dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module))
         self.owners = nn.ModuleList(modules)
+        contexts = [m._pyro_context for m in self.modules() if isinstance(m, PyroModule)]
+        self._local = all(hasattr(context, "param_state") for context in contexts)
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return each term of the loss, as ``ContrastiveELBO.terms``."""
-        with pyro.settings.context(module_local_params=True):
+        with pyro.settings.context(module_local_params=self._local):
             return self.elbo.terms(self.model, self.guide, *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss, a scalar that can be differentiated."""
-        with pyro.settings.context(module_local_params=True):
+        with pyro.settings.context(module_local_params=self._local):
             return super().forward(*args, **kwargs)

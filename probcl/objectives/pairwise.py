@@ -7,6 +7,7 @@ is that of a few tiles. A second derivative takes the matrix of all pairs.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -94,8 +95,8 @@ def pair_sums(
     side = math.ceil(side / group) * group  # so that no group is cut
     keep = samples * count * count <= _KEPT_TILES * area
     grouped = count if grouped is None else grouped
-    plan = _Plan(shift, group, grouped, classes, side, keep, rank, world)
-    sums, positives = all_reduce(_PairSums.apply(z.to(dtype), plan)[0], gather)
+    plan = _Plan(shift, group, grouped, side, keep, rank, world)
+    sums, positives = all_reduce(_PairSums.apply(z.to(dtype), classes, plan)[0], gather)
     log_sums = sums.clamp(min=torch.finfo(dtype).tiny).log() + shift
     return log_sums.to(z.dtype), positives.to(z.dtype)
 
@@ -119,7 +120,6 @@ class _Plan:
     shift: float
     group: int
     grouped: int
-    classes: Tensor | None
     side: int
     keep: bool
     rank: int
@@ -145,7 +145,7 @@ class _Plan:
             blocks.unflatten(1, (-1, self.group)).diagonal(dim1=1, dim2=3).zero_()
         return out
 
-    def plain_sums(self, z: Tensor) -> Tensor:
+    def plain_sums(self, z: Tensor, classes: Tensor | None) -> Tensor:
         """Compute this rank's share by plain operations on the matrix of all pairs."""
         count = z.shape[1]
         index = torch.arange(count, device=z.device)
@@ -155,17 +155,18 @@ class _Plan:
             mine[rows, columns] = mine[columns, rows] = True
         logits = z @ z.mT
         sums = (logits - self.shift).exp() * (mine & (groups[:, None] != groups))
-        if self.classes is None:
+        if classes is None:
             return torch.stack([sums.sum(-1), torch.zeros_like(z[..., 0])])
-        same_class = (self.classes[:, None] == self.classes) & (index[:, None] != index)
+        same_class = (classes[:, None] == classes) & (index[:, None] != index)
         return torch.stack([sums.sum(-1), (logits * (mine & same_class)).sum(-1)])
 
-    def same_class(self, rows: slice, columns: slice) -> Tensor | None:
-        """Return which pairs of a tile are of one class; None if no pair is."""
-        if self.classes is None or self.classes[rows][-1] < self.classes[columns][0]:
-            return None
-        same = self.classes[rows, None] == self.classes[columns]
-        return same.fill_diagonal_(False) if rows == columns else same
+
+def _same_class(classes: Tensor | None, rows: slice, columns: slice) -> Tensor | None:
+    """Return which pairs of a tile are of one class; None if no pair is."""
+    if classes is None or classes[rows][-1] < classes[columns][0]:
+        return None
+    same = classes[rows, None] == classes[columns]
+    return same.fill_diagonal_(False) if rows == columns else same
 
 
 def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor:
@@ -182,12 +183,12 @@ class _PairSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(z: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
+    def forward(z: Tensor, classes: Tensor | None, plan: _Plan) -> tuple[Tensor, Tensor]:
         samples, count, _ = z.shape
         result = z.new_zeros(2, samples, count)
         sums, positives = result
-        if plan.classes is not None:
-            _, classes = plan.classes.unique_consecutive(return_inverse=True)
+        if classes is not None:
+            _, classes = classes.unique_consecutive(return_inverse=True)
             totals = torch.zeros_like(z).index_add_(1, classes, z)
             others = totals[:, classes].sub_(z)
             torch.linalg.vecdot(z, others, out=positives).div_(plan.world)
@@ -203,19 +204,20 @@ class _PairSums(torch.autograd.Function):
         return result, memory if plan.keep else memory[:0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _Plan], output: tuple[Tensor, ...]) -> None:
-        z, ctx.plan = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        z, classes, ctx.plan = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # of zeros as large as what is kept
-        ctx.save_for_backward(z, output[1])
+        ctx.save_for_backward(z, classes, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
         if grad is None:
-            return None, None
-        (z, kept), plan = ctx.saved_tensors, ctx.plan
+            return None, None, None
+        (z, classes, kept), plan = ctx.saved_tensors, ctx.plan
         if torch.is_grad_enabled():  # a second derivative is asked for
-            return grad_of_plain(plan.plain_sums, (z,), grad)[0], None
+            plain = partial(plan.plain_sums, classes=classes)
+            return grad_of_plain(plain, (z,), grad)[0], None, None
         of_sums, of_positives = grad
         total = torch.zeros_like(z)
         side = min(plan.side, z.shape[1])
@@ -231,11 +233,11 @@ class _PairSums(torch.autograd.Function):
             weight = _like_tile(weights, z, rows, columns)
             torch.add(of_sums[:, rows, None], of_sums[:, None, columns], out=weight)
             weight.mul_(tile)
-            same_class = plan.same_class(rows, columns)
+            same_class = _same_class(classes, rows, columns)
             if same_class is not None:
                 torch.add(of_positives[:, rows, None], of_positives[:, None, columns], out=spare)
                 weight.addcmul_(spare, same_class.to(z.dtype))
             total[:, rows].baddbmm_(weight, z[:, columns])
             if rows != columns:
                 total[:, columns].baddbmm_(weight.mT, z[:, rows])
-        return total, None
+        return total, None, None

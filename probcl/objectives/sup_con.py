@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probcl.checks import check_choice, check_labels, check_temperature, check_views
+from probcl.checks import break_graph, check_choice, check_labels, check_temperature, check_views
 from probcl.objectives.collectives import all_gather, mean_over_ranks, of_this_rank
 from probcl.objectives.pairwise import Reduction, pair_sums, scaled_items
 from probcl.precision import full_precision
@@ -72,6 +72,7 @@ def sup_con(
     largest = 1 / check_temperature(temperature)
     check_views("z", z)
     check_labels(z, labels)
+    break_graph("sup_con looks at its labels: compile it without fullgraph=True.")
     items = scaled_items(z, temperature, gather)
     views = items.shape[2]
     labels = all_gather(labels.long(), gather).repeat_interleave(views)

@@ -8,12 +8,14 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
 from probcl.checks import (
+    break_graph,
     check_choice,
     check_labels,
     check_temperature,
     check_unit,
     check_views,
     off_the_sphere,
+    value_of,
 )
 from probcl.objectives.collectives import all_reduce, number_classes
 from probcl.objectives.pairwise import Reduction
@@ -85,6 +87,7 @@ def varcon(
     check_epsilon(epsilon, temperature)
     check_views("z", z)
     check_labels(z, labels)
+    break_graph("varcon looks at its labels: compile it without fullgraph=True.")
     flat = z.flatten(-3, -2)
     centroids = class_centroids(flat, labels.repeat(z.shape[-3]), gather)
     losses = _losses(flat, centroids, temperature, epsilon)
@@ -127,7 +130,7 @@ def class_centroids(z: Tensor, labels: Tensor, gather: bool = True) -> ClassCent
     counts = counts.masked_fill(off_the_sphere(given).any(), torch.nan)
     sums = torch.cat([sums, counts.expand(sums.shape[:-1])[..., None]], dim=-1)
     sums = all_reduce(sums, gather)
-    if not sums.isfinite().all():
+    if not value_of("z", sums.isfinite().all()):
         check_unit("z", given)
         raise ValueError(
             "z must hold unit vectors, got others on another rank; divide by their norm with "
@@ -175,7 +178,7 @@ def _tau2(confidence: Tensor, temperature: float | Tensor, epsilon: float | Tens
 def check_epsilon(epsilon: float | Tensor, temperature: float | Tensor) -> None:
     """Raise ``ValueError`` unless ``0 <= epsilon <= temperature``."""
     temperature = check_temperature(temperature)
-    value = epsilon.detach().item() if isinstance(epsilon, Tensor) else epsilon
+    value = value_of("epsilon", epsilon) if isinstance(epsilon, Tensor) else epsilon
     # A parameter in single precision may end a rounding above the temperature.
     if not 0.0 <= value <= temperature * (1 + 1e-6):
         raise ValueError(

@@ -1,14 +1,39 @@
-"""Help for functions that bring their own derivatives."""
+"""Help for functions that bring their own derivatives, and their own constants."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Function", "grad_of_plain", "widen", "with_derivative"]
+__all__ = ["Function", "constant", "grad_of_plain", "widen", "with_derivative"]
 
 Function = Callable[[Tensor, int], Tensor]
+
+_Constant = TypeVar("_Constant", bound=Callable[..., Any])
+
+
+def constant(function: _Constant) -> _Constant:
+    """Cache the results of a function of numbers, constants in the graphs of ``torch.compile``.
+
+    Example:
+        >>> @constant
+        ... def squares(count):
+        ...     return tuple(i**2 for i in range(count))
+        >>> squares(3) is squares(3)
+        True
+    """
+    cached = cache(function)
+
+    @wraps(function)
+    def call(*args: float) -> Any:
+        return cached(*args)
+
+    # torch.compile looks through a cache, and would trace the arithmetic of fractions. This is
+    # torch.compiler.assume_constant_result, which imports the compiler: it takes seconds.
+    call._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
 
 
 def with_derivative(kappa: Tensor, dim: int, value: Function, derivative: Function) -> Tensor:

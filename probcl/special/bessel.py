@@ -20,14 +20,15 @@ A quantity that tends to a constant comes with its *deficit* (:math:`\kappa - \P
 """
 
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probcl.special import exact
-from probcl.special.autograd import widen, with_derivative
+from probcl.special.autograd import constant, widen, with_derivative
 
 __all__ = [
     "bessel_ratio",
@@ -180,11 +181,24 @@ def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
     return kappa.to(ratio.dtype)
 
 
+class _Once:
+    """A property computed once; torch.compile refuses the lock of functools.cached_property."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        value = self.function(instance)
+        setattr(instance, self.function.__name__, value)
+        return value
+
+
 class _Bessel:
     """The functions of this module at one ``kappa``, sharing what they have in common.
 
     The order is raised to ``order`` for Debye's expansion, which is a polynomial in
-    p = nu / R, with R = sqrt(nu^2 + kappa^2) the ``radius``, and steps back down to ``dim``.
+    p = nu / R, with R = sqrt(nu^2 + kappa^2) the ``radius``, and steps back down to ``dim``. No
+    square of kappa is formed, which could overflow.
     """
 
     def __init__(self, kappa: Tensor, dim: int) -> None:
@@ -192,79 +206,79 @@ class _Bessel:
         self.kappa, self.dim = kappa, dim
         self.lower_dims = range(dim + 2 * (steps - 1), dim - 2, -2)
         self.order = dim / 2 - 1 + steps
-        self.radius = torch.sqrt(kappa * kappa + self.order**2)
+        self.radius = torch.hypot(kappa, torch.full_like(kappa, self.order))
         self.p = self.order / self.radius
         self.weights, self.tail = _debye_coefficients(self.order)
 
-    @cached_property
+    @_Once
     def weight(self) -> Tensor:
         return 0.5 + _polynomial(self.weights, self.p)
 
-    @cached_property
+    @_Once
     def ratios_over_kappa(self) -> list[Tensor]:
         """A / kappa in the raised dimension and in every one below it, down to ``dim``."""
-        ratios = [1 / (self.radius + self.order) - self.weight / self.radius**2]
+        ratios = [1 / (self.radius + self.order) - self.weight / self.radius / self.radius]
         for lower in self.lower_dims:
-            ratios.append(1 / (lower + self.kappa**2 * ratios[-1]))
+            ratios.append(1 / (lower + self.kappa * (self.kappa * ratios[-1])))
         return ratios
 
-    @cached_property
+    @_Once
     def ratio(self) -> Tensor:
         return self.kappa * self.ratios_over_kappa[-1]
 
-    @cached_property
+    @_Once
     def ratio_deficit(self) -> Tensor:
         # 1 - kappa / (R + nu), with R - kappa = nu^2 / (R + kappa).
         leading = self.order * (1 + self.order / (self.radius + self.kappa))
         leading = leading / (self.radius + self.order)
-        deficit = leading + self.kappa * self.weight / self.radius**2
+        deficit = leading + self.kappa / self.radius * self.weight / self.radius
         for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[1:], strict=True):
             deficit = (lower - self.kappa * deficit) * ratio
         return deficit
 
-    @cached_property
+    @_Once
     def ratio_derivative(self) -> Tensor:
         p = self.p
         slope = _polynomial([power * c for power, c in enumerate(self.weights)], p)
         bracket = self.order / (1 + p) + self.weight * (1 - 2 * p**2) + (1 - p**2) * slope
-        derivative = bracket / self.radius**2
+        derivative = bracket / self.radius / self.radius
         for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[1:], strict=True):
-            derivative = (lower - self.kappa**2 * derivative) * ratio**2
+            derivative = (lower - self.kappa * (self.kappa * derivative)) * ratio**2
         return derivative
 
-    @cached_property
+    @_Once
     def excess(self) -> Tensor:
         """(R - nu) / nu, accurate for small kappa."""
-        return self.kappa**2 / (self.order * (self.radius + self.order))
+        return self.kappa / (self.radius + self.order) * (self.kappa / self.order)
 
-    @cached_property
+    @_Once
     def correction(self) -> Tensor:
         """What is subtracted from the leading exponent nu [excess - log1p(excess / 2)]."""
         tail = _polynomial(self.tail, self.p)
         return 0.5 * torch.log1p(self.excess) + self.excess * self.p * tail
 
-    @cached_property
+    @_Once
     def log_steps(self) -> Tensor:
         """The steps log(1 + kappa A_{n+2} / n) from the raised dimension to ``dim``, summed."""
         total = torch.zeros_like(self.kappa)
         for lower, ratio in zip(self.lower_dims, self.ratios_over_kappa[:-1], strict=True):
-            total = total + torch.log1p(self.kappa**2 * ratio / lower)
+            total = total + torch.log1p(self.kappa * (self.kappa * ratio) / lower)
         return total
 
-    @cached_property
+    @_Once
     def log(self) -> Tensor:
         leading = self.order * (self.excess - torch.log1p(self.excess / 2))
         return leading - self.correction + self.log_steps
 
-    @cached_property
+    @_Once
     def log_deficit(self) -> Tensor:
         # kappa - nu * excess = kappa - R + nu, with the two large terms cancelled by hand.
-        linear = self.kappa + self.order * self.excess
-        linear = self.order * linear / (self.radius + self.kappa)
+        linear = 0.5 * self.kappa * (1 + self.kappa / (self.radius + self.order))
+        linear = self.order * (linear / (0.5 * self.radius + 0.5 * self.kappa))
         leading = linear + self.order * torch.log1p(self.excess / 2)
         return leading + self.correction - self.log_steps
 
-    @cached_property
+    @_Once
     def divergence(self) -> Tensor:
         # Two forms of one function: the first is exact for small, the second for large kappa.
         near = self.kappa * self.ratio - self.log
@@ -279,7 +293,7 @@ def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
     return value
 
 
-@lru_cache(maxsize=256)
+@constant
 def _debye_coefficients(order: float) -> tuple[list[float], list[float]]:
     r"""Collapse Debye's expansion at one order into two polynomials in p.
 
@@ -297,7 +311,7 @@ def _debye_coefficients(order: float) -> tuple[list[float], list[float]]:
     return [0.0, *map(float, derivative)], list(map(float, tail))
 
 
-@lru_cache(maxsize=1)
+@cache
 def _debye_derivative_terms() -> list[list[Fraction]]:
     r"""Compute the coefficients of the polynomials y_k of :math:`S'(p) = \sum_k y_k(p) \nu^{-k}`.
 

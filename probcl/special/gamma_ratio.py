@@ -137,13 +137,13 @@ def _divergence_derivative(kappa: Tensor, dim: int) -> Tensor:
     wide = widen(kappa)
     beta, start, shift = _arguments(dim)
     low, high = wide + start, wide + start + beta
-    value = beta / (low * high) * (1 + 0.5 * (low + high) / (low * high))
+    value = beta / (low * high) * (1 + 0.5 / low + 0.5 / high)
     for power, coefficient in zip(_POWERS, _STIRLING, strict=True):
         factor = power * (power + 1) * coefficient
         value = value + factor * (low ** (-power - 2) - high ** (-power - 2))
     for i in range(shift):
         low, high = wide + beta + i, wide + 2 * beta + i
-        value = value + beta * (low + high) / (low * high) ** 2
+        value = value + beta / (low * high) * (1 / low + 1 / high)
     return (wide * value).to(kappa.dtype)
 
 

@@ -6,12 +6,12 @@ rate as kappa grows, plus a smooth remainder in t, fitted once per dimension.
 """
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from probcl.special import chebyshev
+from probcl.special.autograd import constant
 from probcl.special.quadratic_form import QuadraticForm, mean_log_over_mean
 from probcl.special.radial import log_ratio_and_slope
 
@@ -89,7 +89,7 @@ def _leading_kl(q: Tensor, dim: int) -> Tensor:
     return 0.5 * (dim * torch.log1p(q) - torch.log1p(0.5 * q) + t.square())
 
 
-@cache
+@constant
 def _remainders(dim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Fit the remainders of the divergence and of the mean resultant length over t in [0, 1]."""
     points: dict[str, Tensor] = {}
@@ -136,7 +136,7 @@ def _by_quadrature(kappa2: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (own * divergence).sum(-1) / mass, (excess * cosine).sum(-1) / mass
 
 
-@cache
+@constant
 def _mean_log_series(dim: int) -> tuple[float, ...]:
     def mean_log(t: Tensor) -> Tensor:
         kappa2 = dim * t / (1.0 - t)

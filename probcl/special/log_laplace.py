@@ -123,7 +123,7 @@ class _ScaledSquare(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, factor = ctx.saved_tensors
-        return x * (2.0 * factor.square()) * grad, None
+        return x * factor * grad * (2.0 * factor), None  # the factor's square may overflow
 
 
 class _DiagonalSums(torch.autograd.Function):

@@ -50,12 +50,12 @@ def mean_log_over_mean(form: QuadraticForm, dim: int) -> Tensor:
         the form, while the nodes of the quadrature count as constants.
     """
     nodes, lower, decay, least_shape = _rule(form.mean.dtype, dim)
-    with torch.no_grad():
-        upper = _upper_end(form, decay, dim)
-        unit = torch.linspace(0.0, 1.0, nodes, dtype=upper.dtype, device=upper.device)
-        tau = torch.exp(lower + (upper - lower)[..., None] * unit)
-        tau = tau / form.mean[..., None]
-        step = (upper - lower) / (nodes - 1)
+    fixed = _constants(form)
+    upper = _upper_end(fixed, decay, dim)
+    unit = torch.linspace(0.0, 1.0, nodes, dtype=upper.dtype, device=upper.device)
+    tau = torch.exp(lower + (upper - lower)[..., None] * unit)
+    tau = tau / fixed.mean[..., None]
+    step = (upper - lower) / (nodes - 1)
     shape = form.mean.square() / form.variance
     shape = torch.where(shape > least_shape, shape, least_shape)
     scaled = tau * (form.mean / shape)[..., None]
@@ -83,15 +83,25 @@ def unit_vector_rule(form: QuadraticForm, dim: int) -> tuple[Tensor, Tensor]:
     """
     wide = form.mean.dtype == torch.float64
     count, lower, decay = (160, -3.7, 36.0) if wide else (48, -3.2, 24.0)
-    with torch.no_grad():
-        upper = 0.5 * _upper_end(form, decay, dim)
-        unit = torch.linspace(0.0, 1.0, count, dtype=upper.dtype, device=upper.device)
-        u = lower + (upper - lower)[..., None] * unit
-        step = (upper - lower)[..., None] / (count - 1)
-        s = torch.exp(u - torch.exp(-u)) / form.mean.sqrt()[..., None]
-        weights = (2.0 / math.sqrt(math.pi)) * step * (1.0 + torch.exp(-u)) * s
+    fixed = _constants(form)
+    upper = 0.5 * _upper_end(fixed, decay, dim)
+    unit = torch.linspace(0.0, 1.0, count, dtype=upper.dtype, device=upper.device)
+    u = lower + (upper - lower)[..., None] * unit
+    step = (upper - lower)[..., None] / (count - 1)
+    s = torch.exp(u - torch.exp(-u)) / fixed.mean.sqrt()[..., None]
+    weights = (2.0 / math.sqrt(math.pi)) * step * (1.0 + torch.exp(-u)) * s
     tau = s.square()
     return tau, weights * torch.exp(form.log_laplace(tau))
+
+
+def _constants(form: QuadraticForm) -> QuadraticForm:
+    """Detach what the nodes depend on; torch.jit.trace would look through torch.no_grad."""
+    return form._replace(
+        mean=form.mean.detach(),
+        log_geometric=form.log_geometric.detach(),
+        squared_mean=form.squared_mean.detach(),
+        stretch=form.stretch.detach(),
+    )
 
 
 def _upper_end(form: QuadraticForm, decay: float, dim: int) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from probcl.special import chebyshev, exact
+from probcl.special.autograd import constant
 
 __all__ = ["log_radial_integral", "log_radial_ratio"]
 
@@ -182,14 +183,14 @@ def _log_relative(ratios: list[Tensor], first: int) -> Tensor:
     total = torch.zeros_like(ratios[0])
     for start in range(0, len(ratios), group):
         members = range(start, min(start + group, len(ratios)))
-        product = ratios[start] / math.prod(_ratio_at_zero(first + n) for n in members)
+        product = ratios[start] / math.prod([_ratio_at_zero(first + n) for n in members])
         for n in members[1:]:
             product.mul_(ratios[n])
         total.add_(product.log_())
     return total
 
 
-@cache
+@constant
 def _ratio_at_zero(n: int) -> float:
     """Return M_{n+1}(0) / M_n(0)."""
     return math.sqrt(2.0) * math.exp(math.lgamma(0.5 * (n + 1)) - math.lgamma(0.5 * n))
@@ -267,7 +268,7 @@ def _horner(coefficients: list[float], w: Tensor) -> tuple[Tensor, Tensor]:
     return value, slope
 
 
-@cache
+@constant
 def _series(dim: int) -> list[float]:
     """Return the coefficients of S(w) = sum_k (G_k(v) - G_k(1/2)) d^-k, v = (1 - w) / 2."""
     total = [Fraction(0)]
@@ -281,7 +282,7 @@ def _series(dim: int) -> list[float]:
     return [0.0, *(float(c) for c in series[1:])]
 
 
-@cache
+@constant
 def _fitted_series(dim: int) -> list[float]:
     """Fit S(w) to the digits of float32, from its values in float64."""
 

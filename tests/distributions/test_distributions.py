@@ -62,6 +62,13 @@ def test_expand(row, batch_shape) -> None:
     assert wide.expand((7, *batch_shape)).sample().shape == (7, *batch_shape, row.dim)
 
 
+def test_expand_does_not_shrink(row) -> None:
+    for batch_shape in ([1], [3], [], [2, 1], [0]):
+        for d in (row.build(), pyro.distributions.Normal(torch.zeros(2), 1.0)):
+            with pytest.raises(RuntimeError, match="expand"):
+                d.expand(batch_shape)
+
+
 def test_batch_agrees_with_single(row) -> None:
     one = row.one()
     z = one.sample((6,))

@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 from probcl.distributions import (
     HypersphericalUniform,
     PowerSpherical,
+    ProjectedNormal,
     SphereReparam,
     VonMisesFisher,
 )
@@ -108,6 +109,33 @@ def test_nuts_recovers_a_conjugate_posterior(conjugate) -> None:
     # four standard errors at sixty effective samples out of 250
     bound = 4 * posterior.variance.sqrt() / 60**0.5
     assert ((z.mean(0) - posterior.mean).abs() < bound).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("likelihood", ["von_mises_fisher", "power_spherical", "projected_normal"])
+def test_nuts_draws_alike_with_a_compiled_density(likelihood) -> None:
+    families = {
+        "von_mises_fisher": VonMisesFisher,
+        "power_spherical": PowerSpherical,
+        "projected_normal": lambda z, k: ProjectedNormal(z, 1 / k),
+    }
+    data = VonMisesFisher(torch.eye(3, dtype=torch.float64)[0], 5.0).sample((4,))
+
+    @reparametrised
+    def model():
+        k = pyro.sample("k", dist.LogNormal(torch.zeros((), dtype=torch.float64), 1.0))
+        z = pyro.sample("z", VonMisesFisher(torch.eye(3, dtype=torch.float64)[1], 1.0))
+        with pyro.plate("data", 4):
+            pyro.sample("x", families[likelihood](z, k), obs=data)
+
+    draws = []
+    for compiled in (False, True):
+        pyro.set_rng_seed(0)
+        kernel = NUTS(model, jit_compile=compiled, ignore_jit_warnings=True)
+        mcmc = MCMC(kernel, num_samples=3, warmup_steps=3, disable_progbar=True)
+        mcmc.run()
+        draws.append(mcmc.get_samples())
+    torch.testing.assert_close(*draws)
 
 
 def test_auto_normal_approaches_the_posterior(conjugate) -> None:
