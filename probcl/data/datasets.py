@@ -74,7 +74,7 @@ class ImageArrays(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return images, labels and indices of a batch, in one indexing operation."""
-        index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
+        index = torch.as_tensor(indices, dtype=torch.long).to(self.images.device, non_blocking=True)
         labels = None if self.labels is None else self.labels[index]
         return self.images[index], labels, index
 
