@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from jsonargparse import Namespace
@@ -34,7 +34,7 @@ from probcl.cli_arguments import (
     with_config,
     with_our_names,
 )
-from probcl.cli_errors import Parser, answer_to_bad_input
+from probcl.cli_errors import LOST_RANK, Parser, answer_to_bad_input
 from probcl.files import write_whole
 from probcl.hub import Pretrained
 from probcl.report import headline, print_summary, write_report
@@ -42,6 +42,7 @@ from probcl.runs import (
     TENSORBOARD,
     discard_if_unused,
     is_whole,
+    lock_run_dir,
     make_run_dir,
     newest_checkpoint,
     newest_run,
@@ -80,8 +81,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it."""
-        text = self.parser.dump(self.config)
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        set_aside(path, leave=True)  # from here on, all processes have read it
+        write_whole(path, self.parser.dump(self.config))
 
 
 class ProbclCLI(LightningCLI):
@@ -89,6 +91,7 @@ class ProbclCLI(LightningCLI):
 
     run_dir: Path
     resumed: Path | None = None
+    _lock: IO[str] | None = None
 
     def __init__(self, args: list[str]) -> None:
         self.program = program_of(args)
@@ -118,6 +121,8 @@ class ProbclCLI(LightningCLI):
             os.environ.pop(_RUN_DIR, None)
             if hasattr(self, "run_dir") and not _rank():
                 discard_if_unused(self.run_dir)
+            if self._lock:
+                self._lock.close()
 
     def _stop(self, *_: Any) -> None:
         """End where the process is told to; amid a training Lightning does, after the step."""
@@ -163,9 +168,12 @@ class ProbclCLI(LightningCLI):
         """Take up the newest run of these arguments where its newest whole checkpoint is."""
         config = self.config.fit
         run = Path(config.run_dir) if config.run_dir else newest_run(_run_name("fit", config))
-        checkpoint, torn = newest_checkpoint(run) if run else (None, [])
         if run and (run / "config.yaml").is_file():
             self.resumed = run
+            if not _rank():
+                self._lock = lock_run_dir(run)
+        checkpoint, torn = newest_checkpoint(run) if run else (None, [])
+        if run and self.resumed:
             self.config = parser.parse_args(["fit", f"--config={run / 'config.yaml'}", *given[1:]])
         for path in torn:
             _say(f"{path} is not a whole checkpoint: it is left out.")
@@ -212,9 +220,8 @@ class ProbclCLI(LightningCLI):
         elif self.resumed:
             self.run_dir = self.resumed
             set_aside(self.run_dir / "metrics.csv")
-            set_aside(self.run_dir / "config.yaml")
         else:
-            self.run_dir = make_run_dir(config.run_dir, _run_name(subcommand, config))
+            self.run_dir, self._lock = make_run_dir(config.run_dir, _run_name(subcommand, config))
         os.environ[_RUN_DIR] = str(self.run_dir)  # for processes that this one starts
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -360,11 +367,20 @@ def _show_our_lines_only() -> None:
     """Silence the frameworks' hints and notices; their errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pyro"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    observer = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
+    observer.setLevel(logging.INFO)
+    observer.addFilter(_say_lost_rank)
     warnings.filterwarnings("ignore", module=r"lightning\b")
     ours = logging.getLogger("probcl")
-    ours.setLevel(logging.INFO)
+    ours.setLevel(logging.ERROR if _rank() else logging.INFO)
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler())
+
+
+def _say_lost_rank(_: logging.LogRecord) -> bool:
+    """Say in our words that Lightning ends this process because another one has died."""
+    sys.stderr.write(f"probcl: error: {LOST_RANK}\n")
+    return False
 
 
 def _as_list(value: Any) -> list[Any]:
