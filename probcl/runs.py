@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from io import StringIO
 from itertools import count, takewhile
 from pathlib import Path
 from typing import IO, Any
@@ -175,22 +176,36 @@ def read_history(run_dir: Path) -> dict[str, np.ndarray]:
 
     Returns:
         Values by column, each of shape ``(E,)``, the columns ``epoch`` and ``loss`` first.
+
+    Raises:
+        ValueError: If a part is not as it was written, but for a last line that has no end.
     """
     path = run_dir / "metrics.csv"
-    earlier = sorted(run_dir.glob("metrics-*.csv"), key=_part)
     epochs: dict[int, dict[str, str]] = {}
-    for part in (*earlier, path):
+    for part in (*sorted(run_dir.glob("metrics-*.csv"), key=_part), path):
         if part.is_file():
-            with part.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("loss")]
-            epochs |= {int(row["epoch"]): row for row in rows}
+            epochs |= _epochs(part)
     rows = [epochs[epoch] for epoch in sorted(epochs)]
     # Columns of other callbacks share the file, and are empty in these rows or not terms.
     if not rows:
         return {}
     columns = rows[0]
     names = sorted(n for n in columns if n in ("contrastive", "y") or n.startswith("kl_"))
-    return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+    try:
+        return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} and its parts are not of one training: remove them.") from error
+
+
+def _epochs(path: Path) -> dict[int, dict[str, str]]:
+    """Read the rows of a history that have a loss, by epoch."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a killed process may not have ended its last line
+        rows = [row for row in csv.DictReader(StringIO(whole), restkey="") if row.get("loss")]
+        return {int(row["epoch"]): row for row in rows}
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a history as it was written: remove it.") from error
 
 
 def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
