@@ -93,7 +93,9 @@ def with_config(args: list[str], path: Path, trust: bool) -> list[str]:
 
 def _without_downloads(data: dict[str, Any]) -> None:
     """Leave it to the command line to say that data may be downloaded."""
-    options = data.get("init_args") or {}
+    options = data.get("init_args")
+    if not isinstance(options, dict):  # the parser says what is wrong with others
+        return
     if "download" in options:
         options["download"] = False
     if isinstance(options.get("out_of_distribution"), dict):

@@ -14,7 +14,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 import probcl.programs
 from probcl.data import DATASETS
 
-__all__ = ["Parser", "answer_to_bad_input"]
+__all__ = ["LOST_RANK", "Parser", "answer_to_bad_input"]
+
+#: What to say where one of several processes that train together has died.
+LOST_RANK = (
+    "another process of this training has died, of which its own message or the system's log may "
+    "say why: the last whole checkpoint stays; go on with --ckpt_path last."
+)
+
+# How PyTorch says that, by each of its backends, and that the memory of a device is full.
+_LOST_RANK = re.compile(r"Dist\w*Error|gloo/transport")
+_NO_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory")
 
 # How PyTorch begins the message of an error that a loader's worker has met.
 _FROM_WORKER = "Caught ValueError in DataLoader worker"
@@ -79,6 +89,18 @@ def answer_to_bad_input(error: BaseException | None) -> str | None:
             return (
                 "the disk is full: the last whole checkpoint stays; make room, and go on with "
                 "--ckpt_path last."
+            )
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+            return (
+                "a process that reads images was killed, which the system does where memory runs "
+                "out: set --data.num_workers to fewer, or to 0; then go on with --ckpt_path last."
+            )
+        if isinstance(error, RuntimeError) and _LOST_RANK.search(f"{type(error)} {error}"):
+            return LOST_RANK
+        if isinstance(error, RuntimeError) and _NO_MEMORY.search(f"{type(error)} {error}"):
+            return (
+                "the memory does not suffice: set --data.batch_size to fewer images, or take a "
+                "smaller encoder; then go on with --ckpt_path last."
             )
         if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
             first = str(error).splitlines()[1].strip()

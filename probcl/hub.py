@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from probcl.programs import Program
 from probcl.trust import check_trusted, read_config
 
 __all__ = ["Pretrained"]
+
+#: The most values of an image by which a shared program takes its sizes: 2048 x 2048 in colour.
+LARGEST_IMAGE = 3 * 2**22
+
+_NEEDED = {"program", "image_shape"}
+_KNOWN = {*_NEEDED, "data", "metrics"}
 
 CARD = """\
 ---
@@ -75,7 +82,7 @@ class Pretrained(
         metrics: Figures by name, for the model card.
 
     Raises:
-        ValueError: If there is no such program, or its arguments are wrong.
+        ValueError: If there is no such program, or its arguments or the shape are wrong.
 
     Example:
         >>> encoder = {"class_path": "probcl.nn.ConvNet", "init_args": {"widths": [4, 8]}}
@@ -96,10 +103,18 @@ class Pretrained(
         parser.add_subclass_arguments(Program, "program")
         try:
             config = parser.parse_object({"program": program})
+            self.program: Program = parser.instantiate(config).program
         except Exception as error:
-            raise ValueError(f"program: this configuration makes none: {error}") from error
-        self.program: Program = parser.instantiate(config).program
-        self.program.materialize(torch.zeros(1, *image_shape))
+            reason = " ".join(str(error).split()).removesuffix(".")
+            raise ValueError(f"program: this configuration makes none: {reason}.") from error
+        _check_shape(image_shape)
+        try:
+            self.program.materialize(torch.zeros(1, *image_shape))
+        except RuntimeError as error:  # of a layer, in its own words
+            raise ValueError(
+                f"image_shape: the program takes no images of shape {tuple(image_shape)}: "
+                f"{str(error).splitlines()[0].removesuffix('.')}."
+            ) from error
         self.eval()
         self._card = {
             "program": type(self.program).__name__,
@@ -137,7 +152,7 @@ class Pretrained(
             if not file.is_file():
                 raise ValueError(f"path: {folder} holds no {file.name}: name the folder of a run.")
         options = read_config(config, trust)
-        if not isinstance(options, dict) or not {"program", "image_shape"} <= options.keys():
+        if not isinstance(options, dict) or not _NEEDED <= options.keys() <= _KNOWN:
             raise ValueError(f"path: {config} is not the configuration of a program.")
         if not trust:
             check_trusted(options, config)
@@ -160,3 +175,13 @@ class Pretrained(
     def forward(self, images: Tensor) -> Distribution:
         """Map images ``(N, channels, height, width)`` in [0, 1] to posteriors of the sphere."""
         return self.program(images)
+
+
+def _check_shape(shape: Any) -> None:
+    """Raise ``ValueError`` unless a shape is that of an image that one may ask for."""
+    counts = isinstance(shape, list | tuple) and all(type(n) is int and n > 0 for n in shape)
+    if not counts or not 0 < len(shape) <= 3 or prod(shape) > LARGEST_IMAGE:
+        raise ValueError(
+            "image_shape must be up to three whole numbers above 0, channels, height and width, "
+            f"for at most {LARGEST_IMAGE} values, got {shape}."
+        )

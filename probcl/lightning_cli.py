@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from jsonargparse import Namespace
@@ -42,6 +42,7 @@ from probcl.runs import (
     check_predictions,
     discard_if_unused,
     is_whole,
+    lock_run_dir,
     make_run_dir,
     newest_checkpoint,
     newest_run,
@@ -81,8 +82,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it."""
-        text = self.parser.dump(self.config)
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        set_aside(path, leave=True)  # from here on, all processes have read it
+        write_whole(path, self.parser.dump(self.config))
 
 
 class ProbclCLI(LightningCLI):
@@ -90,6 +92,7 @@ class ProbclCLI(LightningCLI):
 
     run_dir: Path
     resumed: Path | None = None
+    _lock: IO[str] | None = None
 
     def __init__(self, args: list[str]) -> None:
         self.program = program_of(args)
@@ -119,6 +122,8 @@ class ProbclCLI(LightningCLI):
             os.environ.pop(_RUN_DIR, None)
             if hasattr(self, "run_dir") and not rank():
                 discard_if_unused(self.run_dir)
+            if self._lock:
+                self._lock.close()
 
     def _stop(self, *_: Any) -> None:
         """End where the process is told to; amid a training Lightning does, after the step."""
@@ -179,9 +184,12 @@ class ProbclCLI(LightningCLI):
         """Take up the newest run of these arguments where its newest whole checkpoint is."""
         config = self.config.fit
         run = Path(config.run_dir) if config.run_dir else newest_run(_run_name("fit", config))
-        checkpoint, torn = newest_checkpoint(run) if run else (None, [])
         if run and (run / "config.yaml").is_file():
             self.resumed = run
+            if not rank():
+                self._lock = lock_run_dir(run)
+        checkpoint, torn = newest_checkpoint(run) if run else (None, [])
+        if run and self.resumed:
             self.config = parser.parse_args(["fit", f"--config={run / 'config.yaml'}", *given[1:]])
         for path in torn:
             say(f"{path} is not a whole checkpoint: it is left out.")
@@ -228,9 +236,8 @@ class ProbclCLI(LightningCLI):
         elif self.resumed:
             self.run_dir = self.resumed
             set_aside(self.run_dir / "metrics.csv")
-            set_aside(self.run_dir / "config.yaml")
         else:
-            self.run_dir = make_run_dir(config.run_dir, _run_name(subcommand, config))
+            self.run_dir, self._lock = make_run_dir(config.run_dir, _run_name(subcommand, config))
         os.environ[_RUN_DIR] = str(self.run_dir)  # for processes that this one starts
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -1,6 +1,7 @@
 """The folders of runs: made without ever writing into one in use, found again, and recorded."""
 
 import csv
+import fcntl
 import importlib
 import json
 import os
@@ -11,9 +12,10 @@ from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
+from io import StringIO
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ __all__ = [
     "discard_if_unused",
     "environment",
     "is_whole",
+    "lock_run_dir",
     "make_run_dir",
     "newest_checkpoint",
     "newest_run",
@@ -44,37 +47,75 @@ __all__ = [
 #: Folder of TensorBoard's log within that of a run.
 TENSORBOARD = "tensorboard"
 
+#: File by which a run that goes on keeps others out of its folder.
+LOCK = ".lock"
+
 # What a run's numbers may depend on.
 LIBRARIES = (
     "probcl", "torch", "torchvision", "pyro-ppl", "lightning", "numpy", "scipy", "scikit-learn",
 )  # fmt: skip
 
 
-def make_run_dir(chosen: str | None, name: str) -> Path:
+def make_run_dir(chosen: str | None, name: str) -> tuple[Path, IO[str]]:
     """Make the folder of a run, without ever writing into one that is in use.
 
     Args:
         chosen: The folder asked for; it must be new or empty.
         name: Name of the folder in ``runs`` if none is asked for; a number is added if taken.
 
+    Returns:
+        The folder and its lock, as ``lock_run_dir`` gives it.
+
     Raises:
         ValueError: If the folder asked for is in use, or it cannot be written.
     """
-    path = Path(chosen) if chosen else _first_free(Path("runs") / name)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise ValueError(
-                f"run_dir: the folder {path} holds another run: choose a new one, nothing saved "
-                "is overwritten."
-            )
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
+        if chosen:
+            path = Path(chosen)
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path = _make_first_free(Path("runs") / name)
     except OSError as error:
+        raise _not_writable(Path(chosen or "runs"), error) from error
+    if not _is_unused(path):
         raise ValueError(
-            f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another."
-        ) from error
-    return path
+            f"run_dir: the folder {path} holds another run: choose a new one, nothing saved "
+            "is overwritten."
+        )
+    return path, lock_run_dir(path)
+
+
+def lock_run_dir(path: Path) -> IO[str]:
+    """Take the folder of a run for this process alone.
+
+    Args:
+        path: The folder, which gets a file ``.lock``.
+
+    Returns:
+        That file. The lock goes when it is closed, or when the process ends, however it does.
+
+    Raises:
+        ValueError: If another process has it, or it cannot be written.
+    """
+    try:
+        file = (path / LOCK).open("a+")
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        with file:
+            raise ValueError(
+                f"run_dir: another run{file.read()} writes to the folder {path}: wait until it "
+                "ends, or choose another folder."
+            ) from None
+    except OSError:
+        pass  # a file system without locks
+    file.truncate(0)
+    file.write(f", process {os.getpid()} of {platform.node()},")
+    file.flush()
+    return file
 
 
 def newest_run(name: str) -> Path | None:
@@ -101,21 +142,26 @@ def is_whole(path: Path) -> bool:
     return _step(path) is not None
 
 
-def set_aside(path: Path) -> None:
-    """Give a file another name, with a number, so that what follows it does not overwrite it."""
-    if path.is_file():
-        named = (path.with_stem(f"{path.stem}-{number}") for number in count(1))
-        path.rename(next(other for other in named if not other.exists()))
+def set_aside(path: Path, leave: bool = False) -> None:
+    """Give a file another name, with a number, so that what follows it does not overwrite it.
+
+    Args:
+        path: The file, which need not be there.
+        leave: Whether it stays until something takes its place, and the other is a copy.
+    """
+    if not path.is_file():
+        return
+    named = (path.with_stem(f"{path.stem}-{number}") for number in count(1))
+    other = next(other for other in named if not other.exists())
+    if leave:
+        write_whole(other, path.read_text(encoding="utf-8"))
+    else:
+        path.rename(other)
 
 
 def discard_if_unused(path: Path) -> None:
-    """Remove the folder of a run that never began.
-
-    Args:
-        path: The folder; it stays if it holds anything but its configuration and TensorBoard's log,
-            which begins before the first number.
-    """
-    if {entry.name for entry in path.iterdir()} <= {TENSORBOARD, "config.yaml"}:
+    """Remove the folder of a run that never began."""
+    if _is_unused(path):
         shutil.rmtree(path)
 
 
@@ -136,22 +182,36 @@ def read_history(run_dir: Path) -> dict[str, np.ndarray]:
 
     Returns:
         Values by column, each of shape ``(E,)``, the columns ``epoch`` and ``loss`` first.
+
+    Raises:
+        ValueError: If a part is not as it was written, but for a last line that has no end.
     """
     path = run_dir / "metrics.csv"
-    earlier = sorted(run_dir.glob("metrics-*.csv"), key=_part)
     epochs: dict[int, dict[str, str]] = {}
-    for part in (*earlier, path):
+    for part in (*sorted(run_dir.glob("metrics-*.csv"), key=_part), path):
         if part.is_file():
-            with part.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("loss")]
-            epochs |= {int(row["epoch"]): row for row in rows}
+            epochs |= _epochs(part)
     rows = [epochs[epoch] for epoch in sorted(epochs)]
     # Columns of other callbacks share the file, and are empty in these rows or not terms.
     if not rows:
         return {}
     columns = rows[0]
     names = sorted(n for n in columns if n in ("contrastive", "y") or n.startswith("kl_"))
-    return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+    try:
+        return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} and its parts are not of one training: remove them.") from error
+
+
+def _epochs(path: Path) -> dict[int, dict[str, str]]:
+    """Read the rows of a history that have a loss, by epoch."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a killed process may not have ended its last line
+        rows = [row for row in csv.DictReader(StringIO(whole), restkey="") if row.get("loss")]
+        return {int(row["epoch"]): row for row in rows}
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a history as it was written: remove it.") from error
 
 
 def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
@@ -327,8 +387,24 @@ def _part(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
-def _first_free(path: Path) -> Path:
-    return next(numbered for numbered in _numbered(path) if not numbered.exists())
+def _is_unused(path: Path) -> bool:
+    """Tell whether a folder holds no more than what there is before a run's first number."""
+    return all(entry.name in (LOCK, TENSORBOARD) or is_partial(entry) for entry in path.iterdir())
+
+
+def _not_writable(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another."
+    )
+
+
+def _make_first_free(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for numbered in _numbered(path):
+        with suppress(FileExistsError):  # another run may make the same at this moment
+            numbered.mkdir()
+            return numbered
+    raise AssertionError
 
 
 def _numbered(path: Path) -> Iterator[Path]:

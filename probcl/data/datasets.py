@@ -74,7 +74,7 @@ class ImageArrays(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return images, labels and indices of a batch, in one indexing operation."""
-        index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
+        index = torch.as_tensor(indices, dtype=torch.long).to(self.images.device, non_blocking=True)
         labels = None if self.labels is None else self.labels[index]
         return self.images[index], labels, index
 
@@ -200,7 +200,8 @@ def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS
                 f"it declares {image.width}x{image.height} pixels, more than {max_pixels}: "
                 "shrink it, or raise max_pixels"
             )
-        return in_eight_bits(exif_transpose(image), mode)
+        exif_transpose(image, in_place=True)
+        return in_eight_bits(image, mode)
 
 
 def in_eight_bits(image: Image.Image, mode: str) -> Image.Image:
@@ -209,7 +210,9 @@ def in_eight_bits(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError(f"its pixels are {image.mode!r}, not of 8 bits: convert it")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        ground = Image.new("RGBA", image.size, "white")
+        ground.paste(image, mask=image)  # in place: a small file may declare a large image
+        image = ground
     return image.convert(mode)
 
 

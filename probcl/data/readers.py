@@ -3,7 +3,6 @@
 import os
 import sys
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -86,7 +84,9 @@ def _open(path: str | Path) -> NpzFile:
         raise ValueError(f"path: there is no file {path}.")
     try:
         file = np.load(path)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the parsers of a damaged file meet
         raise ValueError(f"path: {path} is not an .npz file that NumPy can read.") from error
     if not isinstance(file, NpzFile):
         raise ValueError(
@@ -112,7 +112,9 @@ def _take(path: str | Path, file: NpzFile, names: tuple[str, ...]) -> list[Any]:
             )
         try:
             arrays.append(file[name])
-        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the parsers of a damaged file meet
             if "allow_pickle" in str(error):
                 raise ValueError(
                     f"path: {name} in {path} is an array of objects, not of numbers: images must "

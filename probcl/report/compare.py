@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -57,12 +58,14 @@ def _read(run: Path) -> tuple[str, dict[str, float]]:
     try:
         content = read_metrics(run) if run.is_dir() else read_config(run)
         metrics = content.get("metrics", content)  # of a record, or alone
-    except (ValueError, AttributeError) as error:
+        known = {name: value for name, value in metrics.items() if value is not None}
+        if not all(isfinite(value) for value in known.values()):
+            raise ValueError("a number is not finite")
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{run} holds no metrics: name the folder of a run that has its report ({error})."
         ) from error
-    numbers = {name: value for name, value in metrics.items() if value is not None}
-    return _SEED.sub("", run.name if run.is_dir() else run.stem), numbers
+    return _SEED.sub("", run.name if run.is_dir() else run.stem), known
 
 
 def _headings(groups: Mapping[str, Runs]) -> dict[str, dict[str, str]]:

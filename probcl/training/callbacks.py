@@ -118,7 +118,7 @@ class RequireFinite(Callback):
     ) -> None:
         """Check the loss of a step that is logged: to read a number is to wait for the device."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if outputs:
+        if outputs and as_batch(batch).size:
             self._terms = tuple(outputs)
             if every and batch_idx % every == 0:
                 _require_finite_loss(trainer, outputs)

@@ -119,8 +119,6 @@ class ImageData(LightningDataModule, ABC):
         self.unreadable: set[str] = set()
         self._sets: tuple[Dataset, ...] | None = None
         self._monitored: list[Dataset] = []
-        # Of few blocks of images, a rank may have none.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @abstractmethod
     def load(self) -> tuple[Dataset, ...]:
@@ -267,7 +265,8 @@ class ImageData(LightningDataModule, ABC):
     ) -> Batches:
         """Return each block of images once for every part of an evaluation that it belongs to."""
         rows = range(len(images)) if rows is None else rows  # type: ignore[arg-type]
-        sampler = blocks(rows, EVALUATION_BATCH, self.rank, self.world_size)
+        # A rank that has none takes an empty one: Lightning would have it leave the others alone.
+        sampler = blocks(rows, EVALUATION_BATCH, self.rank, self.world_size) or [[]]
         loader = self._loader(images, batch_sampler=sampler)
         return Batches(
             len(sampler) * len(parts), lambda: ((block, part) for block in loader for part in parts)
@@ -320,8 +319,9 @@ class ImageData(LightningDataModule, ABC):
             batch, part = batch
         if isinstance(batch, CroppedBatch):
             self.unreadable.update(batch.unreadable)
-            if not batch.views:
-                return Batch([], batch.labels, batch.rows, part)
+            batch = batch if part else self._as_small_as_others(batch)
+        if not len(batch[2]):
+            return Batch([], batch[1], batch[2], part)
         if part is None:
             views = [self._with_channels(view) for view in self._views(batch)]
             if self.degraded_views:
@@ -334,6 +334,17 @@ class ImageData(LightningDataModule, ABC):
             views = [self.trainer.precision_plugin.convert_input(view) for view in views]
         one_size = len({view.shape for view in views}) == 1
         return Batch(torch.stack(views) if one_size else views, batch[1], batch[2], part)
+
+    def _as_small_as_others(self, batch: CroppedBatch) -> CroppedBatch:
+        """Return as many images as the rank has that lacks the most: ranks compare in one size."""
+        if self.world_size == 1:
+            return batch
+        assert self.trainer is not None
+        count = torch.tensor(len(batch.rows), device=self.trainer.strategy.root_device)
+        least = int(self.trainer.strategy.reduce(count, reduce_op="min"))
+        labels = None if batch.labels is None else batch.labels[:least]
+        views = [view[:least] for view in batch.views]
+        return CroppedBatch(views, labels, batch.rows[:least], batch.unreadable)
 
     def _views(self, batch: tuple) -> list[Tensor]:
         """Return the augmented views of a batch, each in [0, 1]."""

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from probcl.data import Augmentation
 from probcl.distributions import ProjectedNormal
 from probcl.nn import ProjectedNormalHead
 from probcl.objectives.collectives import GATHER, SCATTER
-from probcl.programs import VarCon, VSimCLR, VSupCon
+from probcl.programs import SimCLR, VarCon, VSimCLR, VSupCon
 from probcl.sphere import normalize
-from probcl.training import ContrastiveModule, Named
+from probcl.training import ContrastiveModule, Folder, Named
 
 BATCH, STEPS, DIM = 96, 20, 16
 
@@ -110,6 +110,28 @@ def sent_by(program: nn.Module, batch: int) -> dict[str, list[int]]:
     return count.sent
 
 
+class Sizes(Callback):
+    """Note how many images each batch has."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.seen.append(batch.size)
+
+
+def train_on_files(images: Path, options: dict[str, object]) -> dict[str, object]:
+    """Train on two images a batch, so that one rank's may all be lost where another's are not."""
+    data = Folder(
+        str(images), unreadable="skip", batch_size=2, num_workers=0, monitored=10, corrupted=0
+    )
+    torch.manual_seed(3)
+    module = ContrastiveModule(SimCLR(nn.Sequential(nn.Flatten(), nn.Linear(192, 8))))
+    sizes = Sizes()
+    Trainer(max_epochs=2, callbacks=[sizes], **options).fit(module, datamodule=data)
+    return {"weights": module.program.state_dict(), "sizes": sizes.seen}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -137,6 +159,7 @@ def main(folder: Path) -> None:
         for name, program in programs().items():
             program.materialize(torch.zeros(1, 1, 8, 8))
             results[f"{name}, sent"] = {size: sent_by(program, size) for size in (10, 40)}
+        results["files"] = train_on_files(folder / "images", options)
     torch.save(results, folder / f"{world}-{rank}.pt")
 
 

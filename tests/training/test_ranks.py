@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from probcl.runs import read_history
 
@@ -17,6 +18,19 @@ WORKER = HERE / "ranks_worker.py"
 PROGRAMS = ("VSimCLR", "VSupCon", "VarCon")
 DIM = 16
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def write_images(folder):
+    """Write a data set in which one file in three is cut off."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 10)):
+        for name in "ab":
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                path = folder / part / name / f"{number}.png"
+                Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+                if random.random() < 1 / 3:
+                    path.write_bytes(path.read_bytes()[:100])
 
 
 def train(folder, world):
@@ -36,7 +50,9 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
-    return train(tmp_path_factory.mktemp("ranks"), request.param)
+    folder = tmp_path_factory.mktemp("ranks")
+    write_images(folder / "images")
+    return train(folder, request.param)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -78,6 +94,16 @@ def test_info_nce_sends_its_embeddings_once_forward_and_once_backward(ranks):
             # the tiles, which the ranks share, add to its denominator, and its gradient.
             assert sorted(sent["all_gather_into_tensor"]) == [1, embeddings]
             assert sent["all_reduce"] == [2 * 2 * size * len(ranks)] * 2
+
+
+def test_files_that_are_cut_off_leave_ranks_in_step(ranks):
+    first, *others = (rank["files"] for rank in ranks)
+    assert set(first["sizes"]) == {0, 1, 2}
+    for other in others:
+        assert other["sizes"] == first["sizes"]
+        for name, weight in first["weights"].items():
+            torch.testing.assert_close(other["weights"][name], weight, rtol=0, atol=0)
+            assert weight.isfinite().all()
 
 
 def test_the_command_trains_on_two_devices_and_reports_once(tmp_path):
