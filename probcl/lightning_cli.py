@@ -36,10 +36,10 @@ from probcl.data.readers import list_pictures
 from probcl.evaluation import Embeddings
 from probcl.files import write_whole
 from probcl.hub import Pretrained
+from probcl.predictions import check_predictions, write_embeddings, write_predictions
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
     TENSORBOARD,
-    check_predictions,
     discard_if_unused,
     is_whole,
     lock_run_dir,
@@ -47,9 +47,7 @@ from probcl.runs import (
     newest_checkpoint,
     newest_run,
     set_aside,
-    write_embeddings,
     write_metrics,
-    write_predictions,
 )
 from probcl.training import ContrastiveModule, ImageData
 from probcl.training.callbacks import ProgressBar, checkpoint_callbacks

@@ -1,17 +1,15 @@
 """The folders of runs: made without ever writing into one in use, found again, and recorded."""
 
 import csv
-import fcntl
 import importlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
-from importlib.util import find_spec
 from io import StringIO
 from itertools import count, takewhile
 from pathlib import Path
@@ -20,13 +18,11 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from probcl.evaluation import Embeddings, predict
-from probcl.files import has_its_checksums, is_partial, replacing, write_whole
+from probcl.files import has_its_checksums, is_partial, write_whole
 from probcl.trust import read_config
 
 __all__ = [
     "TENSORBOARD",
-    "check_predictions",
     "config_of_run",
     "discard_if_unused",
     "environment",
@@ -39,10 +35,12 @@ __all__ = [
     "read_metrics",
     "record_of_run",
     "set_aside",
-    "write_embeddings",
     "write_metrics",
-    "write_predictions",
 ]
+
+fcntl: Any = None
+with suppress(ImportError):  # Windows has none
+    fcntl = importlib.import_module("fcntl")
 
 #: Folder of TensorBoard's log within that of a run.
 TENSORBOARD = "tensorboard"
@@ -102,7 +100,8 @@ def lock_run_dir(path: Path) -> IO[str]:
     except OSError as error:
         raise _not_writable(path, error) from error
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
         with file:
@@ -246,78 +245,6 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
     return metrics
 
 
-def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | None]]) -> Path:
-    """Write what a program says of images: arrays with a row for each image.
-
-    Args:
-        run_dir: Folder of the run, which gets ``embeddings.npz``.
-        splits: Embeddings of the batches of each split.
-
-    Returns:
-        The file, with ``embedding`` before it is normalised, ``row`` in the data set, ``split`` and
-        ``label``; of a posterior its parameters, ``posterior_NAME``, ``mean_direction``,
-        ``mean_resultant_length`` and ``entropy``, where it is known.
-    """
-    whole = {
-        split: Embeddings.concatenate([part for part in parts if part is not None])
-        for split, parts in splits.items()
-    }
-    arrays = [_arrays(part) for part in whole.values()]
-    joined: dict[str, Any] = {
-        name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]
-    }
-    split = np.repeat(list(whole), [len(part) for part in whole.values()])
-    with replacing(run_dir / "embeddings.npz") as partial, partial.open("wb") as file:
-        np.savez(file, **joined, split=split)
-    return run_dir / "embeddings.npz"
-
-
-def write_predictions(path: Path, names: Sequence[str], train: Embeddings, new: Embeddings) -> Path:
-    """Write what is said of new images, one row for each: a table with a column for each thing.
-
-    Args:
-        path: An ``.npz`` file, or ``.parquet`` (extra ``parquet``).
-        names: Names of the images, by row.
-        train: Embeddings of the training images, from which classes and scores come.
-        new: Embeddings of the new images.
-
-    Returns:
-        The file, with ``name``; ``class`` and ``probability`` of the linear probe, if there are
-        classes; the arrays of ``write_embeddings``; and ``score_NAME`` of each uncertainty score.
-
-    Raises:
-        ValueError: If the file is of another kind, or there is no PyArrow to write it.
-    """
-    check_predictions(path)
-    prediction, new = predict(train, None, new), new.sorted()
-    columns: dict[str, Any] = {"name": np.array([names[row] for row in new.rows])}
-    if prediction.probabilities.shape[1]:
-        columns["probability"], columns["class"] = map(np.asarray, prediction.probabilities.max(-1))
-    columns |= {name: values for name, values in _arrays(new).items() if name != "row"}
-    columns |= {f"score_{name}": np.asarray(x) for name, x in prediction.scores.items()}
-    with replacing(path) as partial:
-        if path.suffix == ".npz":
-            with partial.open("wb") as file:
-                np.savez(file, **columns)
-        else:
-            parquet = importlib.import_module("pyarrow.parquet")
-            table = importlib.import_module("pyarrow").table
-            parquet.write_table(table({name: x.tolist() for name, x in columns.items()}), partial)
-    return path
-
-
-def check_predictions(path: Path) -> None:
-    """Raise ``ValueError`` unless ``write_predictions`` can write the file."""
-    if path.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"output must end in .npz or .parquet, got {path}.")
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ValueError(
-            "output: .parquet needs PyArrow: pip install 'probcl[parquet]', or choose .npz."
-        )
-    if path.exists():
-        raise ValueError(f"output: {path} is there already: choose another name.")
-
-
 def record_of_run(run_dir: Path) -> dict[str, Any]:
     """Return what a published figure must carry: the whole of the run that it comes from.
 
@@ -342,23 +269,6 @@ def _without_places(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_places(value) for value in node]
     return Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
-
-
-def _arrays(part: Embeddings) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"embedding": part.embedding, "row": part.rows}
-    if part.labels is not None:
-        arrays["label"] = part.labels
-    if part.posterior:
-        blocks = part.posterior
-        parameters = [name for name in blocks[0].arg_constraints if hasattr(blocks[0], name)]
-        names = {f"posterior_{name}": name for name in parameters}
-        names |= {name: name for name in ("mean_direction", "mean_resultant_length")}
-        with torch.no_grad():
-            said = {k: torch.cat([getattr(q, n) for q in blocks]) for k, n in names.items()}
-            with suppress(NotImplementedError):
-                said["entropy"] = torch.cat([q.entropy() for q in blocks])
-        arrays |= {name: values[part._order] for name, values in said.items()}
-    return {name: values.cpu().numpy() for name, values in arrays.items()}
 
 
 def environment() -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
-__all__ = ["TEST", "TRAIN", "Batch", "Part", "as_batch"]
+from probcl.data.views import CroppedBatch
+
+__all__ = ["TEST", "TRAIN", "Batch", "Part", "as_batch", "as_small_as_others"]
 
 
 class Part(NamedTuple):
@@ -78,6 +81,17 @@ def as_batch(given: Any, loader: int | None = None) -> Batch:
         views = views[None]
     beyond = Part("out_of_distribution", f"loader {loader}")
     return Batch(views, labels, None, (TRAIN, TEST, beyond)[min(loader, 2)])
+
+
+def as_small_as_others(batch: CroppedBatch, trainer: Trainer | None) -> CroppedBatch:
+    """Return as many images as the rank has that lacks the most: ranks compare in one size."""
+    if trainer is None or trainer.world_size == 1:
+        return batch
+    count = torch.tensor(len(batch.rows), device=trainer.strategy.root_device)
+    least = int(trainer.strategy.reduce(count, reduce_op="min"))
+    labels = None if batch.labels is None else batch.labels[:least]
+    views = [view[:least] for view in batch.views]
+    return CroppedBatch(views, labels, batch.rows[:least], batch.unreadable)
 
 
 def _are_labels(value: Any) -> bool:

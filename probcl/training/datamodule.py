@@ -30,7 +30,7 @@ from probcl.data.views import (
     collate_views,
     read_into_memory,
 )
-from probcl.training.batch import TEST, TRAIN, Batch, Part
+from probcl.training.batch import TEST, TRAIN, Batch, Part, as_small_as_others
 from probcl.training.evaluation import CHANGED, CORRUPTED, EVALUATION_BATCH, changed
 from probcl.training.sampler import Batches, Place, blocks, derived_seed, shuffled_batches
 
@@ -319,7 +319,7 @@ class ImageData(LightningDataModule, ABC):
             batch, part = batch
         if isinstance(batch, CroppedBatch):
             self.unreadable.update(batch.unreadable)
-            batch = batch if part else self._as_small_as_others(batch)
+            batch = batch if part else as_small_as_others(batch, self.trainer)
         if not len(batch[2]):
             return Batch([], batch[1], batch[2], part)
         if part is None:
@@ -334,17 +334,6 @@ class ImageData(LightningDataModule, ABC):
             views = [self.trainer.precision_plugin.convert_input(view) for view in views]
         one_size = len({view.shape for view in views}) == 1
         return Batch(torch.stack(views) if one_size else views, batch[1], batch[2], part)
-
-    def _as_small_as_others(self, batch: CroppedBatch) -> CroppedBatch:
-        """Return as many images as the rank has that lacks the most: ranks compare in one size."""
-        if self.world_size == 1:
-            return batch
-        assert self.trainer is not None
-        count = torch.tensor(len(batch.rows), device=self.trainer.strategy.root_device)
-        least = int(self.trainer.strategy.reduce(count, reduce_op="min"))
-        labels = None if batch.labels is None else batch.labels[:least]
-        views = [view[:least] for view in batch.views]
-        return CroppedBatch(views, labels, batch.rows[:least], batch.unreadable)
 
     def _views(self, batch: tuple) -> list[Tensor]:
         """Return the augmented views of a batch, each in [0, 1]."""
