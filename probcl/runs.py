@@ -160,7 +160,7 @@ def set_aside(path: Path, leave: bool = False) -> None:
 
 def discard_if_unused(path: Path) -> None:
     """Remove the folder of a run that never began."""
-    if _is_unused(path):
+    if _is_unused(path, "config.yaml"):  # which is written before the first step
         shutil.rmtree(path)
 
 
@@ -297,9 +297,10 @@ def _part(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
-def _is_unused(path: Path) -> bool:
+def _is_unused(path: Path, *also: str) -> bool:
     """Tell whether a folder holds no more than what there is before a run's first number."""
-    return all(entry.name in (LOCK, TENSORBOARD) or is_partial(entry) for entry in path.iterdir())
+    known = (LOCK, TENSORBOARD, *also)
+    return all(entry.name in known or is_partial(entry) for entry in path.iterdir())
 
 
 def _not_writable(path: Path, error: OSError) -> ValueError:
