@@ -26,8 +26,8 @@ def info_nce(
         L = mean_i mean_{p in P(i)} log(1 + sum_{j in N(i)} exp(s_ij - s_ip))
 
     For two views this is the usual cross-entropy over the other embeddings of the batch, written so
-    that a value near zero keeps its digits at low temperatures. ``torch.compile`` makes one graph
-    of it where the temperature is a number, which then takes ``z`` unchecked.
+    that a value near zero keeps its digits at low temperatures, down to 0.0024. ``torch.compile``
+    makes one graph of it where the temperature is a number, which then takes ``z`` unchecked.
 
     Args:
         z: Unit vectors, shape ``(*, V, B, d)``: ``V >= 2`` views of ``B >= 2`` images.
@@ -43,8 +43,8 @@ def info_nce(
 
     Raises:
         ValueError: If shapes do not fit, an embedding is not a unit vector, or ``temperature`` is
-            not positive or too low for float64; on all ranks alike, also if their batches differ
-            in size.
+            not positive or below 0.0024, too low for float64; on all ranks alike, also if their
+            batches differ in size.
 
     References:
         Chen et al. (2020), A Simple Framework for Contrastive Learning of Visual

@@ -55,8 +55,8 @@ def sup_con(
 
     Raises:
         ValueError: If shapes do not fit, ``labels`` are not integers, no anchor has a positive, an
-            embedding is not a unit vector, or ``temperature`` is not positive or too low for
-            float64; on all ranks alike, also if their batches differ in size.
+            embedding is not a unit vector, or ``temperature`` is not positive or below 0.0024, too
+            low for float64; on all ranks alike, also if their batches differ in size.
 
     References:
         Khosla et al. (2020), Supervised Contrastive Learning, equations 2 and 3.

@@ -1,6 +1,7 @@
 """Help for functions that bring their own derivatives, and their own constants."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
 from typing import Any, TypeVar
 
@@ -24,7 +25,11 @@ def constant(function: _Constant) -> _Constant:
         >>> squares(3) is squares(3)
         True
     """
-    cached = cache(function)
+
+    @cache
+    def cached(*args: float) -> Any:
+        with ThreadPoolExecutor(1) as thread:  # where no export, transform or device is in force
+            return thread.submit(function, *args).result()
 
     @wraps(function)
     def call(*args: float) -> Any:

@@ -26,6 +26,8 @@ def diagonal_log_laplace(variance: Tensor, squared_loc: Tensor, tau: Tensor) -> 
     Returns:
         Log transforms, shape ``(*B, n)``.
     """
+    if torch.compiler.is_compiling():  # torch.export looks inside, where buffers are reused
+        return _plain_diagonal(variance, squared_loc, tau)
     return _DiagonalLogLaplace.apply(variance, squared_loc, tau)
 
 
