@@ -2,12 +2,11 @@
 
 import os
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from probcl.files import has_its_checksums, read_tensors, replacing, write_tensors
+from probcl.files import read_tensors, replacing, write_tensors
 from probcl.training.checkpoint_io import WholeCheckpointIO
 
 
@@ -40,31 +39,6 @@ def test_a_writing_that_fails_changes_nothing(tmp_path, error):
         fail()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_every_flipped_bit_that_changes_a_weight_of_a_checkpoint_is_found(tmp_path):
-    plugin, path = WholeCheckpointIO(), tmp_path / "a.ckpt"
-    weights = {"state_dict": {"w": torch.randn(20, 30)}, "global_step": 3}
-    plugin.save_checkpoint(weights, path)
-    content = path.read_bytes()
-    random = np.random.default_rng(0)
-    found = 0
-    for place in random.integers(8 * len(content), size=500):
-        damaged = bytearray(content)
-        damaged[place // 8] ^= 1 << (place % 8)
-        path.write_bytes(damaged)
-        if not has_its_checksums(path):
-            found += 1
-            with pytest.raises(ValueError, match="not a whole checkpoint"):
-                plugin.load_checkpoint(path)
-            continue
-        try:
-            loaded = plugin.load_checkpoint(path)
-        except ValueError:  # the directory of its parts is damaged
-            continue
-        assert torch.equal(loaded["state_dict"]["w"], weights["state_dict"]["w"])
-        assert loaded["global_step"] == 3
-    assert found > 300
 
 
 def test_a_checkpoint_holds_no_code(tmp_path):

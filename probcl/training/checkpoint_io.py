@@ -28,8 +28,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            torch.save(checkpoint, partial)
+        # Through a file of Python's, for torch does not say of its own that the disk is full.
+        with replacing(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
@@ -50,5 +51,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"{path} holds more than tensors and plain values: to run what it holds, load it "
                 "with weights_only=False."
             ) from error
-        except RuntimeError as error:  # its directory is damaged
+        except OSError:
+            raise
+        except Exception as error:  # whatever the parsers of a damaged file meet
             raise ValueError(torn) from error

@@ -14,6 +14,7 @@ from probcl.evaluation import (
     Metric,
     Score,
     evaluate,
+    few_shot_accuracy,
     monitor,
 )
 from probcl.evaluation.query import Reference
@@ -234,3 +235,14 @@ def test_the_monitor_is_quick_and_says_the_same(evaluation):
 def test_the_bar_changes_nothing(evaluation, capsys):
     shown = evaluate(items(400), None, items(100, seed=2), None, progress=True, **changed())
     assert shown.metrics == evaluation.metrics
+
+
+def test_metrics_of_several_numbers_are_their_means():
+    train, test = items(200), items(100, seed=2)
+    evaluation = evaluate(train, None, test, None, corrupted=changed()["corrupted"])
+    for shots in (1, 5):
+        each = few_shot_accuracy(train.features, train.labels, test.features, test.labels, shots)
+        assert evaluation.metrics[f"few_shot/top1_of_{shots}"] == sum(each) / len(each)
+    for measure in ("top1", "nll", "ece"):
+        each = [level[measure] for level in evaluation.shift["noisy"].values()]
+        assert evaluation.metrics[f"shift/{measure}"] == pytest.approx(np.mean(each))

@@ -1,5 +1,6 @@
 """Few-shot probes and Ward's clusters: on blobs, and against scikit-learn's measures."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn import metrics
@@ -79,3 +80,13 @@ def test_bad_input():
         ward_clustering(torch.rand(1, 2), torch.arange(1))
     with pytest.raises(ValueError, match="row for each of the 2 items, got 3"):
         purity(torch.arange(3), torch.arange(2))
+
+
+def test_the_items_to_cluster_reach_from_the_first_to_the_last():
+    """The last class has one item, at the end: without it there is a class less."""
+    z = np.repeat(np.eye(3), [6, 6, 1], axis=0) * 10
+    y = np.repeat([0, 1, 2], [6, 6, 1])
+    measures = ward_clustering(z, y, clusters=3, largest=7)
+    assert measures["count"] == 7
+    assert measures["adjusted_rand_index"] == 1
+    assert ward_clustering(z, y, clusters=1)["purity"] == pytest.approx(6 / 13)

@@ -66,3 +66,9 @@ def test_bad_input():
         uniformity(Z[:1])
     with pytest.raises(ValueError, match="finite, row 2 is not"):
         uniformity(torch.tensor([[1.0], [1.0], [torch.inf]]))
+
+
+def test_uniformity_of_more_items_than_a_block_is_that_of_all_pairs():
+    z = normalize(torch.randn(1100, 4, dtype=torch.float64, generator=torch.manual_seed(0)))
+    distances = torch.pdist(z).square()
+    assert uniformity(z) == pytest.approx(torch.exp(-2 * distances).mean().log().item(), rel=1e-9)
