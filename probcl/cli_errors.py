@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
+from safetensors import SafetensorError
 
 import probcl.programs
 from probcl.data import DATASETS
@@ -21,6 +22,8 @@ LOST_RANK = (
     "another process of this training has died, of which its own message or the system's log may "
     "say why: the last whole checkpoint stays; go on with --ckpt_path last."
 )
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # How PyTorch says that, by each of its backends, and that the memory of a device is full.
 _LOST_RANK = re.compile(r"Dist\w*Error|gloo/transport")
@@ -85,7 +88,8 @@ def answer_to_bad_input(error: BaseException | None) -> str | None:
         ours = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
         if isinstance(error, KeyboardInterrupt):
             return "interrupted: the run has no report; its last checkpoint stays."
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error)
+        if isinstance(error, OSError | SafetensorError) and full:
             return (
                 "the disk is full: the last whole checkpoint stays; make room, and go on with "
                 "--ckpt_path last."

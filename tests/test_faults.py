@@ -1,6 +1,8 @@
 """What breaks around a run is said in one sentence: its processes, its memory, its folder."""
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from probcl.cli import main
 from probcl.cli_errors import LOST_RANK, answer_to_bad_input
 from probcl.runs import LOCK, lock_run_dir, make_run_dir
+from probcl.training.checkpoint_io import WholeCheckpointIO
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -108,6 +112,33 @@ def test_a_rank_that_dies(here):
 )
 def test_memory_that_does_not_suffice(error):
     assert "set --data.batch_size to fewer" in answer_to_bad_input(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, ""), OSError(27, ""), SafetensorError("No space left on device (os error 28)")],
+)
+def test_a_full_disk(error):
+    assert answer_to_bad_input(error).startswith("the disk is full")
+
+
+def test_a_disk_that_fills_up_amid_a_checkpoint_says_so_and_leaves_the_last(here):
+    """In a process of its own, as its files may grow no larger from then on."""
+    path = here / "last.ckpt"
+    io = WholeCheckpointIO()
+    io.save_checkpoint({"global_step": 1, "weight": torch.zeros(10)}, path)
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        try:
+            io.save_checkpoint({"global_step": 2, "weight": torch.zeros(10_000)}, path)
+        except Exception as error:
+            os._exit(0 if str(answer_to_bad_input(error)).startswith("the disk is full") else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert io.load_checkpoint(path)["global_step"] == 1
+    assert [entry.name for entry in here.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.slow

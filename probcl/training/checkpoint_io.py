@@ -27,11 +27,19 @@ class WholeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            torch.save(checkpoint, partial)
+        # Through a file of Python's, for torch does not say of its own that the disk is full.
+        with replacing(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint, or raise ``ValueError`` if it is not as it was written."""
         if Path(path).is_file() and not has_its_checksums(path):
             raise ValueError(f"{path} is not a whole checkpoint: take another one of its run.")
-        return super().load_checkpoint(path, *args, **kwargs)
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # whatever the parsers of another file meet
+            raise ValueError(
+                f"{path} is no checkpoint of weights and numbers alone: take one of probcl fit."
+            ) from error
