@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def begun(args: list[str], log: Path, largest_file: int | None = None) -> int:
         os._exit(0)
     except SystemExit as error:
         print(error.code, flush=True)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
 

@@ -48,8 +48,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return torch.load(path, map_location, weights_only=weights_only is not False)
         except UnpicklingError as error:
             raise ValueError(
-                f"{path} holds more than tensors and plain values: to run what it holds, load it "
-                "with weights_only=False."
+                f"{path} is no checkpoint of weights and numbers alone: to run what it holds, "
+                "load it with weights_only=False."
             ) from error
         except OSError:
             raise
