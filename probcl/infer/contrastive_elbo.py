@@ -124,14 +124,17 @@ class ContrastiveELBO(ELBO):
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
         messenger = poutine.unwrap(guide)
+        runs_the_model = isinstance(messenger, GuideMessenger)
         with _MarkDiscrete():
-            if isinstance(messenger, GuideMessenger):
-                guide(*args, **kwargs)  # which runs the model as well
-                model_trace, guide_trace = messenger.get_traces()
+            if runs_the_model:
+                guide(*args, **kwargs)
             else:
                 guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-                replayed = poutine.replay(model, trace=guide_trace)
-                model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        if runs_the_model:
+            model_trace, guide_trace = messenger.get_traces()
+        else:  # unmarked: a discrete latent of the model alone is its own affair
+            replayed = poutine.replay(model, trace=guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         if is_validation_enabled():
             check_model_guide_match(model_trace, guide_trace)
         model_trace = prune_subsample_sites(model_trace)

@@ -42,7 +42,7 @@ def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor
     Raises:
         ValueError: On every rank, if a vector of any is not of unit length or batches differ.
     """
-    items = at_least_float32(z).reshape(z.shape[:-3].numel(), *z.shape[-3:]).movedim(2, 0)
+    items = at_least_float32(z).reshape(math.prod(z.shape[:-3]), *z.shape[-3:]).movedim(2, 0)
     check_same_batch(items, gather)
     items = all_gather(items, gather)
     check_unit("z", items, z.dtype)
