@@ -18,13 +18,14 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(WORKER.parents[1]), "OMP_NUM_THREA
 
 
 @pytest.mark.slow
-def test_killed_fifty_times_a_run_goes_on_to_the_same_weights(tmp_path):
-    command = [sys.executable, str(WORKER), str(tmp_path), "50"]
+def test_killed_again_and_again_a_run_goes_on_to_the_same_weights(tmp_path):
+    """Ten times here; ``python tests/kill_worker.py FOLDER 50`` does it fifty times."""
+    command = [sys.executable, str(WORKER), str(tmp_path), "10"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     said = json.loads(done.stdout)
-    assert said["kills"] >= 50
+    assert said["kills"] >= 10
     assert said["full disks"] > 0
 
 
