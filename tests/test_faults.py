@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_amid_a_checkpoint_says_so_and_leaves_the_last(here
     assert [entry.name for entry in here.iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 @pytest.mark.parametrize("at", ["setup", "step", "validation"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_command_says_that_a_rank_has_died(rank, at, here):
@@ -211,7 +211,7 @@ def test_runs_without_a_folder_of_their_own_take_the_next(here):
         assert path == Path("runs") / name
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 def test_a_run_goes_on_with_its_configuration_on_more_devices(here):
     """Every process reads it, before the first one puts another in its place."""
     main([*QUICK, *DIGITS, "--trainer.max_epochs=1", "--run_dir=mine"])
@@ -223,7 +223,7 @@ def test_a_run_goes_on_with_its_configuration_on_more_devices(here):
     assert state["epoch"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 def test_of_two_runs_started_at_once_one_is_refused(here):
     command = [PROBCL, *QUICK, *DIGITS, "--trainer.max_epochs=2", "--run_dir=same"]
     runs = [

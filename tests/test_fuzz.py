@@ -27,7 +27,7 @@ PROGRAM = {
 }
 
 
-@pytest.mark.parametrize("share", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [1, pytest.param(10, marks=pytest.mark.battery)])
 def test_damaged_files_are_read_or_refused_in_one_sentence(share, tmp_path):
     """By a process of its own, whose memory is measured; a callable would leave a file."""
     command = [sys.executable, str(WORKER), str(tmp_path), str(share), "0"]

@@ -22,6 +22,7 @@ def directions(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo's
 @every_objective
 def test_compiles_to_the_same_value_and_gradient(name):
     """Without a word where no label is looked at; with a sentence in one graph where one is."""
