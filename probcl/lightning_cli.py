@@ -175,8 +175,9 @@ class ProbclCLI(LightningCLI):
         given = list(args or ())
         self.config = parser.parse_args(given)
         if self.config.subcommand == "fit" and self.config.fit.ckpt_path == "last":
-            self._go_on(parser, given)
-        self._check_checkpoint()
+            self._go_on(parser, given)  # from one that is there and whole
+        else:
+            self._check_checkpoint()
 
     def _go_on(self, parser: LightningArgumentParser, given: list[str]) -> None:
         """Take up the newest run of these arguments where its newest whole checkpoint is."""

@@ -96,3 +96,12 @@ def test_unknown_scores_are_named():
     z = np.eye(4)
     with pytest.raises(ValueError, match="scores has no 'certainty': choose among entropy"):
         predict(z, [0, 0, 1, 1], z, scores=["certainty"])
+
+
+def test_what_is_asked_for_must_be_there_and_fit():
+    """As for evaluate, whose checks these are."""
+    z = np.eye(4)
+    with pytest.raises(ValueError, match=r"scores: 'agreement' needs labels of two classes"):
+        predict(z, None, z, scores=["agreement"])
+    with pytest.raises(ValueError, match=r"new must have an embedding of 4 numbers, as train"):
+        predict(z, [0, 0, 1, 1], np.eye(3))

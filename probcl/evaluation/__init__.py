@@ -11,7 +11,6 @@ from probcl.evaluation.information import *
 from probcl.evaluation.knn import *
 from probcl.evaluation.metrics import *
 from probcl.evaluation.ood import *
-from probcl.evaluation.predict import *
 from probcl.evaluation.probe import *
 from probcl.evaluation.sampled import *
 from probcl.evaluation.scores import *

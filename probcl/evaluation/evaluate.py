@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,9 @@ from probcl.evaluation.query import Query, Reference
 from probcl.evaluation.scores import SCORES, Score, compute_score
 from probcl.evaluation.selective import risk_coverage
 
-__all__ = ["Evaluation", "evaluate", "monitor"]
+__all__ = ["Evaluation", "Prediction", "evaluate", "monitor", "predict"]
+
+_TWO_CLASSES = "labels of two classes at least"
 
 
 @dataclass
@@ -141,10 +143,9 @@ def evaluate(
     truth = true_concentration
     if truth is not None:
         truth = as_values("true_concentration", truth, len(tested))[tested.rows.argsort()]
-    labels = "labels of two classes at least"
     needs = {
-        "labels": (known.labelled, labels),
-        "test labels": (known.labelled and tested.labelled, labels),
+        "labels": (known.labelled, _TWO_CLASSES),
+        "test labels": (known.labelled and tested.labelled, _TWO_CLASSES),
         "posterior": (bool(known.posterior), "posteriors"),
         "corrupted": (bool(changed), "corrupted test items"),
     }
@@ -154,6 +155,53 @@ def evaluate(
     with progress_bar(progress), torch.no_grad():
         query = Query(tested, Reference(known), "test items")
         return _measure(query, outside, changed, truth, wanted_scores, wanted_metrics, left_out)
+
+
+class Prediction(NamedTuple):
+    """What is said of ``N`` items, in the order of their rows.
+
+    Attributes:
+        probabilities: Class probabilities of the linear probe, ``(N, C)``; ``(N, 0)`` if there is
+            none.
+        scores: Uncertainty scores by name, each of shape ``(N,)``.
+    """
+
+    probabilities: Tensor
+    scores: dict[str, Tensor]
+
+
+def predict(
+    train: Any, train_labels: Any, new: Any, *, scores: Iterable[str] | None = None
+) -> Prediction:
+    """Return the classes and the uncertainty of new items.
+
+    Args:
+        train: Training items, as ``evaluate`` takes them.
+        train_labels: Their classes, ``(M,)``; None for those of ``train``.
+        new: Items of which no class is known, ``(N, d)``, or ``Embeddings``.
+        scores: Names, of ``SCORES``; by default all that can be had.
+
+    Raises:
+        ValueError: If an argument does not fit, or a score is not known or needs what is not given.
+
+    Example:
+        >>> y = torch.arange(40) % 2
+        >>> z = torch.eye(3)[y] + 0.1 * torch.randn(40, 3)
+        >>> predict(z, y, torch.eye(3)).probabilities.argmax(-1)[:2]
+        tensor([0, 1])
+    """
+    known = _embeddings("train", train, train_labels)
+    items = _embeddings("new", new, None, known)
+    needs = {
+        "labels": (known.labelled, _TWO_CLASSES),
+        "posterior": (bool(known.posterior), "posteriors"),
+    }
+    wanted = _wanted("scores", scores, SCORES, needs, {})
+    query = Query(items, Reference(known), "new items")
+    with torch.no_grad():
+        found = _scores_of(query, wanted)
+        probabilities = query.probabilities if known.labelled else torch.empty(len(items), 0)
+    return Prediction(probabilities, found)
 
 
 def monitor(train: Embeddings, test: Embeddings) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Schedules of the KL's weight: functions from the step to a number."""
 
-import math
 from dataclasses import dataclass
+
+from probcl.checks import check_amount, check_count
 
 __all__ = ["LinearAnnealing"]
 
@@ -37,11 +38,9 @@ class LinearAnnealing:
     period: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}.")
-        for name, weight in (("start", self.start), ("end", self.end)):
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}.")
+        check_count("steps", self.steps)
+        check_amount("start", self.start)
+        check_amount("end", self.end)
         if self.period is not None and self.period <= self.steps:
             raise ValueError(
                 f"period must be more than steps = {self.steps} or None, got {self.period}."

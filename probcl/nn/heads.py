@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from probcl.checks import check_choice
+from probcl.checks import check_amount, check_choice, check_count
 from probcl.distributions import Point, PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.distributions.rotationally_symmetric import RotationallySymmetric
 from probcl.precision import at_least_float32
@@ -59,8 +59,7 @@ class BatchNormMLP(nn.Sequential):
     """
 
     def __init__(self, dim: int = 128, hidden: int = 512, layers: int = 2) -> None:
-        if layers < 2:
-            raise ValueError(f"layers must be at least 2, got {layers}.")
+        check_count("layers", layers, least=2)
         modules: list[nn.Module] = []
         for _ in range(layers - 1):
             # Batch normalisation would take a bias away again.
@@ -140,10 +139,8 @@ class ProjectedNormalHead(_LocatedHead):
         rank: int = 4,
     ) -> None:
         check_choice("covariance", covariance, Covariance)
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}.")
         super().__init__(dim, hidden)
-        self.rank = rank
+        self.rank = check_count("rank", rank)
         self.log_scale = MLP(1 if covariance == "isotropic" else dim, hidden)
         self.factor = MLP(dim * rank, hidden) if covariance == "low_rank" else None
 
@@ -165,8 +162,7 @@ class _RotationallySymmetricHead(_LocatedHead):
         self, dim: int = 128, hidden: int | None = 128, concentration: float | None = None
     ) -> None:
         start = dim if concentration is None else concentration
-        if not 0 < start < math.inf:
-            raise ValueError(f"concentration must be a finite number above 0, got {start}.")
+        check_amount("concentration", start, above=True)
         super().__init__(dim, hidden)
         self.log_concentration = MLP(1, hidden)
         self.start = math.log(start)

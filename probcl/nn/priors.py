@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import Categorical, MixtureSameFamily
 from torch import Tensor, nn
 
+from probcl.checks import check_amount, check_count
 from probcl.distributions import HypersphericalUniform, VonMisesFisher
 from probcl.sphere import normalize
 
@@ -55,10 +56,7 @@ class VonMisesFisherPrior(nn.Module):
 
     def __init__(self, dim: int = 128, concentration: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= concentration < math.inf:
-            raise ValueError(
-                f"concentration must be a finite number of at least 0, got {concentration}."
-            )
+        check_amount("concentration", concentration)
         self.dim = dim
         self.register_buffer("loc", torch.eye(dim)[0])
         self.register_buffer("concentration", torch.tensor(float(concentration)))
@@ -86,10 +84,8 @@ class VonMisesFisherMixturePrior(nn.Module):
 
     def __init__(self, dim: int = 128, components: int = 10, concentration: float = 10.0) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}.")
-        if not 0 < concentration < math.inf:
-            raise ValueError(f"concentration must be a finite number above 0, got {concentration}.")
+        check_count("components", components)
+        check_amount("concentration", concentration, above=True)
         self.dim = dim
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(normalize(torch.randn(components, dim)))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from probcl.checks import check_choice
+from probcl.checks import check_choice, check_count
 from probcl.nn.images import Normalize
 
 __all__ = ["ResNet", "Stem"]
@@ -60,8 +60,7 @@ class ResNet(resnet.ResNet):
         if depth not in _STAGES:
             raise ValueError(f"depth must be one of {', '.join(map(str, _STAGES))}, got {depth}.")
         check_choice("stem", stem, Stem)
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}.")
+        check_count("channels", channels)
         super().__init__(*_STAGES[depth], zero_init_residual=zero_init)
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = nn.Conv2d(channels, 64, kernel, stride=stride, padding=kernel // 2, bias=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from probcl.checks import check_amount, check_count
 from probcl.nn import BatchNormMLP
 from probcl.precision import full_precision
 from probcl.programs.program import PointProgram, Temperature, Views, dim_of, stack_views
@@ -64,14 +65,9 @@ class SwAV(PointProgram):
         learn_temperature: bool = False,
     ) -> None:
         super().__init__(encoder, BatchNormMLP() if projection is None else projection)
-        if num_prototypes < 2:
-            raise ValueError(f"num_prototypes must be at least 2, got {num_prototypes}.")
-        if not 0 < sinkhorn_epsilon < float("inf"):
-            raise ValueError(
-                f"sinkhorn_epsilon must be a finite number above 0, got {sinkhorn_epsilon}."
-            )
-        if sinkhorn_iterations < 1:
-            raise ValueError(f"sinkhorn_iterations must be at least 1, got {sinkhorn_iterations}.")
+        check_count("num_prototypes", num_prototypes, least=2)
+        check_amount("sinkhorn_epsilon", sinkhorn_epsilon, above=True)
+        check_count("sinkhorn_iterations", sinkhorn_iterations)
         self.temperature = Temperature(temperature, learn_temperature)
         prototypes = torch.randn(num_prototypes, dim_of(self.posterior_head))
         self.prototypes = nn.Parameter(normalize(prototypes))
@@ -104,8 +100,7 @@ class _RedundancyReduction(PointProgram):
         projection = BatchNormMLP(512, layers=3) if projection is None else projection
         super().__init__(encoder, projection)
         for name, weight in weights.items():
-            if not 0.0 <= weight < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}.")
+            check_amount(name, weight)
         self.loss = _lightly_loss(type(self).__name__, loss)(
             *weights.values(), gather_distributed=torch.distributed.is_available()
         )

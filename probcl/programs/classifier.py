@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from probcl.checks import check_vectors
+from probcl.checks import check_count, check_vectors
 from probcl.precision import at_least_float32
 from probcl.programs.program import Anchors, PointProgram, Views, require_labels
 
@@ -32,9 +32,7 @@ class CrossEntropy(PointProgram):
 
     def __init__(self, encoder: nn.Module, num_classes: int) -> None:
         super().__init__(encoder, nn.Identity())
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
-        self.num_classes = num_classes
+        self.num_classes = check_count("num_classes", num_classes, least=2)
         self.classifier = nn.LazyLinear(num_classes)
 
     def _run_every_layer(self, images: Tensor) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from probcl.checks import check_count
 from probcl.nn import MLP, BatchNormMLP, MomentumEncoder
 from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.precision import at_least_float32, full_precision
@@ -101,9 +102,7 @@ class MoCo(_MomentumProgram):
     ) -> None:
         super().__init__(encoder, MLP() if projection is None else projection, momentum)
         self.temperature = Temperature(temperature, learn_temperature)
-        if queue_size < 1:
-            raise ValueError(f"queue_size must be at least 1, got {queue_size}.")
-        self.queue = _Queue(queue_size, dim_of(self.posterior_head))
+        self.queue = _Queue(check_count("queue_size", queue_size), dim_of(self.posterior_head))
 
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
         # Autograd needs the keys of this step after the queue has moved on.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.parameter import UninitializedParameter
 
-from probcl.checks import check_temperature, check_vectors
+from probcl.checks import check_amount, check_count, check_temperature, check_vectors
 from probcl.distributions import as_posterior
 from probcl.nn import PointHead, ProjectedNormalHead, UniformPrior
 
@@ -247,10 +247,8 @@ class VariationalProgram(Program):
         num_samples: int = 1,
     ) -> None:
         super().__init__(encoder, ProjectedNormalHead() if posterior is None else posterior)
-        if not 0.0 <= beta < float("inf"):
-            raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+        check_amount("beta", beta)
+        check_count("num_samples", num_samples)
         self.prior = UniformPrior(dim_of(self.posterior_head)) if prior is None else prior
         self.beta = beta
         self.num_samples = num_samples

@@ -254,8 +254,8 @@ class ImageData(LightningDataModule, ABC):
         """Return the training set, and the test set or the ``pictures`` in its place."""
         train, test = self._plain(self.sets[0]), self._plain(self.sets[1])
         if self.pictures:
-            height, width = self.example.shape[-2:]
-            files = ImageFiles(self.pictures, None, self.example.shape[1], "skip")
+            channels, height, width = self.example.shape[1:]
+            files = ImageFiles(self.pictures, None, channels, "skip")
             centre = self.crop.centre_per_image() if self._has_crop else Sized(height, width)
             test = CroppedViews(files, [centre])
         return [self._evaluated(train, [TRAIN]), self._evaluated(test, [TEST])]
