@@ -5,6 +5,8 @@ import pytest
 from probcl.cli import main
 from probcl.runs import read_history
 
+pytestmark = pytest.mark.slow  # what the README's commands install has none of them
+
 QUICK = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--evaluate=false"]
 
 
@@ -18,7 +20,8 @@ def test_lars_of_lightly_trains(tmp_path):
     assert len(read_history(tmp_path / "run")["loss"]) == 1
 
 
-def test_tensorboard_logs_beside_the_run(trained):
+def test_tensorboard_logs_beside_the_run(tmp_path):
     reason = "needs TensorBoard: pip install 'probcl[tensorboard]'"
     pytest.importorskip("tensorboard", reason=reason)
-    assert any(trained.glob("tensorboard/events.out.tfevents.*"))
+    main(["fit", *QUICK, f"--run_dir={tmp_path / 'run'}"])
+    assert any(tmp_path.glob("run/tensorboard/events.out.tfevents.*"))
