@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probcl.checks import check_count
 from probcl.evaluation.progress import progress_bar, track
@@ -33,8 +34,8 @@ def cached_features(
 
     The encoder runs in eval mode without gradients. After every 256 images their features are on
     disk, with a checksum beside them: a run that was killed goes on from there, and a damaged block
-    is encoded again. The file is bound to the weights of the encoder, and to the number of images,
-    their size, and the pixels of 16 of them.
+    is encoded again. The file is bound to the weights of the encoder and the settings that it
+    prints, and to the number of images, their size, and the pixels of 16 of them.
 
     Args:
         encoder: Images ``(N, channels, height, width)`` to features ``(N, F)``.
@@ -168,14 +169,17 @@ def _frozen(encoder: nn.Module) -> Iterator[None]:
 
 def _about(encoder: nn.Module, images: Any) -> dict[str, Any]:
     """Return what features rest on: digests of the encoder and of some images, and their size."""
-    kinds = " ".join(f"{name}:{type(part).__qualname__}" for name, part in encoder.named_modules())
-    # Buffers too that are in no state dict, such as the mean by which images are standardised.
-    numbers = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
     count = len(images)
     rows = np.linspace(0, count - 1, min(count, _COMPARED)).round().astype(int).tolist()
     compared = {str(row): _batch(images, range(row, row + 1))[0] for row in rows}
+    if any(is_lazy(parameter) for parameter in encoder.parameters()):
+        with _frozen(encoder):
+            encode_batch(encoder, compared["0"][None])  # its layers take their sizes
+    # Buffers too that are in no state dict, such as the mean by which images are standardised.
+    numbers = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
     return {
-        "encoder": digest({kinds: torch.zeros(0), **numbers}),
+        # In its text are settings that no weight tells, such as a stride.
+        "encoder": digest({repr(encoder): torch.zeros(0), **numbers}),
         "count": count,
         "size": _kind(compared["0"]),
         "pixels": digest(compared),

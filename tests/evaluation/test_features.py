@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from probcl.evaluation import cached_features
+from probcl.evaluation import cached_features, features
 
 IMAGES = torch.randint(256, (600, 3, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
 
@@ -91,6 +91,27 @@ def test_a_run_killed_as_it_makes_the_file_goes_on(path, expected, monkeypatch):
     assert np.array_equal(cached(Encoder(), path), expected)
 
 
+@pytest.mark.parametrize("writes", range(4))
+def test_a_run_that_is_killed_before_it_writes_a_record_goes_on(
+    path, expected, monkeypatch, writes
+):
+    write, written = features.write_whole, []
+
+    def killed(*args):
+        if len(written) == writes:
+            raise KeyboardInterrupt
+        written.append(args)
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cached(Encoder(), path)
+    encoder = Encoder()
+    assert np.array_equal(cached(encoder, path), expected)
+    assert sum(encoder.rows) == 600 - 256 * max(writes - 1, 0)
+
+
 def test_batches_are_no_larger_than_asked_for(path, expected):
     encoder = Encoder()
     features = cached(encoder, path, batch_size=100)
@@ -168,6 +189,21 @@ def test_features_of_something_else_are_refused(path, make, images, message):
     with pytest.raises(ValueError, match=rf"holds features {message}: choose another name"):
         cached(make(), path, images)
     assert np.array_equal(np.load(path), before)
+
+
+def test_settings_that_no_weight_tells_are_of_the_encoder(path):
+    near, far = (nn.Sequential(nn.AvgPool2d(2, stride), nn.Flatten()) for stride in (1, 2))
+    cached(near, path)
+    with pytest.raises(ValueError, match="holds features of another encoder"):
+        cached(far, path)
+
+
+def test_lazy_layers_take_their_sizes(path):
+    encoder = nn.Sequential(nn.Flatten(), nn.LazyLinear(5), nn.Dropout())
+    features = cached(encoder, path)
+    with torch.no_grad():
+        expected = encoder.eval()(IMAGES[:256] / 255).numpy()
+    assert np.array_equal(features[:256], expected)
 
 
 def test_a_file_of_somebody_else_is_left_alone(tmp_path):
