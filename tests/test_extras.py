@@ -20,6 +20,15 @@ def test_lars_of_lightly_trains(tmp_path):
     assert len(read_history(tmp_path / "run")["loss"]) == 1
 
 
+def test_an_encoder_of_timm_trains(tmp_path):
+    pytest.importorskip("timm", reason="needs timm: pip install 'probcl[encoders]'")
+    main([
+        "fit", *QUICK, "--model.program.encoder=TimmModel", "--data.channels=3",
+        "--model.program.encoder.name=test_efficientnet", f"--run_dir={tmp_path / 'run'}",
+    ])  # fmt: skip
+    assert len(read_history(tmp_path / "run")["loss"]) == 1
+
+
 def test_tensorboard_logs_beside_the_run(tmp_path):
     reason = "needs TensorBoard: pip install 'probcl[tensorboard]'"
     pytest.importorskip("tensorboard", reason=reason)

@@ -34,6 +34,7 @@ NOT_CLASSES_OF_OURS = [
     "torch.load", "torch.hub.load", "torch.utils.data.DataLoader", "probcl.runs.shutil.rmtree",
     "probcl.cli.main", "probcl.lightning_cli.ProbclCLI", "torch.nn.modules.module.itertools.chain",
     "torchvision.datasets.CIFAR10", "lightning.pytorch.callbacks.Callback", "no_such_module.Class",
+    "probcl.nn.encoder_by_name",
 ]  # fmt: skip
 
 

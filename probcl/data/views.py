@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import to_image
 
 from probcl.data.datasets import ImageArrays, checked_images, in_eight_bits
 
-__all__ = ["CroppedBatch", "CroppedViews", "Sized", "collate_views", "read_into_memory"]
+__all__ = ["CroppedBatch", "CroppedViews", "Sized", "as_image", "collate_views", "read_into_memory"]
 
 
 class CroppedBatch(NamedTuple):
@@ -71,7 +71,7 @@ class CroppedViews(Dataset):
             )
         if isinstance(item[0], str):
             return item[0], None, row
-        image, label = _as_image(item[0], row), _as_label(item[1], row)
+        image, label = _checked_image(item[0], row), _as_label(item[1], row)
         with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
             if self.seed is not None:
                 torch.manual_seed((self.seed + row) % 2**63)
@@ -108,11 +108,16 @@ def _of_columns(item: Mapping, row: int) -> tuple[Any, Any]:
     return item[images[0]], item[labels[0]]
 
 
-def _as_image(image: Any, row: int) -> Tensor:
+def as_image(image: Any) -> Tensor:
+    """Return an image, of PIL, an array or a tensor, as a tensor ``(channels, height, width)``."""
+    if isinstance(image, Image.Image):
+        image = image if image.mode in ("L", "RGB") else in_eight_bits(image, "RGB")
+    return to_image(image).as_subclass(Tensor)
+
+
+def _checked_image(image: Any, row: int) -> Tensor:
     try:
-        if isinstance(image, Image.Image):
-            image = image if image.mode in ("L", "RGB") else in_eight_bits(image, "RGB")
-        return checked_images(to_image(image)[None], "images")[0]
+        return checked_images(as_image(image)[None], "images")[0]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the image at row {row} of the data set cannot be used: {error}"

@@ -6,6 +6,7 @@ from probcl.evaluation.clustering import *
 from probcl.evaluation.conformal import *
 from probcl.evaluation.embeddings import *
 from probcl.evaluation.evaluate import *
+from probcl.evaluation.features import *
 from probcl.evaluation.geometry import *
 from probcl.evaluation.information import *
 from probcl.evaluation.knn import *
