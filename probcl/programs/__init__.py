@@ -5,7 +5,8 @@ from probcl.programs.classifier import CrossEntropy
 from probcl.programs.contrastive import MCInfoNCE, MCSupCon, SimCLR, SupCon, VSimCLR, VSupCon
 from probcl.programs.expected_likelihood import ExpectedLikelihood, SupExpectedLikelihood
 from probcl.programs.momentum import BYOL, MoCo
-from probcl.programs.posthoc import PostHoc, fit_posterior
+from probcl.programs.posthoc import PostHoc
+from probcl.programs.posthoc_fit import fit_posterior
 from probcl.programs.program import Program, VariationalProgram
 from probcl.programs.varcon import ProbabilisticVarCon, VarCon
 
