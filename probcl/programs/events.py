@@ -12,7 +12,7 @@ from probcl.distributions import VonMisesFisher
 from probcl.evaluation.calibration import event_calibration_error
 from probcl.programs.posthoc import ConcentrationHead, observe_matches
 
-__all__ = ["Events", "calibrate_link", "events_of", "fit_heads", "match_error", "mean_loss"]
+__all__ = ["Events", "calibrate_link", "fit_heads", "match_error", "mean_loss"]
 
 _BATCH, _SHOWN = 256, 4
 _BLOCK = 8192  # items whose likelihood is computed at once

@@ -9,7 +9,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from probcl.checks import as_matrix
 from probcl.distributions import VonMisesFisher, as_posterior
@@ -118,7 +117,7 @@ class ConcentrationHead(PointHead):
         super().__init__(projection)
         self.bank, self.inputs, self.perceptron, self.link = bank, inputs, perceptron, link
         self.width = width
-        self.dim = bank.embedding.shape[1]
+        self.dim: int = bank.embedding.shape[1]
 
     def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features, the embedding where there are no others, and directions."""
@@ -179,7 +178,8 @@ class PostHoc(Program):
         Raises:
             ValueError: If embeddings have another dimension, a row that is not finite or is zero.
         """
-        return self.posterior_from_features(self.features(images))
+        posterior: Any = self.posterior_from_features(self.features(images))
+        return posterior
 
     def features(self, items: Any) -> Tensor:
         """Return what the head takes of images or arrays, ``(N, F)``."""
@@ -223,18 +223,9 @@ class PostHoc(Program):
             ValueError: If matches were not the likelihood.
         """
         link = self._link()
-        own, other = (x if isinstance(x, Distribution) else self(x) for x in (query, gallery))
+        own, other = (x if isinstance(x, VonMisesFisher) else self(x) for x in (query, gallery))
         length = own.mean_resultant_length[:, None] * other.mean_resultant_length
         return length * link(own.loc @ other.loc.T)
-
-    def _link(self) -> Link:
-        head: Any = self.posterior_head
-        if head.link is None:
-            raise ValueError(
-                f"match probabilities need the likelihood 'match' or 'pairs', this posterior was "
-                f"fitted by {self.fit.likelihood!r}: fit_posterior(embeddings, labels=...)."
-            )
-        return head.link
 
     def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Observe whether items match their neighbours; without labels, each view's next one."""
