@@ -27,13 +27,18 @@ __all__ = ["fit_posterior"]
 _PASSES = 2
 _HELD_OUT = 10  # one item in ten
 _MEMORY = 0.05  # how much better an embedding may find its own items than new ones
-_INPUTS = {
-    True: (
+# What the head may see, by the likelihood. Of neighbours it may not see how near they are: that is
+# what is observed.
+_WITHOUT_CLASSES = (("embedding", "neighbours"), ("embedding",), ("neighbours",))
+_INPUTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "match": (
         ("neighbours", "probe", "agreement"),
         ("embedding", "neighbours", "probe", "agreement"),
         ("neighbours",),
     ),
-    False: (("embedding", "neighbours"), ("embedding",), ("neighbours",)),
+    "neighbours": (("embedding",),),
+    "pairs": _WITHOUT_CLASSES,
+    "views": _WITHOUT_CLASSES,
 }
 
 
@@ -134,7 +139,7 @@ def fit_posterior(
                 train = Embeddings(train.embedding, None, *_apart(train))
             copies = reader.copies(views, items, train, _PASSES * (1 + (chosen == "views")))
         if chosen == "pairs":
-            return _fit_pairs(reader, train, reader.like("pairs", pairs, train), options)
+            return _fit_pairs(reader, train, reader.like("pairs", pairs, train, kin=False), options)
         parts = _held_out(reader, held_out, train, copies)
         head, fit = _fit_one(reader, *parts, options)
     if chosen != "match":
@@ -218,6 +223,8 @@ def _fit_one(
     """Fit to items, choosing what the head sees by the likelihood of items held out."""
     with torch.no_grad():
         bank = fit_bank(train, held)
+        for part in copies:
+            part.labels = train.labels
         own, sets = torch.arange(len(train)), [train, *copies]
         p = cross_fitted(train, sets) if train.labelled else [None] * len(sets)
         seen = [_see(bank, items, own, q) for items, q in zip(sets, p, strict=True)]
@@ -239,10 +246,12 @@ def _fit_one(
 
     start = 2.0 if train.labelled else _start(seen[0].neighbours.cosine[:, : options.neighbours])
     tried = []
-    for names in _INPUTS[train.labelled]:
+    for names in _INPUTS[options.likelihood]:
         link = Link() if train.labelled else None
         head = reader.head(bank, names, seen[0].inputs, options.hidden, start, link)
         fitted, chosen = events(head)
+        if link is not None:  # a cosine has a scale of its own
+            calibrate_link(fitted)
         fit_heads(fitted, options.steps, options.learning_rate)
         tried.append((mean_loss(chosen), names, head, chosen))
     loss, names, head, chosen = min(tried, key=lambda one: one[0])
@@ -338,7 +347,7 @@ def _fit_pairs(
         seen = [[_see(bank, kind[0], own), _see(bank, kind[1])]
                 for bank, kind in zip(banks, kinds, strict=True)]  # fmt: skip
     tried = []
-    for names in _INPUTS[False]:
+    for names in _INPUTS["pairs"]:
         link = Link()
         heads = [
             reader.head(bank, names, parts[0].inputs, options.hidden, 2.0, link)
@@ -348,6 +357,7 @@ def _fit_pairs(
             [_of_partners(kinds, seen, heads, kind, part, options.neighbours) for kind in (0, 1)]
             for part in (0, 1)
         )
+        calibrate_link(fitted)
         fit_heads(fitted, options.steps, options.learning_rate)
         tried.append((sum(map(mean_loss, chosen)) / 2, names, heads, chosen))
     loss, names, heads, chosen = min(tried, key=lambda one: one[0])

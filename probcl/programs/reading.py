@@ -66,15 +66,22 @@ class Reader:
         if not first:
             raise ValueError(f"{name} must hold one batch at least, got none.")
 
-    def like(self, name: str, items: Any, train: Embeddings) -> Embeddings:
-        """Return more items, of the dimensions of the training items, or raise ``ValueError``."""
+    def like(self, name: str, items: Any, train: Embeddings, kin: bool = True) -> Embeddings:
+        """Return more items, or raise ``ValueError`` unless they have as many numbers.
+
+        Args:
+            name: Of the argument.
+            items: As ``read`` takes them.
+            train: The training items.
+            kin: Whether they have features of the same kind too.
+        """
         read = self.read(name, items)
-        for what, own, other in (
-            ("numbers", read.embedding.shape[1], train.embedding.shape[1]),
-            ("features", read.features.shape[1], train.features.shape[1]),
-        ):
-            if own != other:
-                raise ValueError(f"{name} must have {other} {what}, as embeddings, got {own}.")
+        own, other = read.embedding.shape[1], train.embedding.shape[1]
+        if own != other:
+            raise ValueError(f"{name} must have {other} numbers, as embeddings, got {own}.")
+        own, other = read.features.shape[1], train.features.shape[1]
+        if kin and own != other:
+            raise ValueError(f"{name} must have {other} features, as embeddings, got {own}.")
         return read
 
     def copies(self, views: Any, items: Any, train: Embeddings, passes: int) -> list[Embeddings]:
