@@ -114,6 +114,7 @@ def match_error(events: Events) -> float | None:
     return event_calibration_error(probability, events.matched.flatten())
 
 
+@torch.enable_grad()
 def fit_heads(events: list[Events], steps: int, learning_rate: float) -> None:
     """Fit the heads by AdamW on batches of each of the events, along a cosine."""
     heads = {id(head): head for e in events for head in (e.head, e.other_head)}.values()
