@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from probcl.checks import check_choice, check_count
 from probcl.distributions import VonMisesFisher
@@ -34,13 +35,13 @@ class Match(Program):
         q(z | x) = vMF(mu(x), A_d^-1(rho(x)))
 
     ``mu`` is the embedding and ``rho`` the mean resultant length, by a perceptron that sees
-    features and embedding without a gradient: encoder and projection learn what ``SupCon`` teaches
-    them, bit for bit. ``g`` is a learned monotone link. The items ``j`` are the nearest to each
-    view among the first views of earlier images; never an earlier view of its own image, where the
-    rows of the images in their data set are known, as with ``ContrastiveModule`` and its data.
-    Their embeddings, lengths and labels are saved with the weights; the memory starts empty, and
-    only what is there counts. Only a run of the model in training mode with gradients switched on
-    adds to it. In a process group every rank's memory takes the images of all ranks.
+    features and embedding, each standardised, without a gradient: encoder and projection learn what
+    ``SupCon`` teaches them, bit for bit. ``g`` is a learned monotone link. The items ``j`` are the
+    nearest to each view among the first views of earlier images; never an earlier view of its own
+    image, where the rows of the images in their data set are known, as with ``ContrastiveModule``
+    and its data. Their embeddings, lengths and labels are saved with the weights; the memory starts
+    empty, and only what is there counts. Only a run of the model in training mode with gradients
+    switched on adds to it. In a process group every rank's memory takes the images of all ranks.
 
     Temperature and average are those of ``SupCon``. Gradients that are clipped by their norm are
     clipped by the norm of both terms together. ``fit_posterior``, after the training, sees more and
@@ -172,12 +173,14 @@ class _MatchHead(PointHead):
 
     def resultant_length(self, features: Tensor, z: Tensor) -> Tensor:
         """Return the mean resultant length, ``(*,)``, of features ``(*, F)`` and embeddings."""
-        return _logit_to_length(torch.cat([features.to(z), z], -1), self.perceptron)
+        return _resultant_length(features.to(z), z, self.perceptron)
 
 
 @full_precision
-def _logit_to_length(seen: Tensor, perceptron: Any) -> Tensor:
-    logit = perceptron(seen.to(perceptron[-1].weight)).squeeze(-1).to(seen)
+def _resultant_length(features: Tensor, z: Tensor, perceptron: Any) -> Tensor:
+    # The scale of features is the encoder's, and moves as it learns; both come on the same one.
+    seen = torch.cat([layer_norm(x, x.shape[-1:]) for x in (features, z)], -1)
+    logit = perceptron(seen.to(perceptron[-1].weight)).squeeze(-1).to(z)
     return torch.sigmoid(_START + logit).clamp_max(_LARGEST)
 
 

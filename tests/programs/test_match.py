@@ -52,6 +52,10 @@ def train(program, views, optimizer=None):
     return optimizer
 
 
+def standardised(x):
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
 def by_hand(program, views, labels):
     """Return the match term, pair by pair, of a program that has items in its memory."""
     memory, head = program.memory, program.posterior_head
@@ -60,7 +64,8 @@ def by_hand(program, views, labels):
     for view in views:
         features = program.encoder(view).detach()
         z = program(view).mean_direction.detach()
-        logits = head.perceptron(torch.cat([features, z], -1))[:, 0]
+        seen = torch.cat([standardised(features), standardised(z)], -1)
+        logits = head.perceptron(seen)[:, 0]
         for i, logit in enumerate(logits):
             cosines = torch.stack([z[i] @ memory.embedding[j] for j in range(filled)])
             for j in cosines.argsort(descending=True)[: program.neighbours].tolist():
