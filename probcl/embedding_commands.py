@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import yaml
 
+from probcl.checks import as_matrix
 from probcl.data import DATASETS
 from probcl.embedding_files import ENDINGS, Items, number_labels, read_embeddings
 from probcl.evaluation import Embeddings, Evaluation, evaluate
@@ -20,6 +21,7 @@ from probcl.evaluation.progress import progress_bar
 from probcl.files import write_whole
 from probcl.image_features import encode_data
 from probcl.programs import fit_posterior
+from probcl.programs.posthoc import check_directions
 from probcl.report import print_summary, write_report
 from probcl.runs import discard_if_unused, lock_run_dir, make_run_dir, write_metrics
 
@@ -59,13 +61,15 @@ def run(command: str, args: list[str]) -> None:
     ]
     parser = _Parser(prog=f"probcl {command}", description=(work.__doc__ or "").splitlines()[0])
     describe(parser)
-    chosen = parser.parse_args(args)
+    chosen = parser.parse_args(args, Namespace(command=command))
     try:
         work(chosen)
-    except (ValueError, MemoryError, KeyboardInterrupt) as error:
-        told = {MemoryError: "the memory does not suffice: take fewer rows, or float16."}
-        told[KeyboardInterrupt] = "interrupted: there is no report."
-        sys.exit(f"probcl: error: {told.get(type(error)) or str(error).splitlines()[0]}")
+    except ValueError as error:
+        sys.exit(f"probcl: error: {str(error).splitlines()[0]}")
+    except MemoryError:
+        sys.exit("probcl: error: the memory does not suffice: take fewer rows, or float16.")
+    except KeyboardInterrupt:
+        sys.exit("probcl: error: interrupted: there is no report.")
     except OSError as error:
         sys.exit(f"probcl: error: {error.filename or 'a file'}: {error.strerror or error}.")
 
@@ -93,8 +97,8 @@ def _describe(parser: ArgumentParser) -> None:
         "train/CLASS/* and test/CLASS/*")  # fmt: skip
     add("--root", type=Path, default=Path("data"), help="folder of the data set (default: data)")
     add("--size", type=int, help="height and width to resize images to")
-    add("--features", type=Path, metavar="FOLDER", help="where the features of images are kept, for "
-        "other runs too (default: in the output folder)")  # fmt: skip
+    add("--features", type=Path, metavar="FOLDER", help="where the features of images are kept, "
+        "for other runs too (default: in the output folder)")  # fmt: skip
     add("--download", action="store_true", help="download the data set if it is not there")
 
 
@@ -128,8 +132,7 @@ def _evaluate(chosen: Namespace) -> None:
 def _fit(chosen: Namespace, parts: _Parts, folder: Path) -> None:
     train, held = parts.train, parts.held_out
     labels = None if chosen.likelihood == "neighbours" else train.labels
-    own = (held.embedding, held.features) if held else ()
-    given = (Embeddings(own[0], features=own[1]), held.labels) if held else None
+    given = held and (Embeddings(held.embedding, features=held.features), held.labels)
     began = perf_counter()
     with warnings.catch_warnings():  # what it rests on says so
         warnings.filterwarnings("ignore", "the embedding memorises", UserWarning)
@@ -178,8 +181,9 @@ def _write(
 
 def _configuration(chosen: Namespace, parts: _Parts, posterior: Any) -> str:
     """Return what was asked for and what it was made of, as YAML."""
-    asked = {name: str(value) if isinstance(value, Path) else value
-             for name, value in vars(chosen).items() if name != "output"}  # fmt: skip
+    given = {name: value for name, value in vars(chosen).items() if value is not None}
+    given.pop("output", None)
+    asked = {name: str(x) if isinstance(x, Path) else x for name, x in given.items()}
     about: dict[str, Any] = {"asked": asked, "classes": parts.classes}
     about["items"] = {"train": len(parts.train.embedding), "test": len(parts.test.embedding)}
     if posterior is not None:
@@ -212,6 +216,10 @@ def _read(chosen: Namespace) -> _Parts:
         read_embeddings(path, named, **most) if path else None
         for path in (chosen.test, getattr(chosen, "held_out", None))
     )
+    if chosen.command == "posterior":
+        for path, part in ((chosen.file, whole), (chosen.test, test), (chosen.held_out, held)):
+            if part:
+                check_directions(as_matrix("embedding", part.embedding), f"embedding in {path}")
     return _parts(whole, test, held, chosen.seed)
 
 
@@ -233,21 +241,34 @@ def _parts(whole: Items, test: Items | None, held: Items | None, seed: int) -> _
     train, test, held = (
         part and part._replace(labels=labels) for part, labels in zip(sets, numbered, strict=True)
     )
-    if train is None:
-        raise AssertionError
+    assert train is not None
     if test is None:
         rows = _test_rows(train, seed)
         train, test = (_at(train, part) for part in (~rows, rows))
     for name, part in (("test", test), ("held-out", held)):
-        if part is None or part.labels is None or train.labels is None:
-            continue
-        lacking = np.setdiff1d(part.labels, [*train.labels, -1])
-        if len(lacking):
-            raise ValueError(
-                f"labels: class {classes[lacking[0]]!r} of the {name} items is not among the "
-                "training items: leave it out."
-            )
+        if part is not None:
+            _check_alike(name, part, train, classes)
     return _Parts(train, test, held, classes)
+
+
+def _check_alike(name: str, part: Items, train: Items, classes: list[str]) -> None:
+    """Raise ``ValueError`` unless items have the dimensions and classes of the training items."""
+    for what in ("embedding", "features"):
+        own, other = getattr(part, what), getattr(train, what)
+        has, needs = (0 if x is None else x.shape[1] for x in (own, other))
+        if has != needs:
+            raise ValueError(
+                f"{what} of the {name} items must have {needs} numbers, as that of the training "
+                f"items, got {has}."
+            )
+    if part.labels is None or train.labels is None:
+        return
+    lacking = np.setdiff1d(part.labels, [*train.labels, -1])
+    if len(lacking):
+        raise ValueError(
+            f"labels: class {classes[lacking[0]]!r} of the {name} items is not among the training "
+            "items: leave it out."
+        )
 
 
 def _test_rows(items: Items, seed: int) -> np.ndarray:
@@ -275,4 +296,5 @@ def _known(items: Items) -> Items:
 
 def _at(items: Items, rows: np.ndarray) -> Items:
     """Return some items, by truth values ``(N,)``."""
-    return Items(*(None if part is None else part[rows] for part in items))
+    labels, features = (None if x is None else x[rows] for x in (items.labels, items.features))
+    return Items(items.embedding[rows], labels, features)

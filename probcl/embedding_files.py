@@ -60,6 +60,7 @@ def read_embeddings(
     file = Path(path)
     elsewhere = labels is not None and Path(labels).suffix in ENDINGS
     named = None if elsewhere else labels
+    names: dict[str, tuple[str, ...]]
     names = {"embedding": _EMBEDDING, "features": _FEATURES, "labels": _LABEL}
     if named is not None:
         names["labels"] = (str(named),)
@@ -69,8 +70,8 @@ def read_embeddings(
             known = ", ".join(found.get("others", ())) or "none"
             raise ValueError(f"labels: {file} has no {named!r}, it has {known}, and no file is so.")
         if labels is not None and elsewhere:
-            part = {"labels": (*_LABEL, "")}  # a lone array needs no name
-            found["labels"] = _read(Path(labels), part, max_bytes, needed="labels")["labels"]
+            names = {"labels": (*_LABEL, "")}  # a lone array needs no name
+            found["labels"] = _read(Path(labels), names, max_bytes, needed="labels")["labels"]
     except MemoryError as error:
         raise ValueError(f"file: {file} needs more memory than there is ({error}).") from error
     embedding = _matrix(file, "embedding", found["embedding"])
@@ -181,7 +182,7 @@ def _array(content: IO[bytes], file: Path, name: str, size: int, most: int) -> n
         )
     declared = prod(shape) * dtype.itemsize
     _check_size(file, declared, most)
-    if min(shape, default=0) < 0 or declared > size:
+    if min(shape, default=0) < 0 or declared > size - content.tell():
         raise ValueError(f"file: {name} in {file} is cut short: write the file anew.")
     content.seek(0)
     return np.lib.format.read_array(content, allow_pickle=False)
@@ -223,8 +224,8 @@ def _read_parquet(file: Path, names: dict[str, tuple[str, ...]], most: int) -> d
         _check_size(file, _declared(table.metadata, wanted), most)
         found: dict[str, Any] = {"others": schema.names}
         for what, columns in taken.items():
-            if columns and columns[0] is not None:
-                parts = [_column(file, name, table.read([name])[name]) for name in columns]
+            parts = [_column(file, name, table.read([name])[name]) for name in columns if name]
+            if parts:
                 lone = what == "labels" or parts[0].ndim == 2
                 found[what] = parts[0] if lone else np.stack(parts, 1)
         return found
