@@ -4,7 +4,7 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -204,6 +204,8 @@ def _folder(chosen: str | None, name: str) -> Iterator[Path]:
         try:
             yield path
         finally:
+            with suppress(OSError):
+                (path / "features").rmdir()  # only where nothing was encoded
             discard_if_unused(path)
 
 
