@@ -4,8 +4,8 @@
     python experiments/posteriors/embed_text.py debian.npz
 
 A description is one line; its class is the section of the package, among the 20 largest. Of equal
-descriptions one is kept. ``debian.npz`` has ``embedding`` (20,000 x 384), ``label`` and ``classes``:
-no text.
+descriptions one is kept. ``debian.npz`` has ``embedding`` (20,000 x 384), ``label`` and
+``classes``: no text.
 """
 
 import re
