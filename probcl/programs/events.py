@@ -10,7 +10,8 @@ from torch import Tensor
 
 from probcl.distributions import VonMisesFisher
 from probcl.evaluation.calibration import event_calibration_error
-from probcl.programs.posthoc import ConcentrationHead, observe_matches
+from probcl.programs.concentration import ConcentrationHead
+from probcl.programs.matches import observe_matches
 
 __all__ = ["Events", "calibrate_link", "fit_heads", "match_error", "mean_loss"]
 

@@ -15,16 +15,14 @@ from probcl.objectives import sup_con
 from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.objectives.sup_con import Average
 from probcl.precision import full_precision
-from probcl.programs.posthoc import Link, observe_matches
+from probcl.programs.matches import LARGEST, Link, concentration_of, observe_matches
 from probcl.programs.program import Anchors, Program, Temperature, Views, dim_of, require_labels
 from probcl.randomness import seeded
-from probcl.special import bessel_ratio_derivative, inverse_bessel_ratio
 from probcl.sphere import normalize
 
 __all__ = ["Match"]
 
-_LARGEST = 1 - 1e-4  # mean resultant length
-_START = 2.0  # its logit
+_START = 2.0  # logit of the mean resultant length
 
 
 class Match(Program):
@@ -181,7 +179,7 @@ def _resultant_length(features: Tensor, z: Tensor, perceptron: Any) -> Tensor:
     # The scale of features is the encoder's, and moves as it learns; both come on the same one.
     seen = torch.cat([layer_norm(x, x.shape[-1:]) for x in (features, z)], -1)
     logit = perceptron(seen.to(perceptron[-1].weight)).squeeze(-1).to(z)
-    return torch.sigmoid(_START + logit).clamp_max(_LARGEST)
+    return torch.sigmoid(_START + logit).clamp_max(LARGEST)
 
 
 class _Memory(nn.Module):

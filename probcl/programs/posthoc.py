@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -14,19 +13,17 @@ from probcl.checks import as_matrix
 from probcl.distributions import VonMisesFisher, as_posterior
 from probcl.evaluation.embeddings import Embeddings
 from probcl.files import digest, read_tensors, write_tensors
-from probcl.nn import MLP, PointHead
 from probcl.programs.bank import Bank
+from probcl.programs.concentration import ConcentrationHead, LastColumns, perceptron
+from probcl.programs.matches import Link, observe_matches
 from probcl.programs.program import Anchors, Program, Views
-from probcl.special import bessel_ratio_derivative, inverse_bessel_ratio
-from probcl.sphere import normalize
 
-__all__ = ["ConcentrationHead", "Fit", "Likelihood", "Link", "PostHoc"]
+__all__ = ["Fit", "Likelihood", "PostHoc", "array_features", "check_directions"]
 
 Likelihood = Literal["match", "neighbours", "pairs", "views"]
 
 _FILE = "model.safetensors"
 _NEAR = 5  # neighbours that the model observes
-_LARGEST = 1 - 1e-4  # mean resultant length
 
 
 @dataclass(frozen=True)
@@ -73,76 +70,6 @@ class Fit:
                 " fitted to those held out."
             )
         return " ".join(lines)
-
-
-class Link(nn.Module):
-    """A monotone map of a cosine to the probability that two certain items match.
-
-        g(c) = sigmoid(a + b c),  b > 0
-
-    A cosine of an encoder that was not trained with matches has a scale of its own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.tensor(-1.5))
-        self.log_slope = nn.Parameter(torch.tensor(1.8))
-
-    def forward(self, cosine: Tensor) -> Tensor:
-        """Map cosines to probabilities of the same shape."""
-        return torch.sigmoid(self.shift + self.log_slope.exp() * cosine)
-
-
-class ConcentrationHead(PointHead):
-    """The direction of a projection, and a concentration about it, by what a bank shows.
-
-    Args:
-        projection: Features to the embedding before normalisation.
-        bank: Items to compare with.
-        inputs: Blocks of what the bank shows that the perceptron sees.
-        perceptron: Maps these, ``(N, P)``, to the logit of the mean resultant length, ``(N, 1)``.
-        link: Cosines to match probabilities; None where matches were not the likelihood.
-        width: Number of features before the embedding, where both come beside each other.
-    """
-
-    def __init__(
-        self,
-        projection: nn.Module,
-        bank: Bank,
-        inputs: tuple[str, ...],
-        perceptron: nn.Module,
-        link: Link | None,
-        width: int | None = None,
-    ) -> None:
-        super().__init__(projection)
-        self.bank, self.inputs, self.perceptron, self.link = bank, inputs, perceptron, link
-        self.width = width
-        self.dim: int = bank.embedding.shape[1]
-
-    def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features, the embedding where there are no others, and directions."""
-        own = features[:, : self.width] if self.width else features
-        return own, normalize(self.project(features))
-
-    def resultant_length(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the mean resultant length of items of which the bank shows ``inputs``."""
-        seen = torch.cat([inputs[name] for name in self.inputs], -1)
-        return torch.sigmoid(self.perceptron(seen)[:, 0]).clamp_max(_LARGEST)
-
-    def forward(self, features: Tensor) -> VonMisesFisher:
-        """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        flat = features.reshape(-1, features.shape[-1])
-        others, direction = self.parts(flat)
-        kappa = self.concentration(self.bank.see(others, direction).inputs)
-        shape = features.shape[:-1]
-        return VonMisesFisher(direction.view(*shape, -1), kappa.view(shape))
-
-    def concentration(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the concentration ``A_d^-1(rho)`` of items, with its gradient."""
-        length = self.resultant_length(inputs)
-        kappa = inverse_bessel_ratio(length, self.dim).clamp_min(1e-6)
-        slope = bessel_ratio_derivative(kappa, self.dim)
-        return kappa + (length - length.detach()) / slope
 
 
 class PostHoc(Program):
@@ -299,22 +226,6 @@ class PostHoc(Program):
         return head.link
 
 
-class LastColumns(nn.Module):
-    """Keep the last columns, an embedding that stands behind its features.
-
-    Args:
-        dim: Their number.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``(N, F)`` to ``(N, dim)``."""
-        return features[:, -self.dim :]
-
-
 def array_features(items: Any, width: int, dim: int) -> Tensor:
     """Return features and embedding of arrays beside each other, or raise ``ValueError``."""
     if not isinstance(items, Embeddings):
@@ -342,39 +253,6 @@ def check_directions(embedding: Tensor, name: str = "embeddings") -> None:
             f"{name} must have a direction, row {int(zero[0])} is zero ({len(zero)} rows in all): "
             "leave out items that have none."
         )
-
-
-def observe_matches(probability: Tensor, matched: Tensor | None) -> None:
-    """Observe, in a Pyro model, if items match others: both ``(N, K)``."""
-    queries = pyro.plate("queries", len(probability), dim=-2)
-    with queries, pyro.plate("neighbours", probability.shape[1], dim=-1):
-        match = dist.Bernoulli(probability.clamp(1e-4, 1 - 1e-4), validate_args=False)
-        pyro.sample("match", match, obs=None if matched is None else matched.to(probability))
-
-
-def perceptron(inputs: Tensor, hidden: int, start: float) -> nn.Sequential:
-    """Return a perceptron of inputs ``(N, P)``, standardised, that begins near a constant."""
-    network: Any = nn.Sequential(_Standardise(inputs), MLP(1, hidden)).to(inputs)
-    network(inputs[:1])  # lazy layers take their sizes
-    with torch.no_grad():
-        network[1][-1].weight.mul_(0.1)
-        network[1][-1].bias.fill_(start)
-    return network
-
-
-class _Standardise(nn.Module):
-    """Shift and scale numbers to the mean 0 and standard deviation 1 of those given."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, given: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", given.mean(0))
-        self.register_buffer("scale", given.std(0, correction=0).clamp_min(1e-6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.scale
 
 
 def _built(

@@ -18,7 +18,9 @@ from probcl.programs.events import (
     match_error,
     mean_loss,
 )  # fmt: skip
-from probcl.programs.posthoc import ConcentrationHead, Fit, Likelihood, Link, PostHoc
+from probcl.programs.concentration import ConcentrationHead
+from probcl.programs.matches import Link
+from probcl.programs.posthoc import Fit, Likelihood, PostHoc
 from probcl.programs.reading import Reader, with_labels
 from probcl.randomness import seeded
 

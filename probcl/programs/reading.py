@@ -13,13 +13,9 @@ from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.features import encode_batch
 from probcl.evaluation.probe import fit_linear_probe
 from probcl.programs.bank import Bank
-from probcl.programs.posthoc import (
-    ConcentrationHead,
-    LastColumns,
-    Link,
-    check_directions,
-    perceptron,
-)  # fmt: skip
+from probcl.programs.concentration import ConcentrationHead, LastColumns, perceptron
+from probcl.programs.matches import Link
+from probcl.programs.posthoc import check_directions
 
 __all__ = ["Reader", "with_labels"]
 
