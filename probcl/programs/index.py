@@ -10,12 +10,14 @@ from torch import Tensor
 from probcl.checks import as_labels, check_count
 from probcl.distributions import VonMisesFisher
 from probcl.evaluation.abstention import Abstention, fit_abstention
+from probcl.evaluation.knn import nearest
 from probcl.evaluation.progress import track
 from probcl.programs.posthoc import PostHoc
 
 __all__ = ["Found", "PosteriorIndex"]
 
 _IMAGES = 256  # that are encoded at once
+_LOOKED_AT = 100  # queries that are sought in the gallery before they calibrate
 _SAME = 1e-6  # 1 - cos of equal items, as float32 rounds it
 
 
@@ -134,7 +136,7 @@ class PosteriorIndex:
                 does not fit.
 
         Warns:
-            UserWarning: If most queries equal their match, as those in the gallery do.
+            UserWarning: If most queries equal an item of the gallery.
 
         References:
             Angelopoulos et al. (2021), Learn then Test. https://arxiv.org/abs/2110.01052
@@ -145,18 +147,22 @@ class PosteriorIndex:
             raise ValueError("query must be items that are not in the gallery, got None.")
         items = self._queries(query)
         classes = as_labels("labels", labels, len(items.length))
+        self._warn_of_members(items.direction[:_LOOKED_AT])
         probability, row = (part[:, 0] for part in self._search(items, 1, False))
-        found = self._gallery.direction[row.to(items.direction.device)]
-        equal = int((torch.linalg.vecdot(found, items.direction) > 1 - _SAME).sum())
-        if 2 * equal > len(row):
-            warnings.warn(
-                f"{equal} of the {len(row)} queries equal an item of the gallery: where they are in"
-                " it themselves, leave them out of one of both.",
-                stacklevel=2,
-            )
         error = self.labels[row] != classes
         self.abstention = fit_abstention(probability, error, risk, confidence)
         return self.abstention
+
+    def _warn_of_members(self, direction: Tensor) -> None:
+        """Warn if most of some directions ``(N, d)`` are in the gallery."""
+        cosine = nearest(direction, self._gallery.direction, block=self.block).cosine
+        equal = int((cosine > 1 - _SAME).sum())
+        if 2 * equal > len(direction):
+            warnings.warn(
+                f"query: {equal} of the first {len(direction)} equal an item of the gallery, which "
+                "finds itself: give items that are not in it.",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def _search(self, items: _Items, k: int, among: bool) -> tuple[Tensor, Tensor]:
