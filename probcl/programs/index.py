@@ -81,6 +81,11 @@ class PosteriorIndex:
     def __init__(
         self, posterior: PostHoc, gallery: Any, *, labels: Any = None, block: int = 2**24
     ) -> None:
+        if not isinstance(posterior, PostHoc):
+            raise ValueError(
+                "posterior must be one that fit_posterior returned (of pairs, one of the two), got "
+                f"{type(posterior).__name__}."
+            )
         self.posterior = posterior
         self.block = check_count("block", block)
         self._link = posterior._link()

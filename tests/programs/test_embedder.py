@@ -33,8 +33,8 @@ def test_it_says_what_the_posterior_of_the_arrays_says():
 
 
 def test_it_is_surer_of_items_in_a_class_than_between_two():
-    x, y = clusters(300)
-    embedder = PosteriorEmbedder(steps=150).fit(x, y)
+    x, y = clusters(200)
+    embedder = PosteriorEmbedder(steps=60).fit(x, y)
     inside, between = np.eye(6)[:3], np.eye(6)[:3] + np.eye(6)[[1, 2, 0]]
     assert embedder.score_samples(inside).min() > embedder.score_samples(between).max()
     assert embedder.score_samples(10 * inside).max() < 1e-3  # the gate sees their length
@@ -76,7 +76,7 @@ def test_it_stands_in_a_pipeline():
 
 @pytest.mark.parametrize(
     ("settings", "error"),
-    [({"likelihood": "match"}, "labels is needed"), ({"steps": 0}, "steps must be at least 1")],
+    [({"likelihood": "match"}, "y must hold two classes at least"), ({"steps": 0}, "steps must be at least 1")],
 )
 def test_bad_settings_are_refused_when_it_is_fitted(settings, error):
     with pytest.raises(ValueError, match=error):

@@ -132,22 +132,23 @@ def test_an_unlike_query_has_no_probable_match(posterior, gallery):
     likely, unlike = index.search(gallery[0]), index.search(30 * gallery[0])
     assert (unlike.probability < likely.probability).all()
     assert unlike.probability.max() < 0.01
+    assert (index.search(1e15 * gallery[0]).probability == 0).all()
 
 
 def test_the_risk_among_those_accepted_is_kept(posterior, gallery):
-    """Over 100 sets of queries the error rate of new ones is rarely above the level."""
+    """Over 50 sets of queries the error rate of new ones is rarely above the level."""
     index = PosteriorIndex(posterior, gallery[0], labels=gallery[1])
     new, y = items(20_000, 3)
     found = index.search(new, k=1)
     wrong, first = gallery[1][found.row[:, 0]] != y, found.probability[:, 0]
     risk = 0.6 * wrong.double().mean().item()
     above, coverage = 0, []
-    for seed in range(100):
+    for seed in range(50):
         rule = index.calibrate(*items(400, 100 + seed), risk)
         accepted = rule(first)
         above += wrong[accepted].double().mean().item() > risk
         coverage.append(accepted.double().mean().item())
-    assert above <= 18  # of 100 with probability .1 each, 18 is above the 99th percentile
+    assert above <= 11  # of 50 with probability .1 each, 11 is above the 99th percentile
     assert np.mean(coverage) > 0.3
     found = index.search(new, k=2)
     assert found.accepted.equal(accepted)
@@ -173,6 +174,7 @@ def test_queries_that_are_in_the_gallery_are_no_test(posterior, gallery):
 @pytest.mark.parametrize(
     ("call", "error"),
     [
+        (lambda p, z, y: PosteriorIndex((p, p), z), "posterior must be one .* got tuple"),
         (lambda p, z, y: PosteriorIndex(p, z[:, :5]), "gallery: embeddings must have 8 numbers"),
         (lambda p, z, y: PosteriorIndex(p, 0 * z), "gallery: embeddings must have a direction"),
         (lambda p, z, y: PosteriorIndex(p, z, labels=y[:3]), "labels must have a row for each of"),
