@@ -75,7 +75,10 @@ class PosteriorEmbedder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         embedding = self._read(X, reset=True)
         classes, some = self._classes(embedding, y), embedding.any(-1)
         if classes is None and self.likelihood == "match":
-            raise ValueError("y must hold two classes at least for likelihood='match': give others.")
+            raise ValueError(
+                "y must hold two classes at least for likelihood='match': give them, or leave the "
+                "likelihood out."
+            )
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         program = fit_posterior(
             embedding[some],

@@ -76,7 +76,10 @@ def test_it_stands_in_a_pipeline():
 
 @pytest.mark.parametrize(
     ("settings", "error"),
-    [({"likelihood": "match"}, "y must hold two classes at least"), ({"steps": 0}, "steps must be at least 1")],
+    [
+        ({"likelihood": "match"}, "y must hold two classes at least"),
+        ({"steps": 0}, "steps must be at least 1"),
+    ],
 )
 def test_bad_settings_are_refused_when_it_is_fitted(settings, error):
     with pytest.raises(ValueError, match=error):
