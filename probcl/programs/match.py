@@ -165,9 +165,7 @@ class _MatchHead(PointHead):
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
         z = normalize(self.project(features))
         length = self.resultant_length(features.detach(), z.detach())
-        kappa = inverse_bessel_ratio(length, z.shape[-1]).clamp_min(1e-6)
-        slope = bessel_ratio_derivative(kappa, z.shape[-1])
-        return VonMisesFisher(z, kappa + (length - length.detach()) / slope)
+        return VonMisesFisher(z, concentration_of(length, z.shape[-1]))
 
     def resultant_length(self, features: Tensor, z: Tensor) -> Tensor:
         """Return the mean resultant length, ``(*,)``, of features ``(*, F)`` and embeddings."""

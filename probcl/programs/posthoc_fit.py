@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from probcl.checks import check_choice, check_count
 from probcl.evaluation.embeddings import Embeddings
 from probcl.programs.bank import Bank, Seen, cross_fitted, fit_bank
+from probcl.programs.concentration import ConcentrationHead
 from probcl.programs.events import (
     Events,
     Inputs,
@@ -18,7 +19,6 @@ from probcl.programs.events import (
     match_error,
     mean_loss,
 )  # fmt: skip
-from probcl.programs.concentration import ConcentrationHead
 from probcl.programs.matches import Link
 from probcl.programs.posthoc import Fit, Likelihood, PostHoc
 from probcl.programs.reading import Reader, with_labels
