@@ -67,13 +67,13 @@ def event_calibration_error(probabilities: Any, happened: Any, bins: int = 15) -
         bins: Their number.
 
     Example:
-        >>> event_calibration_error([0.9, 0.9], [True, False])
+        >>> round(event_calibration_error([0.9, 0.9], [True, False]), 6)
         0.4
     """
     p = as_values("probabilities", probabilities)
     if p.min() < 0 or p.max() > 1:
         raise ValueError(f"probabilities must be from 0 to 1, got {p.min():g} to {p.max():g}.")
-    return round(_error(p, as_truths("happened", happened, len(p)).double(), bins).item(), 15)
+    return _error(p, as_truths("happened", happened, len(p)).double(), bins).item()
 
 
 def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:

@@ -16,7 +16,7 @@ _PLACES, _VOTERS, _TEMPERATURE = (1, 5, 50), 20, 0.1
 _SAME = 1e-6  # 1 - cos of an item to itself, as float32 rounds it
 _FLOOR = 1e-3
 _BLOCK = 2**24
-_FOLDS = 5
+_FOLDS = 3
 
 
 class Seen(NamedTuple):

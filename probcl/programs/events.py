@@ -121,7 +121,7 @@ def fit_heads(events: list[Events], steps: int, learning_rate: float) -> None:
     heads = {id(head): head for e in events for head in (e.head, e.other_head)}.values()
     learned = {p: None for head in heads for m in (head.perceptron, head.link) if m is not None
                for p in m.parameters()}  # fmt: skip
-    optimizer = torch.optim.AdamW(learned, lr=learning_rate, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     for _ in range(steps):
         optimizer.zero_grad()
