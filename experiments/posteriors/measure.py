@@ -99,7 +99,6 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
     """Fit a posterior and return what was measured."""
     fit, test = parts["fit"], parts["test"]
     views = [part for name, part in parts.items() if name.startswith("view_")]
-    before = nearest(test.direction, fit.direction).row[:, 0]
     began = time.perf_counter()
     posterior = fit_posterior(fit, held_out=parts["held_out"], views=views or None, seed=seed)
     seconds = time.perf_counter() - began
@@ -111,7 +110,11 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
             for name, part in parts.items()
             if name.startswith("outside_")
         }
-    near = nearest(posterior(test).loc.detach(), bank.embedding, NEAR)
+    directions = posterior(test).loc.detach()
+    unchanged = torch.equal(directions, test.direction) and torch.equal(
+        bank.embedding, fit.direction
+    )
+    near = nearest(directions, bank.embedding, NEAR)
     matched = bank.labels[near.row] == test.labels[:, None]
     wrong = ~matched[:, 0]
     found = {name: error_auroc(values, wrong) for name, values in scores.items()}
@@ -127,7 +130,7 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
     right = bank.probe.predict(test.features) == test.labels
     return {
         "recall_at_1": 1 - wrong.double().mean().item(),
-        "recall_at_1_unchanged": torch.equal(before, near.row[:, 0]),
+        "directions_unchanged": unchanged,
         "probe": right.double().mean().item(),
         "retrieval_error": found,
         "retrieval_error_interval": {name: interval(values) for name, values in again.items()},

@@ -1,6 +1,7 @@
 """Posteriors for embeddings that are there already, from arrays or a frozen encoder."""
 
 import warnings
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +120,8 @@ def fit_posterior(
         >>> posterior.match_probability(z[:3], z[:2]).shape
         torch.Size([3, 2])
     """
+    if labels is None and isinstance(items, Embeddings):
+        labels = items.labels
     chosen = _likelihood(likelihood, labels, views, pairs)
     for name, value in (("neighbours", neighbours), ("hidden", hidden), ("steps", steps)):
         check_count(name, value)
@@ -138,7 +141,8 @@ def fit_posterior(
             if chosen == "match":
                 train, labelled = with_labels(train, labels)
             else:
-                train = Embeddings(train.embedding, None, *_apart(train))
+                train = copy(train)
+                train.labels = None
             copies = reader.copies(views, items, train, _PASSES * (1 + (chosen == "views")))
         if chosen == "pairs":
             return _fit_pairs(reader, train, reader.like("pairs", pairs, train, kin=False), options)
@@ -175,10 +179,6 @@ def _likelihood(given: Any, labels: Any, views: Any, pairs: Any) -> Likelihood:
     if value is None:
         raise ValueError(f"{name} is needed for likelihood={given!r}: give {name}.")
     return given
-
-
-def _apart(items: Embeddings) -> tuple[Tensor | None]:
-    return (items.features if items.has_features else None,)
 
 
 def _held_out(

@@ -218,7 +218,7 @@ def test_pairs_match_their_partners_and_those_that_look_alike_are_less_certain()
     order = torch.randperm(1500, generator=generator)
     z, crowded = centre[group][order], crowded[order]
     image, text = (z + 0.1 * torch.randn(1500, 12, generator=generator) for _ in range(2))
-    one, two = fit_posterior(image[:1200], pairs=text[:1200], steps=400)
+    one, two = fit_posterior(image[:1200], pairs=text[:1200], steps=200)
     crowded = crowded[1200:]
     with torch.no_grad():
         q, r = one(image[1200:]), two(text[1200:])
@@ -247,7 +247,7 @@ def test_the_concentration_ranks_images_by_their_noise(likelihood, least):
 
     program = fit_posterior(
         images, encoder=nn.Flatten(), projection=Drop(), likelihood=likelihood,
-        neighbours=30, views=views if likelihood == "views" else None, steps=150,
+        neighbours=30, views=views if likelihood == "views" else None, steps=100,
     )  # fmt: skip
     new, noise = noisy_directions(300, seed=1)
     concentration = program(new).concentration
@@ -291,6 +291,13 @@ def test_the_network_and_its_embedding_stay_as_they_are():
     trained = {name for name, p in program.named_parameters() if p.requires_grad}
     assert trained
     assert all(name.startswith("posterior_head.perceptron.") for name in trained)
+
+
+def test_labels_may_come_with_the_embeddings():
+    z, y = classes(100)
+    one, two = (fit_posterior(*given, steps=2) for given in ((z, y), (Embeddings(z, y),)))
+    assert two.fit == one.fit
+    assert fit_posterior(Embeddings(z, y), likelihood="neighbours", steps=2).fit.labelled == 0
 
 
 def test_the_same_seed_gives_the_same_head():
