@@ -91,6 +91,7 @@ def post_hoc(base: Path, folder: Path) -> None:
     """Give the network of a run posteriors, evaluate it, and write its numbers as a run does."""
     from lightning.pytorch import Trainer
 
+    from probcl.data import Degrade
     from probcl.hub import Pretrained
     from probcl.programs import fit_posterior
     from probcl.runs import write_metrics
@@ -101,12 +102,20 @@ def post_hoc(base: Path, folder: Path) -> None:
     other = options["out_of_distribution"]["init_args"]["path"]
     data = Arrays(options["path"], out_of_distribution=Arrays(other))
     point = Pretrained.from_pretrained(base).program
-    head = fit_posterior(point.encoder, data.sets[0].images, point.posterior_head.projection)
+    train, network = data.sets[0], point.encoder
+    head = fit_posterior(
+        train.images, train.labels, encoder=network, projection=point.posterior_head.projection,
+        views=Degrade(), seed=config["seed_everything"],
+    )  # fmt: skip
     module = ContrastiveModule(head)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.test(module, datamodule=data, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"fit_posterior": {"network_of": config}}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(
+            {"fit_posterior": {"likelihood": "match", "views": "Degrade", "network_of": config}}
+        )
+    )
     write_metrics(folder, module.evaluation.metrics)
 
 

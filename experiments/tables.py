@@ -8,10 +8,11 @@ prints nothing: it writes each table into the README that shows it, below a line
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from probcl.evaluation import SCORES
 
@@ -157,8 +158,39 @@ def recovery() -> str:
     return markdown(list(columns), rows)
 
 
+def posteriors() -> str:
+    """Return a row for each number, and a column for each set of embeddings."""
+    names = {"fashion_mnist": "Fashion-MNIST, SupCon, views", "text": "text, MiniLM"}
+    files = {name: sorted((HERE / "posteriors").glob(f"{name}-seed*.json")) for name in names}
+    runs = {name: [json.loads(path.read_text()) for path in files[name]] for name in names}
+
+    def row(of: Callable[[dict[str, Any]], float | None]) -> list[str]:
+        found = [[of(run) for run in runs[name]] for name in names]
+        return [cell([x for x in part if x is not None], 3, half_range=True) for part in found]
+
+    def outside(score: str) -> Callable[[dict[str, Any]], float | None]:
+        def of(run: dict[str, Any]) -> float | None:
+            sets = [scores[score] for scores in run["out_of_distribution"].values()]
+            return mean(sets) if sets else None
+
+        return of
+
+    scores = runs["text"][0]["retrieval_error"]
+    rows = {
+        f"wrong neighbour: {s}": row(lambda run, s=s: run["retrieval_error"][s]) for s in scores
+    }
+    rows |= {
+        f"out of distribution: {s}": row(outside(s)) for s in ("entropy", "gated", "agreement")
+    }
+    keys = {"R@1": "recall_at_1", "linear probe": "probe", "match NLL": "match_loss",
+            "match ECE": "match_calibration_error"}  # fmt: skip
+    rows |= {label: row(lambda run, key=key: run[key]) for label, key in keys.items()}
+    return markdown(list(names.values()), rows)
+
+
 TABLES = {
     "digits": digits,
+    "posteriors": posteriors,
     "recovery": recovery,
     "digits/uncertainty": digits_uncertainty,
     "fashion_mnist": partial(fashion_mnist, FASHION_MNIST_ROWS),

@@ -15,12 +15,15 @@ Probabilistic contrastive learning on the hypersphere.
   test       evaluate a checkpoint and write a report
   predict    write the embeddings of a checkpoint's images to one .npz file
   compare    set runs side by side on one page
+  posterior  fit a posterior to embeddings in a file, or of an encoder, and write a report
+  evaluate   write a report on embeddings in a file, without fitting
 
 probcl fit                              train VSimCLR on handwritten digits
 probcl fit --model.program SupCon       train another program, with its published defaults
 probcl fit --data CIFAR10               train on another data set
 probcl fit --evaluate false             train only; probcl test gives the numbers later
 probcl fit --print_config               show every value that can be set
+probcl posterior embeddings.npz         which of these embeddings can be trusted?
 probcl COMMAND --help                   show every option of a command
 """
 
@@ -36,6 +39,10 @@ def main(args: list[str] | None = None) -> None:
         print(HELP, end="")
     elif given[0] == "compare":
         _compare(given[1:])
+    elif given[0] in ("posterior", "evaluate"):
+        from probcl.embedding_commands import run as run_on_embeddings
+
+        run_on_embeddings(given[0], given[1:])
     else:
         from probcl.lightning_cli import run
 

@@ -26,6 +26,7 @@ PROGRAMS = {
         "--model.annealing.steps=30",
     ],
     "VarCon": ["--model.program=VarCon", "--model.program.learn_epsilon=true"],
+    "Match": ["--model.program=Match", "--model.program.memory=600"],
 }  # fmt: skip
 # A callback that sends the process a signal after a step.
 END = """
@@ -81,7 +82,9 @@ def assert_same_training(run, other):
         assert_equal(one[part], two[part])
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(
+    scope="module", params=["VSimCLR", "VarCon", pytest.param("Match", marks=pytest.mark.slow)]
+)
 def whole(request, tmp_path_factory):
     """A program, and the folder of its run that was not interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"

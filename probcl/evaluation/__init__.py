@@ -1,5 +1,6 @@
 """Numbers from arrays: embedding quality, calibration and uncertainty."""
 
+from probcl.evaluation.abstention import *
 from probcl.evaluation.bootstrap import *
 from probcl.evaluation.calibration import *
 from probcl.evaluation.clustering import *

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_probabilities, check_count
+from probcl.checks import as_labels, as_probabilities, as_truths, as_values, check_count
 
 __all__ = [
     "Reliability", "Scaling", "adaptive_calibration_error", "brier_score", "calibration_error",
-    "classwise_calibration_error", "fit_temperature", "fit_vector", "maximum_calibration_error",
-    "negative_log_likelihood", "smooth_calibration_error", "smooth_reliability",
+    "classwise_calibration_error", "event_calibration_error", "fit_temperature", "fit_vector",
+    "maximum_calibration_error", "negative_log_likelihood", "smooth_calibration_error",
+    "smooth_reliability",
 ]  # fmt: skip
 
 _SMALLEST = 1e-38
@@ -55,6 +56,24 @@ def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
         Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
     """
     return _error(*_confidence(probabilities, labels), bins).item()
+
+
+def event_calibration_error(probabilities: Any, happened: Any, bins: int = 15) -> float:
+    """Return |share that happened - probability| in bins of equal width, the mean over events.
+
+    Args:
+        probabilities: Of each event, such as that two items match, shape ``(N,)``.
+        happened: Truth values, shape ``(N,)``.
+        bins: Their number.
+
+    Example:
+        >>> round(event_calibration_error([0.9, 0.9], [True, False]), 6)
+        0.4
+    """
+    p = as_values("probabilities", probabilities)
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError(f"probabilities must be from 0 to 1, got {p.min():g} to {p.max():g}.")
+    return _error(p, as_truths("happened", happened, len(p)).double(), bins).item()
 
 
 def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:

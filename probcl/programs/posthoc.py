@@ -1,6 +1,7 @@
-"""Posteriors for a network that is trained already: a concentration head on frozen features."""
+"""A program for embeddings that are there already: directions stay, a concentration is new."""
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,292 +9,279 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from probcl.checks import check_choice
+from probcl.checks import as_matrix
 from probcl.distributions import VonMisesFisher, as_posterior
+from probcl.evaluation.embeddings import Embeddings
 from probcl.files import digest, read_tensors, write_tensors
-from probcl.nn import MLP, PointHead
+from probcl.programs.bank import Bank
+from probcl.programs.concentration import ConcentrationHead, LastColumns, perceptron
+from probcl.programs.matches import Link, observe_matches
 from probcl.programs.program import Anchors, Program, Views
-from probcl.randomness import seeded
-from probcl.special import inverse_bessel_ratio, log_bessel
-from probcl.sphere import normalize
 
-__all__ = ["PostHoc", "fit_posterior"]
+__all__ = ["Fit", "Likelihood", "PostHoc", "array_features", "check_directions"]
 
-Likelihood = Literal["neighbours", "views", "expected_likelihood"]
+Likelihood = Literal["match", "neighbours", "pairs", "views"]
 
-_BATCH, _PASSES = 256, 4
 _FILE = "model.safetensors"
+_NEAR = 5  # neighbours that the model observes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a posterior rests on.
+
+    Args:
+        likelihood: ``"match"``, ``"neighbours"``, ``"pairs"`` or ``"views"``.
+        items: Number of items in the bank.
+        labelled: How many of them had a label; the classes of the others are predictions.
+        held_out: Number of items held out, by which inputs and gate were chosen.
+        fitted_to: ``"training items"``, or ``"held-out items"`` where the embedding memorises the
+            training items.
+        own_recall: Share of training items whose nearest other is of their class; None without
+            labels.
+        held_out_recall: The same of items held out, among the training items.
+        inputs: What the head sees.
+        held_out_loss: Minus the mean log likelihood of the items held out, in nats.
+        calibration_error: Of the match probability, on the items held out; None without matches.
+    """
+
+    likelihood: Likelihood
+    items: int
+    labelled: int
+    held_out: int
+    fitted_to: str
+    own_recall: float | None
+    held_out_recall: float | None
+    inputs: tuple[str, ...]
+    held_out_loss: float
+    calibration_error: float | None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.likelihood} likelihood of {self.items} items, {self.held_out} held out; "
+            f"the head sees {', '.join(self.inputs)}."
+        ]
+        if 0 < self.labelled < self.items:
+            lines.append(f"{self.labelled} of the classes were given, the others are predictions.")
+        if self.fitted_to != "training items":
+            lines.append(
+                f"The embedding memorises its training items (R@1 {self.own_recall:.2f} among "
+                f"themselves, {self.held_out_recall:.2f} of items held out):"
+                " fitted to those held out."
+            )
+        return " ".join(lines)
 
 
 class PostHoc(Program):
-    r"""A frozen network's own embedding, with a concentration that is learned afterwards.
+    r"""A posterior for embeddings that are there already, frozen, bit for bit.
 
-    The posterior of an image is ``vMF(mu(x), kappa(x))``: ``mu`` is the embedding as it was, bit
-    for bit, and ``kappa`` a small perceptron of the features. Without a latent variable, the
-    program observes for each view the embedding of the next one. ``fit_posterior`` makes
-    one, ``save_pretrained`` and ``from_pretrained`` keep what it has learned.
+        q(z | x) = vMF(mu(x), kappa(x)),  P(i matches j) = rho_i rho_j g(mu_i . mu_j)
 
-        mu(x_next) ~ vMF(mu(x), kappa(x))
+    ``mu`` is the embedding, ``rho = A_d(kappa)`` the mean resultant length, by a perceptron of what
+    a bank of items shows, ``g`` a learned monotone link; with the identity for ``g`` the match
+    probability is that of two draws, ``E[z_i . z_j]``. Of an input unlike the training items the
+    gate ``w`` says how much the posterior means: the mixture ``w q + (1 - w) Uniform`` has the mean
+    resultant length ``w rho``. ``fit_posterior`` makes one, ``save_pretrained`` and
+    ``from_pretrained`` keep it.
 
     Args:
-        encoder: Images to features ``(N, F)``; it is frozen, and stays in eval mode.
-        projection: Features to the embedding before normalisation, frozen too; None where the
-            features are the embedding.
-        log_concentration: Features to the log concentration, ``(N, 1)``.
+        encoder: Images to features ``(N, F)``, frozen, in eval mode; the identity for arrays.
+        head: Features to posteriors.
+        fit: What it rests on.
     """
 
-    def __init__(
-        self, encoder: nn.Module, projection: nn.Module | None, log_concentration: nn.Module
-    ) -> None:
-        head = _ConcentrationHead(projection, log_concentration)
+    def __init__(self, encoder: nn.Module, head: ConcentrationHead, fit: Fit) -> None:
         super().__init__(encoder, head)
+        self.fit = fit
         self._freeze(encoder, head.projection)
 
+    def forward(self, images: Any) -> VonMisesFisher:
+        """Map items to posteriors of batch shape ``(N,)``.
+
+        Args:
+            images: Images for the encoder; without one embeddings, ``(N, d)``, NumPy or PyTorch, or
+                ``Embeddings`` where features are needed beside them.
+
+        Raises:
+            ValueError: If embeddings have another dimension, a row that is not finite or is zero.
+        """
+        posterior: Any = self.posterior_from_features(self.features(images))
+        return posterior
+
+    def features(self, items: Any) -> Tensor:
+        """Return what the head takes of images or arrays, ``(N, F)``."""
+        head: Any = self.posterior_head
+        if head.width is None:
+            return self.encoder(items)
+        return array_features(items, head.width, head.dim).to(head.bank.embedding)
+
+    def gate(self, items: Any) -> Tensor:
+        """Return the gate ``w`` of items, from 1 for a typical one to 0, ``(N,)``."""
+        head: Any = self.posterior_head
+        return head.bank.typicality(*head.parts(self.features(items)))
+
+    def embed(self, items: Any, labels: Any = None) -> Embeddings:
+        """Return embeddings with their posteriors, as ``evaluate`` takes them.
+
+        Args:
+            items: As ``forward`` takes them.
+            labels: Their classes, ``(N,)``, if they are known.
+        """
+        head: Any = self.posterior_head
+        with torch.no_grad():
+            features = self.features(items)
+            others, direction = head.parts(features)
+            posterior = self.posterior_from_features(features)
+            apart = others.shape[1] != len(head.bank.mean)
+            if not apart:
+                return Embeddings(others, labels, posterior=posterior)
+        return Embeddings(direction, labels, others, posterior)
+
+    def match_probability(self, query: Any, gallery: Any) -> Tensor:
+        """Return the probability that each query matches each item of a gallery, ``(N, M)``.
+
+            P = rho_i rho_j g(mu_i . mu_j)
+
+        Args:
+            query: Items as ``forward`` takes them, or posteriors that it returned.
+            gallery: The same.
+
+        Raises:
+            ValueError: If matches were not the likelihood.
+        """
+        link = self._link()
+        own, other = (x if isinstance(x, VonMisesFisher) else self(x) for x in (query, gallery))
+        length = own.mean_resultant_length[:, None] * other.mean_resultant_length
+        return length * link(own.loc @ other.loc.T)
+
     def model(self, views: Views, labels: Tensor | None = None) -> None:
-        """Observe each view's embedding under the posterior of the one before it."""
+        """Observe whether items match their neighbours; without labels, each view's next one."""
         views = self._start(views)
-        posterior = self._view_posteriors(views)
-        with Anchors(*views.shape[:2]).averaged():
-            pyro.sample("next", posterior, obs=as_posterior(posterior).mean_direction.roll(-1, 0))
+        head: Any = self.posterior_head
+        if labels is None or head.link is None or head.bank.labels is None:
+            posterior = self._view_posteriors(views)
+            others = as_posterior(posterior).mean_direction.roll(-1, 0)
+            with Anchors(*views.shape[:2]).averaged():
+                pyro.sample("next", posterior, obs=others)
+            return
+        features, direction = head.parts(self.encoder(views.flatten(0, 1)))
+        seen = head.bank.see(features, direction)
+        rows, cosine = (part[:, :_NEAR] for part in reversed(seen.neighbours))
+        matched = head.bank.labels[rows] == labels.repeat(len(views))[:, None]
+        length = head.resultant_length(seen.inputs)[:, None] * head.bank.length[rows]
+        observe_matches(length * head.link(cosine), matched)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the concentration head, without the network, to ``folder/model.safetensors``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """Write all but the encoder and the projection to ``folder/model.safetensors``."""
         head: Any = self.posterior_head
-        about = {"network_sha256": _network_digest(self.encoder, head.projection)}
-        write_tensors(Path(folder) / _FILE, head.log_concentration.state_dict(), about)
+        about = asdict(self.fit) | {"width": head.width}
+        known = {"about": json.dumps(about), "network_sha256": _network_digest(self)}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_tensors(Path(folder) / _FILE, _learned(head), known)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, encoder: nn.Module, projection: nn.Module | None = None
+        cls,
+        folder: str | Path,
+        encoder: nn.Module | None = None,
+        projection: nn.Module | None = None,
     ) -> "PostHoc":
-        """Give a network the posteriors that ``fit_posterior`` fitted to it, bit for bit.
+        """Read what ``save_pretrained`` wrote, bit for bit.
 
         Args:
-            folder: Where ``save_pretrained`` wrote.
-            encoder: The same network, images to features; it is frozen, in eval mode.
-            projection: The same projection.
+            folder: Where it was written.
+            encoder: The network that it was fitted to, images to features; None for arrays.
+            projection: Its projection, if it has one.
 
         Raises:
-            ValueError: If the folder holds no concentration head as it was written, or the network
-                has other weights than the one that it was fitted to.
+            ValueError: If the folder holds no posterior as it was written, or the network has other
+                weights than the one that it was fitted to.
         """
         path = Path(folder) / _FILE
         if not path.is_file():
             raise ValueError(f"folder: {folder} holds no {_FILE}: name where it was saved.")
-        weights, about = read_tensors(path)
-        if not {"0.mean", "1.0.weight"} <= weights.keys():
-            raise ValueError(f"folder: {path} holds no head that fit_posterior fitted.")
-        program = cls(
-            encoder, projection, _perceptron(weights["0.mean"], len(weights["1.0.weight"]))
-        )
-        head: Any = program.posterior_head
-        if about.get("network_sha256") != _network_digest(encoder, head.projection):
+        weights, known = read_tensors(path)
+        try:
+            about = json.loads(known["about"])
+            width = about.pop("width")
+            about["inputs"] = tuple(about["inputs"])
+            fit = Fit(**{field.name: about[field.name] for field in fields(Fit)})
+            program = cls(*_built(weights, fit, width, encoder, projection), fit)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"folder: {path} holds no posterior of fit_posterior.") from error
+        if known.get("network_sha256") != _network_digest(program):
             raise ValueError(
                 f"encoder has other weights than the one that {folder} was fitted to: give that "
-                "network, and its projection."
+                "network, and its projection; none for arrays."
             )
-        head.log_concentration.load_state_dict(weights)
         return program.eval()
 
-
-def _network_digest(*parts: nn.Module) -> str:
-    return digest({f"{i}.{n}": x for i, p in enumerate(parts) for n, x in p.state_dict().items()})
-
-
-class _ConcentrationHead(PointHead):
-    """The direction of a projection, and a concentration about it."""
-
-    def __init__(self, projection: nn.Module | None, log_concentration: nn.Module) -> None:
-        super().__init__(nn.Identity() if projection is None else projection)
-        self.log_concentration = log_concentration
-
-    def forward(self, features: Tensor) -> VonMisesFisher:
-        concentration = self.log_concentration(features).squeeze(-1).exp()
-        return VonMisesFisher(normalize(self.project(features)), concentration)
-
-
-def fit_posterior(
-    encoder: nn.Module,
-    images: Tensor | Iterable[Any],
-    projection: nn.Module | None = None,
-    likelihood: Likelihood = "neighbours",
-    neighbours: int = 10,
-    views: Callable[[Tensor], Tensor] | None = None,
-    hidden: int = 128,
-    steps: int = 3000,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-) -> PostHoc:
-    r"""Give a trained network posteriors, at no loss of accuracy: fit only their concentration.
-
-        max  mean_i mean_j log vMF(mu_j; mu_i, kappa(h_i)),  j a positive of i
-
-    Negatives would make it measure how well an image is told from others, instead of how ambiguous
-    it is.
-
-    Args:
-        encoder: Any network, images to features ``(N, F)``. It is frozen, in eval mode.
-        images: To fit to, without augmentation: a tensor ``(N, channels, height, width)``, or
-            batches, each a tensor or a sequence that begins with one, as of a ``DataLoader``.
-        projection: Features to the embedding before normalisation, as ``posterior_head.projection``
-            of ``SimCLR``; None where the features are the embedding.
-        likelihood: The positives of an image: ``"neighbours"``, the images with the nearest
-            embeddings; ``"views"``, other views of it; ``"expected_likelihood"``, the neighbours,
-            by the overlap of both posteriors, log int vMF_i vMF_j, instead.
-        neighbours: Their number.
-        views: Images to augmented images, for ``"views"``.
-        hidden: Hidden units of the head.
-        steps: Steps of AdamW with batches of 256, the learning rate falling along a cosine.
-        learning_rate: The first one.
-        seed: Seed of the head and of the batches; the global random state is left alone.
-
-    Returns:
-        The program, in eval mode, on the device of the encoder.
-
-    Raises:
-        ValueError: If the features are no finite matrix, there are too few images, or an argument
-            is out of range.
-
-    References:
-        Kirchhof et al. (2023), https://arxiv.org/abs/2302.02865, whose loss contrasts.
-
-    Example:
-        >>> from torchvision.models import resnet18
-        >>> network = resnet18()  # with weights="DEFAULT", pretrained
-        >>> network.fc = nn.Identity()
-        >>> program = fit_posterior(network, torch.rand(32, 3, 32, 32), steps=2)
-        >>> program(torch.rand(4, 3, 32, 32)).concentration.shape
-        torch.Size([4])
-    """
-    from probcl.evaluation import nearest  # loads scikit-learn, which no program needs
-
-    check_choice("likelihood", likelihood, Likelihood)
-    if likelihood == "views" and views is None:
-        raise ValueError("views is needed for likelihood='views': give images to augmented images.")
-    encoder.eval()
-    if projection is not None:
-        projection.eval()
-    with seeded(seed), torch.no_grad():
-        features = _encoded(encoder, images)
-        embedding = _embedding(projection, features)
-        if not 1 <= neighbours < len(features):
+    def _link(self) -> Link:
+        head: Any = self.posterior_head
+        if head.link is None:
             raise ValueError(
-                f"neighbours must be from 1 to {len(features) - 1}, the other images, got "
-                f"{neighbours}."
+                "match probabilities need matches for the likelihood, this posterior was fitted by "
+                f"{self.fit.likelihood!r}: give labels, or pairs."
             )
-        if views is not None and likelihood == "views":
-            passes = (map(views, _batches(images, encoder)) for _ in range(_PASSES))
-            others = [_embedding(projection, _encoded(encoder, batches)) for batches in passes]
-            cosines = torch.stack([torch.linalg.vecdot(embedding, z) for z in others], -1)
-            rows = None
-        else:
-            rows = nearest(embedding, k=neighbours).row
-            cosines = torch.einsum("nd,nkd->nk", embedding, embedding[rows])
-    with seeded(seed):
-        head = _log_concentration(features, cosines, embedding.shape[1], hidden)
-        overlapping = rows if likelihood == "expected_likelihood" else None
-        _fit(head, features, cosines, overlapping, embedding.shape[1], steps, learning_rate)
-    device = next(encoder.parameters(), torch.zeros(0)).device
-    return PostHoc(encoder, projection, head.to(device)).eval()
+        return head.link
 
 
-class _Standardise(nn.Module):
-    """Shift and scale features by their mean and standard deviation."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) / self.scale
-
-
-def _perceptron(mean: Tensor, hidden: int, scale: Tensor | None = None) -> Any:
-    """Return a perceptron of features, standardised, for their log concentration."""
-    scale = torch.ones_like(mean) if scale is None else scale
-    head = nn.Sequential(_Standardise(mean, scale), MLP(1, hidden)).to(mean.dtype)
-    head(mean[None])  # lazy layers take their sizes
-    return head
-
-
-def _log_concentration(features: Tensor, cosines: Tensor, dim: int, hidden: int) -> nn.Module:
-    """Return a perceptron that begins with the one concentration that suits all images best."""
-    scale = features.std(0, correction=0).clamp_min(1e-6)
-    head = _perceptron(features.mean(0), hidden, scale)
-    last: Any = head[1][-1]
-    kappa = inverse_bessel_ratio(cosines.mean().clamp_min(1e-3), dim)
-    with torch.no_grad():
-        last.weight.mul_(0.1)
-        last.bias.fill_(kappa.log().item())
-    return head
-
-
-def _fit(
-    head: nn.Module,
-    features: Tensor,
-    cosines: Tensor,
-    rows: Tensor | None,
-    dim: int,
-    steps: int,
-    learning_rate: float,
-) -> None:
-    """Fit the head; by the overlap with the neighbours in ``rows``, if there are any."""
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-    for _ in range(steps):
-        batch = torch.randint(len(features), (min(_BATCH, len(features)),))
-        kappa = head(features[batch]).squeeze(-1).exp()
-        if rows is None:
-            loss = -(kappa * cosines[batch].mean(-1) - log_bessel(kappa, dim)).mean()
-        else:
-            one = torch.randint(rows.shape[1], (len(batch),))
-            other = head(features[rows[batch, one]]).squeeze(-1).exp()
-            product = kappa * other * cosines[batch, one]
-            both = (kappa.square() + other.square() + 2 * product).clamp_min(1e-12).sqrt()
-            overlap = log_bessel(both, dim) - log_bessel(kappa, dim) - log_bessel(other, dim)
-            loss = -overlap.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-def _encoded(encoder: nn.Module, images: Tensor | Iterable[Any]) -> Tensor:
-    """Return the features of all images on the CPU, or raise ``ValueError``."""
-    parts = []
-    for batch in _batches(images, encoder):
-        features = encoder(batch)
-        if not isinstance(features, Tensor) or features.dim() != 2:
-            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(f"encoder must map images to features of shape (N, F), got {got}.")
-        parts.append(features.float().cpu())
-    if not parts:
-        raise ValueError("images must hold one batch at least, got none.")
-    whole = torch.cat(parts)
-    bad = (~whole.isfinite()).any(-1).nonzero()
-    if len(bad):
+def array_features(items: Any, width: int, dim: int) -> Tensor:
+    """Return features and embedding of arrays beside each other, or raise ``ValueError``."""
+    if not isinstance(items, Embeddings):
+        items = as_matrix("embeddings", items)
+        if items.shape[1] != dim:
+            raise ValueError(f"embeddings must have {dim} numbers, got {items.shape[1]}.")
+        items = Embeddings(items)
+    if items.embedding.shape[1] != dim:
+        raise ValueError(f"embeddings must have {dim} numbers, got {items.embedding.shape[1]}.")
+    own = items.features.shape[1] if items.has_features else 0
+    if own != width:
         raise ValueError(
-            f"encoder must give finite features, those of image {int(bad[0])} are not."
+            f"embeddings must have {width} features beside them, as those that were fitted to, got "
+            f"{own}: give Embeddings(embedding, features=...)."
         )
-    return whole
+    check_directions(items.embedding)
+    return torch.cat([items.features, items.embedding], -1) if width else items.embedding
 
 
-def _embedding(projection: nn.Module | None, features: Tensor) -> Tensor:
-    """Return the embedding of features on the CPU."""
-    if projection is None:
-        return normalize(features)
-    device = next(projection.parameters(), features).device
-    parts = [projection(part.to(device)).float().cpu() for part in features.split(4096)]
-    return normalize(torch.cat(parts))
+def check_directions(embedding: Tensor, name: str = "embeddings") -> None:
+    """Raise ``ValueError`` if one of embeddings ``(N, d)`` is zero."""
+    zero = (embedding == 0).all(-1).nonzero()
+    if len(zero):
+        raise ValueError(
+            f"{name} must have a direction, row {int(zero[0])} is zero ({len(zero)} rows in all): "
+            "leave out items that have none."
+        )
 
 
-def _batches(images: Tensor | Iterable[Any], encoder: nn.Module) -> Iterator[Tensor]:
-    device = next(encoder.parameters(), torch.zeros(0)).device
-    for batch in images.split(_BATCH) if isinstance(images, Tensor) else images:
-        pixels = batch if isinstance(batch, Tensor) else batch[0]
-        yield (pixels if pixels.is_floating_point() else pixels.float() / 255).to(device)
+def _built(
+    weights: dict[str, Tensor],
+    fit: Fit,
+    width: int | None,
+    encoder: nn.Module | None,
+    projection: nn.Module | None,
+) -> tuple[nn.Module, ConcentrationHead]:
+    """Return an encoder and the head that some weights are of."""
+    bank = Bank(**{n[5:]: x for n, x in weights.items() if n.startswith("bank.")})
+    first = weights["perceptron.1.0.weight"]
+    network = perceptron(torch.zeros(1, first.shape[1]), len(first), 0.0)
+    link = Link() if "link.shift" in weights else None
+    if width is not None:
+        projection = LastColumns(bank.embedding.shape[1])
+    head = ConcentrationHead(
+        nn.Identity() if projection is None else projection, bank, fit.inputs, network, link, width
+    )
+    head.load_state_dict(weights, strict=False)
+    return nn.Identity() if encoder is None else encoder, head
+
+
+def _learned(head: nn.Module) -> dict[str, Tensor]:
+    state = head.state_dict()
+    return {name: x for name, x in state.items() if not name.startswith("projection.")}
+
+
+def _network_digest(program: PostHoc) -> str:
+    head: Any = program.posterior_head
+    parts = (program.encoder, head.projection)
+    return digest({f"{i}.{n}": x for i, p in enumerate(parts) for n, x in p.state_dict().items()})

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import Self
+from typing import ClassVar, Self
 
 import pyro
 import torch
@@ -51,6 +51,9 @@ class Program(nn.Module, ABC):
             shape ``(*,)``. Its method ``project``, if it has one, maps them to embeddings before
             normalisation.
     """
+
+    #: Whether model and guide take, after the labels, the rows of the images in their data set.
+    takes_rows: ClassVar[bool] = False
 
     def __init__(self, encoder: nn.Module, posterior: nn.Module) -> None:
         super().__init__()

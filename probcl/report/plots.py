@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from probcl.evaluation.bootstrap import Interval
@@ -218,5 +219,7 @@ def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Any]:
     values = values[values > 1e-7]
     figure, axes = _subplots(6, 3.6)
     axes.semilogy(np.arange(1, len(values) + 1), values, color=COLOURS[0], marker=".")
+    axes.yaxis.set_major_formatter("{x:g}")  # a page shows no formulas
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="index", ylabel="singular value / largest")
     return figure, axes

@@ -218,7 +218,8 @@ class ContrastiveModule(LightningModule):
         # Pyro's checks of every site would cost time: the finite loss is checked instead.
         with pyro.validation_enabled(False):
             loss_module = self.elbo(self.program.model, self.program.guide)
-            terms = loss_module.terms(batch.views, batch.labels)
+            rows = (batch.rows,) if self.program.takes_rows else ()
+            terms = loss_module.terms(batch.views, batch.labels, *rows)
         loss = torch.stack(list(terms.values())).sum()
         terms = {name: term.detach() for name, term in terms.items()}
         options = {

@@ -95,3 +95,13 @@ def test_accuracy_and_multi_label_accuracy_by_hand():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_number_that_hardly_varies_beside_the_others_is_not_blown_up():
+    x, y = blobs()
+    dead = torch.cat([x, 1e-33 * torch.randn(len(x), 1)], -1)
+    probe = fit_linear_probe(dead, y)
+    dead[:, -1] = 0.05  # as where a sample of a posterior is drawn about it
+    torch.testing.assert_close(
+        probe.logits(dead), fit_linear_probe(x, y).logits(x), atol=0.5, rtol=0
+    )

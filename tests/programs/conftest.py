@@ -10,6 +10,7 @@ from probcl.programs import (
     BarlowTwins,
     CrossEntropy,
     ExpectedLikelihood,
+    Match,
     MCInfoNCE,
     MCSupCon,
     MoCo,
@@ -36,6 +37,7 @@ PROGRAMS = {
     ),
     "SimCLR": lambda **options: SimCLR(ConvNet(WIDTHS), MLP(5, 16), **options),
     "SupCon": lambda **options: SupCon(ConvNet(WIDTHS), MLP(5, 16), **options),
+    "Match": lambda **options: Match(ConvNet(WIDTHS), MLP(5, 16), **{"memory": 20} | options),
     "VarCon": lambda **options: VarCon(
         ConvNet(WIDTHS), MLP(5, 16), **{"learn_epsilon": True} | options
     ),

@@ -14,11 +14,12 @@ from torch import nn
 
 from probcl.infer import ContrastiveELBO
 from probcl.nn import MLP
-from probcl.programs import BYOL, MoCo, SimCLR, SupCon, SwAV, VarCon, VICReg
+from probcl.programs import BYOL, Match, MoCo, SimCLR, SupCon, SwAV, VarCon, VICReg
 
 PROGRAMS = {  # the temperature too, where there is one
     "SimCLR": lambda encoder: SimCLR(encoder, MLP(5, 16), learn_temperature=True),
     "SupCon": lambda encoder: SupCon(encoder, MLP(5, 16), learn_temperature=True),
+    "Match": lambda encoder: Match(encoder, MLP(5, 16), learn_temperature=True, memory=20),
     "VarCon": lambda encoder: VarCon(
         encoder, MLP(5, 16), learn_epsilon=True, learn_temperature=True
     ),

@@ -21,7 +21,7 @@ from probcl.sphere import normalize
 
 SUPERVISED = (
     "VSupCon", "MCSupCon", "SupCon", "VarCon", "ProbabilisticVarCon", "SupExpectedLikelihood",
-    "CrossEntropy",
+    "CrossEntropy", "Match",
 )  # fmt: skip
 CONTRASTING = ("VSimCLR", "MCInfoNCE", "SimCLR", "ExpectedLikelihood")
 SAMPLED = ("VSimCLR", "VSupCon", "MCInfoNCE", "MCSupCon", "ProbabilisticVarCon")
@@ -33,6 +33,9 @@ DEFAULTS = {
     "MCSupCon": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
     "SimCLR": {"temperature": 0.1},
     "SupCon": {"temperature": 0.1, "average": "outside"},
+    "Match": {
+        "temperature": 0.1, "average": "outside", "memory": 4096, "neighbours": 5, "hidden": 128
+    },
     "VarCon": {"temperature": 0.1, "epsilon": 0.02, "learn_epsilon": False},
     "ProbabilisticVarCon": {
         "temperature": 0.1, "epsilon": 0.02, "learn_epsilon": False, "beta": 1.0, "num_samples": 1

@@ -15,7 +15,7 @@ from probcl.programs.program import Temperature
 
 NAMES = (
     "VSimCLR", "VSupCon", "MCInfoNCE", "MCSupCon", "SimCLR", "SupCon", "VarCon",
-    "ProbabilisticVarCon", "MoCo", "SwAV",
+    "ProbabilisticVarCon", "MoCo", "SwAV", "Match",
 )  # fmt: skip
 SAMPLED = ("VSimCLR", "VSupCon", "MCInfoNCE", "MCSupCon", "ProbabilisticVarCon")
 

@@ -1,0 +1,302 @@
+"""The commands for embeddings that are there already: ``probcl posterior``, ``probcl evaluate``."""
+
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import yaml
+
+from probcl.checks import as_matrix
+from probcl.data import DATASETS
+from probcl.embedding_files import ENDINGS, Items, number_labels, read_embeddings
+from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation.progress import progress_bar
+from probcl.files import write_whole
+from probcl.image_features import encode_data
+from probcl.programs import fit_posterior
+from probcl.programs.posthoc import check_directions
+from probcl.report import print_summary, write_report
+from probcl.runs import discard_if_unused, lock_run_dir, make_run_dir, write_metrics
+
+__all__ = ["run"]
+
+_FILE = (
+    ".npz with embedding (or embeddings) and, if there are such, label (or labels) and features; "
+    ".npy; or .parquet with columns of these names, or one for each number"
+)
+_TEST = 5  # one item in so many is for the test, where none is given
+
+
+class _Parts(NamedTuple):
+    """Items with numbered classes, -1 where not known, and the names of these."""
+
+    train: Items
+    test: Items
+    held_out: Items | None
+    classes: list[str]
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Answer bad input with one sentence."""
+        self.exit(2, f"probcl: error: {message}\n")
+
+
+def run(command: str, args: list[str]) -> None:
+    """Run ``posterior`` or ``evaluate``, and answer bad input with one sentence.
+
+    Args:
+        command: Which of them.
+        args: Arguments after it.
+    """
+    work, describe = {"posterior": (_posterior, _describe), "evaluate": (_evaluate, _shared)}[
+        command
+    ]
+    parser = _Parser(prog=f"probcl {command}", description=(work.__doc__ or "").splitlines()[0])
+    describe(parser)
+    chosen = parser.parse_args(args, Namespace(command=command))
+    try:
+        work(chosen)
+    except ValueError as error:
+        sys.exit(f"probcl: error: {str(error).splitlines()[0]}")
+    except MemoryError:
+        sys.exit("probcl: error: the memory does not suffice: take fewer rows, or float16.")
+    except KeyboardInterrupt:
+        sys.exit("probcl: error: interrupted: there is no report.")
+    except OSError as error:
+        sys.exit(f"probcl: error: {error.filename or 'a file'}: {error.strerror or error}.")
+
+
+def _shared(parser: ArgumentParser) -> None:
+    """Add the arguments of both commands."""
+    add = parser.add_argument
+    add("file", nargs="?", type=Path, metavar="FILE", help=_FILE)
+    add("--labels", help="file of the classes, or the name of their array or column in FILE")
+    add("--test", type=Path, metavar="FILE", help="items to evaluate on (default: a fifth)")
+    add("--output", metavar="FOLDER", help="folder to write, new or empty (default: in runs)")
+    add("--seed", type=int, default=0, help="seed of the split and of the fit (default: 0)")
+    add("--max-bytes", type=int, help="the most that arrays may take (default: the memory)")
+
+
+def _describe(parser: ArgumentParser) -> None:
+    """Add the arguments of ``posterior``."""
+    _shared(parser)
+    add = parser.add_argument
+    add("--held-out", type=Path, metavar="FILE", help="items that no encoder was trained on")
+    add("--likelihood", choices=("match", "neighbours"), help="default: match if there are labels")
+    add("--encoder", metavar="NAME", help="in place of FILE: timm:NAME, torchvision:NAME, either "
+        "with :WEIGHTS after it, or the import path of a function of your own")  # fmt: skip
+    add("--data", metavar="NAME", help=f"its images: {', '.join(DATASETS)}; or a folder with "
+        "train/CLASS/* and test/CLASS/*")  # fmt: skip
+    add("--root", type=Path, default=Path("data"), help="folder of the data set (default: data)")
+    add("--size", type=int, help="height and width to resize images to")
+    add("--features", type=Path, metavar="FOLDER", help="where the features of images are kept, "
+        "for other runs too (default: in the output folder)")  # fmt: skip
+    add("--download", action="store_true", help="download the data set if it is not there")
+
+
+def _posterior(chosen: Namespace) -> None:
+    """Fit a posterior to embeddings, evaluate it and write a report."""
+    if (chosen.file is None) == (chosen.encoder is None) or bool(chosen.encoder) != bool(
+        chosen.data
+    ):
+        raise ValueError("posterior needs a FILE of embeddings, or --encoder and --data.")
+    if chosen.encoder:
+        name = f"{chosen.encoder}-{Path(chosen.data).name}".lower().replace(":", "-")
+        name = f"posterior-{name}-seed{chosen.seed}"
+        with _folder(chosen.output, name) as folder:
+            parts = _encoded(chosen, folder)
+            _fit(chosen, parts, folder)
+        return
+    parts = _read(chosen)
+    with _folder(chosen.output, f"posterior-{chosen.file.stem}-seed{chosen.seed}") as folder:
+        _fit(chosen, parts, folder)
+
+
+def _evaluate(chosen: Namespace) -> None:
+    """Evaluate embeddings from elsewhere and write a report, without fitting anything."""
+    if chosen.file is None:
+        raise ValueError("evaluate needs a FILE of embeddings.")
+    parts = _read(chosen)
+    with _folder(chosen.output, f"evaluation-{chosen.file.stem}-seed{chosen.seed}") as folder:
+        _write(chosen, parts, folder, lambda part: Embeddings(*part))
+
+
+def _fit(chosen: Namespace, parts: _Parts, folder: Path) -> None:
+    train, held = parts.train, parts.held_out
+    labels = None if chosen.likelihood == "neighbours" else train.labels
+    given = held and (Embeddings(held.embedding, features=held.features), held.labels)
+    began = perf_counter()
+    with warnings.catch_warnings():  # what it rests on says so
+        warnings.filterwarnings("ignore", "the embedding memorises", UserWarning)
+        posterior: Any = fit_posterior(
+            train.embedding, labels, features=train.features, held_out=given,
+            likelihood=chosen.likelihood, seed=chosen.seed,
+        )  # fmt: skip
+    seconds = {"time/fit_s": perf_counter() - began}
+    print(posterior.fit)
+
+    def embed(part: Items) -> Embeddings:
+        items = Embeddings(part.embedding, features=part.features)
+        return posterior.embed(items, part.labels)
+
+    _write(chosen, parts, folder, embed, posterior, seconds)
+
+
+def _write(
+    chosen: Namespace,
+    parts: _Parts,
+    folder: Path,
+    embed: Callable[[Items], Embeddings],
+    posterior: Any = None,
+    seconds: dict[str, float] | None = None,
+) -> None:
+    """Evaluate, then write the numbers and what they come from, then draw the report."""
+    began = perf_counter()
+    train, test = (embed(_known(part)) for part in (parts.train, parts.test))
+    found: Evaluation = evaluate(train, None, test, None, progress=True)
+    seconds = {**(seconds or {}), "time/evaluate_s": perf_counter() - began}
+    if posterior is not None:
+        posterior.save_pretrained(folder / "posterior")
+    write_whole(folder / "config.yaml", _configuration(chosen, parts, posterior))
+    metrics = found.metrics | seconds
+    write_metrics(folder, metrics)
+    path = write_report(found, folder / "report.html", run_dir=folder)
+    print_summary(metrics, found.answers)
+    for part, name in ((parts.train, "training"), (parts.test, "test")):
+        left_out = len(part.embedding) - len(_known(part).embedding)
+        if left_out:
+            print(f"left out of the evaluation: {left_out} {name} items of no known class.")
+    if posterior is not None:
+        print(f"posterior: {folder / 'posterior'}")
+    print(f"report: {path}")
+
+
+def _configuration(chosen: Namespace, parts: _Parts, posterior: Any) -> str:
+    """Return what was asked for and what it was made of, as YAML."""
+    given = {name: value for name, value in vars(chosen).items() if value is not None}
+    given.pop("output", None)
+    asked = {name: str(x) if isinstance(x, Path) else x for name, x in given.items()}
+    about: dict[str, Any] = {"asked": asked, "classes": parts.classes}
+    about["items"] = {"train": len(parts.train.embedding), "test": len(parts.test.embedding)}
+    if posterior is not None:
+        fit = asdict(posterior.fit)
+        about["posterior"] = fit | {"inputs": list(fit["inputs"])}
+    return yaml.safe_dump(about, sort_keys=False)
+
+
+@contextmanager
+def _folder(chosen: str | None, name: str) -> Iterator[Path]:
+    """Make the folder of a run, which is gone again if the run does not begin."""
+    path = Path(chosen or "")
+    if chosen and (path / "features").is_dir() and not (path / "metrics.json").exists():
+        lock = lock_run_dir(path)  # a run that was killed, or failed, after its images were encoded
+    else:
+        path, lock = make_run_dir(chosen, name)
+    with lock:
+        try:
+            yield path
+        finally:
+            with suppress(OSError):
+                (path / "features").rmdir()  # only where nothing was encoded
+            discard_if_unused(path)
+
+
+def _read(chosen: Namespace) -> _Parts:
+    """Read the files, and number their classes alike."""
+    most = {} if chosen.max_bytes is None else {"max_bytes": chosen.max_bytes}
+    named = None if Path(chosen.labels or "").suffix in ENDINGS else chosen.labels
+    whole = read_embeddings(chosen.file, chosen.labels, **most)
+    test, held = (
+        read_embeddings(path, named, **most) if path else None
+        for path in (chosen.test, getattr(chosen, "held_out", None))
+    )
+    if chosen.command == "posterior":
+        for path, part in ((chosen.file, whole), (chosen.test, test), (chosen.held_out, held)):
+            if part:
+                check_directions(as_matrix("embedding", part.embedding), f"embedding in {path}")
+    return _parts(whole, test, held, chosen.seed)
+
+
+def _encoded(chosen: Namespace, folder: Path) -> _Parts:
+    """Encode the images of a data set, and take their classes from it."""
+    features = chosen.features or folder / "features"
+    with progress_bar():
+        train, test = encode_data(
+            chosen.encoder, chosen.data, features, root=chosen.root, size=chosen.size,
+            download=chosen.download, seed=chosen.seed,
+        )  # fmt: skip
+    return _parts(Items(*train), Items(*test), None, chosen.seed)
+
+
+def _parts(whole: Items, test: Items | None, held: Items | None, seed: int) -> _Parts:
+    """Return the sets with numbered classes; a fifth is the test set where none is given."""
+    sets = [whole, test, held]
+    numbered, classes = number_labels([part.labels if part else None for part in sets])
+    train, test, held = (
+        part and part._replace(labels=labels) for part, labels in zip(sets, numbered, strict=True)
+    )
+    assert train is not None
+    if test is None:
+        rows = _test_rows(train, seed)
+        train, test = (_at(train, part) for part in (~rows, rows))
+    for name, part in (("test", test), ("held-out", held)):
+        if part is not None:
+            _check_alike(name, part, train, classes)
+    return _Parts(train, test, held, classes)
+
+
+def _check_alike(name: str, part: Items, train: Items, classes: list[str]) -> None:
+    """Raise ``ValueError`` unless items have the dimensions and classes of the training items."""
+    for what in ("embedding", "features"):
+        own, other = getattr(part, what), getattr(train, what)
+        has, needs = (0 if x is None else x.shape[1] for x in (own, other))
+        if has != needs:
+            raise ValueError(
+                f"{what} of the {name} items must have {needs} numbers, as that of the training "
+                f"items, got {has}."
+            )
+    if part.labels is None or train.labels is None:
+        return
+    lacking = np.setdiff1d(part.labels, [*train.labels, -1])
+    if len(lacking):
+        raise ValueError(
+            f"labels: class {classes[lacking[0]]!r} of the {name} items is not among the training "
+            "items: leave it out."
+        )
+
+
+def _test_rows(items: Items, seed: int) -> np.ndarray:
+    """Draw a fifth of the items whose class is known, and not the last one of its class."""
+    count, labels = len(items.embedding), items.labels
+    if count < 2 * _TEST:
+        raise ValueError(f"file must hold {2 * _TEST} items at least, got {count}: add some.")
+    known = np.arange(count) if labels is None else np.flatnonzero(labels >= 0)
+    drawn = np.random.default_rng(seed).permutation(known)[: max(len(known) // _TEST, 1)]
+    test = np.zeros(count, bool)
+    test[drawn] = True
+    if labels is not None:
+        test &= np.isin(labels, labels[~test])
+    if not test.any():
+        raise ValueError("labels must hold a class of two items at least: give a test set.")
+    return test
+
+
+def _known(items: Items) -> Items:
+    """Return the items whose class is known; all where there are no classes."""
+    if items.labels is None or (items.labels >= 0).all():
+        return items
+    return _at(items, items.labels >= 0)
+
+
+def _at(items: Items, rows: np.ndarray) -> Items:
+    """Return some items, by truth values ``(N,)``."""
+    labels, features = (None if x is None else x[rows] for x in (items.labels, items.features))
+    return Items(items.embedding[rows], labels, features)

@@ -1,0 +1,294 @@
+"""The commands ``posterior`` and ``evaluate``, on files of every kind, and their bad input."""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from probcl import embedding_commands
+from probcl.cli import main
+from probcl.embedding_files import number_labels, read_embeddings
+from probcl.evaluation import evaluate
+from probcl.programs import PostHoc, fit_posterior
+
+RANDOM = np.random.default_rng(0)
+Y = np.arange(120) % 3
+Z = (np.eye(8)[Y] + 0.4 * RANDOM.normal(size=(120, 8))).astype(np.float32)
+NAMES = np.array(["ant", "bee", "cat"])[Y]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder to work in, and few steps of a fit."""
+    monkeypatch.chdir(tmp_path)
+
+    def quick(*args, **kwargs):
+        return fit_posterior(*args, **kwargs, steps=10)
+
+    monkeypatch.setattr(embedding_commands, "fit_posterior", quick)
+    return tmp_path
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Pictures take longest, and are tested elsewhere."""
+    monkeypatch.setattr(embedding_commands, "write_report", lambda found, path, run_dir: path)
+
+
+def metrics(folder="out"):
+    with open(f"{folder}/metrics.json") as file:
+        return json.load(file)
+
+
+def write_table(path, **columns):
+    table = pytest.importorskip("pyarrow").table(columns)
+    sys.modules["pyarrow.parquet"].write_table(table, path)
+
+
+@pytest.fixture
+def parquet():
+    return pytest.importorskip("pyarrow.parquet")
+
+
+def test_posterior_fits_evaluates_and_saves(folder, capsys):
+    np.savez("z.npz", embedding=Z, label=NAMES)
+    main(["posterior", "z.npz", "--output", "out"])
+    told = capsys.readouterr().out
+    assert "match likelihood of 87 items, 9 held out" in told
+    assert "agreement" in told and "report: out/report.html" in told
+    assert "svg+xml" in (folder / "out/report.html").read_text()
+    found = metrics()
+    assert found["unc/retrieval_error/entropy"] >= 0 and found["time/fit_s"] > 0
+    about = yaml.safe_load((folder / "out/config.yaml").read_text())
+    assert about["classes"] == ["ant", "bee", "cat"]
+    assert about["items"] == {"train": 96, "test": 24}
+    posterior = PostHoc.from_pretrained("out/posterior")
+    assert torch.equal(posterior(Z).mean_direction, posterior.embed(Z).direction)
+    assert posterior.fit.items == 87
+
+
+def test_evaluate_gives_the_numbers_of_the_function(no_report):
+    np.savez("train.npz", embedding=Z[:80], label=Y[:80])
+    np.savez("test.npz", embeddings=Z[80:], labels=Y[80:])
+    main(["evaluate", "train.npz", "--test", "test.npz", "--output", "out"])
+    expected = evaluate(Z[:80], Y[:80], Z[80:], Y[80:]).metrics
+    found = metrics()
+    del found["time/evaluate_s"]
+    assert found == pytest.approx(expected)
+
+
+def test_without_labels_neighbours_are_the_likelihood(no_report, capsys):
+    np.save("z.npy", Z)
+    main(["posterior", "z.npy", "--output", "out"])
+    assert "neighbours likelihood" in capsys.readouterr().out
+    assert "probe/top1" not in metrics() and "collapse/effective_rank" in metrics()
+    main(["evaluate", "z.npy", "--output", "other"])
+    assert "collapse/effective_rank" in metrics("other")
+
+
+def test_held_out_items_and_features(no_report, capsys):
+    f = np.concatenate([Z, Z**2], 1)
+    for name, part in (("a", slice(60)), ("b", slice(60, 90)), ("c", slice(90, 120))):
+        np.savez(f"{name}.npz", embedding=Z[part], label=NAMES[part], features=f[part])
+    main(["posterior", "a.npz", "--held-out", "b.npz", "--test", "c.npz", "--output", "out"])
+    assert "of 60 items, 30 held out" in capsys.readouterr().out
+
+
+def test_items_of_unknown_class_are_fitted_to_and_not_evaluated(no_report, capsys):
+    labels = np.where(np.arange(120) < 75, NAMES, "")
+    np.savez("z.npz", embedding=Z, label=labels)
+    main(["posterior", "z.npz", "--output", "out"])
+    told = capsys.readouterr().out
+    assert "left out of the evaluation: 45 training items of no known class." in told
+    assert "60 of the classes were given, the others are predictions." in told
+
+
+def test_the_split_follows_from_the_seed_and_keeps_every_class_in_training():
+    labels = np.append(Y, 3)  # one of its class
+    items = embedding_commands.Items(np.zeros((121, 2)), labels)
+    drawn = [embedding_commands._test_rows(items, seed) for seed in (0, 0, 1)]
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
+    for seed in range(20):
+        test = embedding_commands._test_rows(items, seed)
+        assert not test[-1] and 23 <= test.sum() <= 24
+
+
+def test_every_kind_of_file_holds_the_same(parquet):
+    np.savez("a.npz", embeddings=Z, labels=Y)
+    np.savez_compressed("b.npz", embedding=Z, kind=NAMES)
+    np.save("c.npy", Z)
+    np.save("y.npy", NAMES)
+    write_table("d.parquet", embedding=list(Z), label=NAMES)
+    write_table("e.parquet", **{f"x{i}": Z[:, i] for i in range(8)}, label=Y)
+    write_table("y.parquet", kind=NAMES)
+    read = [
+        read_embeddings("a.npz"),
+        read_embeddings("b.npz", "kind"),
+        read_embeddings("c.npy", "y.npy"),
+        read_embeddings("c.npy", "a.npz"),
+        read_embeddings("c.npy", "y.parquet"),
+        read_embeddings("d.parquet"),
+        read_embeddings("e.parquet"),
+    ]
+    for items in read:
+        np.testing.assert_array_equal(items.embedding, Z)
+        assert items.labels.tolist() in (Y.tolist(), NAMES.tolist())
+    assert read_embeddings("b.npz").labels is None
+
+
+def test_columns_of_pandas_and_datasets(parquet):
+    pyarrow = pytest.importorskip("pyarrow")
+    fixed = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(Z.ravel()), 8)
+    few = [None if i < 2 else int(y) for i, y in enumerate(Y)]
+    write_table("a.parquet", embedding=fixed, label=pyarrow.array(NAMES).dictionary_encode())
+    write_table("b.parquet", **{"0": Z[:, 0], "1": Z[:, 1], "__index_level_0__": Y}, label=few)
+    assert (read_embeddings("a.parquet").labels == NAMES).all()
+    assert (read_embeddings("a.parquet").embedding == Z).all()
+    read = read_embeddings("b.parquet")
+    assert read.embedding.shape == (120, 2) and read.labels[:3].tolist() == [-1, -1, 2]
+
+
+def test_labels_are_numbered_together():
+    (a, b), names = number_labels([np.array([7, -1, 5]), np.array([9])])
+    assert a.tolist() == [1, -1, 0] and b.tolist() == [2] and names == ["5", "7", "9"]
+
+
+def test_an_encoder_by_name_and_its_features_on_disk(no_report, monkeypatch, capsys):
+    monkeypatch.setattr("probcl.image_features.encoder_by_name", lambda name: torch.nn.Flatten())
+    main(["posterior", "--encoder", "mine.encoder", "--data", "Digits", "--output", "out",
+          "--features", "kept"])  # fmt: skip
+    assert metrics()["knn/top1"] > 0.9
+    assert np.load("kept/train.npy").shape == (1437, 64)
+    config = yaml.safe_load(Path("out/config.yaml").read_text())
+    assert config["items"] == {"train": 1437, "test": 360}
+
+
+def bad_files():
+    """Write a file for every kind of bad input."""
+    np.savez("good.npz", embedding=Z, label=Y)
+    np.savez("other.npz", vectors=Z, kind=Y)
+    np.savez("objects.npz", embedding=np.array([{}, {}], dtype=object))
+    np.savez("short.npz", embedding=Z, label=Y[:7])
+    np.savez("fractions.npz", embedding=Z, label=Y + 0.5)
+    np.savez("words.npz", embedding=NAMES[:, None])
+    np.savez("flat.npz", embedding=Z[:, 0])
+    np.savez("complex.npz", embedding=Z.astype(complex))
+    np.savez("few.npz", embedding=Z[:4])
+    np.savez("lone.npz", embedding=Z, label=np.arange(120))
+    np.savez("texts.npz", embedding=Z, label=NAMES)
+    np.savez("more.npz", embedding=Z, label=Y + 1)
+    np.savez("wide.npz", embedding=np.ones((9, 3)), label=Y[:9])
+    np.savez("zero.npz", embedding=Z * (np.arange(120) != 5)[:, None], label=Y)
+    z = Z.copy()
+    z[[4, 9], 2] = np.nan
+    np.savez("nan.npz", embedding=z)
+    Path("z.csv").write_text("1,2\n")
+    Path("no.npz").write_text("this is no archive")
+    Path("no.npy").write_text("this is no array")
+    np.save("cut.npy", Z)
+    Path("cut.npy").write_bytes(Path("cut.npy").read_bytes()[:-40])
+    with zipfile.ZipFile("good.npz") as good, zipfile.ZipFile("declares.npz", "w") as file:
+        header = good.read("embedding.npy").replace(b"(120, 8)", b"(9120, 8)")
+        file.writestr("embedding.npy", header)
+
+
+BAD = [
+    (["none.npz"], "there is no file none.npz"),
+    (["z.csv"], "file must end in .npz, .npy, .parquet, got z.csv"),
+    (["other.npz"], "has no 'embedding' or 'embeddings': it has vectors, kind"),
+    (["objects.npz"], "must hold numbers, or labels texts, got object"),
+    (["complex.npz"], "must hold numbers, or labels texts, got complex128"),
+    (["short.npz"], "labels must have a row for each of the 120 embeddings of short.npz, got 7"),
+    (["fractions.npz"], "must be whole numbers or texts, got fractions"),
+    (["words.npz"], "embedding in words.npz must hold numbers, got texts"),
+    (["flat.npz"], "must have shape (N, D), not empty, got (120,)"),
+    (["few.npz"], "must hold 10 items at least, got 4"),
+    (["lone.npz"], "must hold a class of two items at least"),
+    (["nan.npz"], "must be finite, row 4 is not (2 rows in all)"),
+    (["no.npz"], "no.npz cannot be read"),
+    (["no.npy"], "no.npy cannot be read"),
+    (["cut.npy"], "cut short"),
+    (["declares.npz"], "cut short"),
+    (["good.npz", "--labels", "kind"], "has no 'kind', it has embedding, label"),
+    (["good.npz", "--labels", "none.npy"], "there is no file none.npy"),
+    (["good.npz", "--labels", "few.npz"], "few.npz must have shape (N,)"),
+    (["good.npz", "--test", "texts.npz"], "numbers in every file, or texts in every file"),
+    (["good.npz", "--test", "more.npz"], "class '3' of the test items is not among"),
+    (["good.npz", "--test", "wide.npz"], "embedding of the test items must have 8 numbers"),
+    (["good.npz", "--max-bytes", "99"], "declares 3840 bytes, more than max_bytes, 99"),
+    (["good.npz", "--output", "full"], "holds another run"),
+    ([], "needs a FILE of embeddings"),
+    (["good.npz", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+]
+
+
+@pytest.mark.parametrize("command", ["posterior", "evaluate"])
+def test_bad_input_gets_one_sentence_and_leaves_nothing(command, folder, capsys):
+    bad_files()
+    (folder / "full").mkdir()
+    (folder / "full" / "metrics.json").write_text("{}")
+    before = sorted(folder.rglob("*"))
+    for args, words in BAD:
+        with pytest.raises(SystemExit) as caught:
+            main([command, *args])
+        said = str(caught.value.code) if caught.value.code != 2 else capsys.readouterr().err
+        assert said.startswith("probcl: error: ") and words in said, (args, said)
+        assert said.count("\n") <= 1
+    made = [path for path in sorted(folder.rglob("*")) if path not in before]
+    assert [path for path in made if path.name != "runs"] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["zero.npz"], "embedding in zero.npz must have a direction, row 5 is zero"),
+        (["good.npz", "--held-out", "more.npz"], "class '3' of the held-out items"),
+        (["good.npz", "--likelihood", "pairs"], "invalid choice: 'pairs'"),
+        (["good.npz", "--encoder", "timm:resnet18", "--data", "Digits"], "needs a FILE"),
+        (["--encoder", "timm:resnet18"], "needs a FILE"),
+        (["--encoder", "nonsense", "--data", "Digits"], "encoder must be timm:NAME"),
+        (["--encoder", "torchvision:resnet18", "--data", "Nothing"], "data must be one of Digits"),
+        (["--encoder", "torchvision:resnet18", "--data", "CIFAR10"], "does not hold CIFAR10"),
+    ],
+)
+def test_bad_input_of_posterior(args, words, folder, capsys):
+    bad_files()
+    with pytest.raises(SystemExit) as caught:
+        main(["posterior", *args])
+    said = str(caught.value.code) if caught.value.code != 2 else capsys.readouterr().err
+    assert said.startswith("probcl: error: ") and words in said
+    assert not (folder / "runs").exists() or not any((folder / "runs").iterdir())
+
+
+def test_bad_tables_get_one_sentence(parquet):
+    pyarrow = pytest.importorskip("pyarrow")
+    write_table("ragged.parquet", embedding=[[1.0], [1.0, 2.0]])
+    write_table("missing.parquet", embedding=[[1.0], None])
+    write_table("gap.parquet", a=pyarrow.array([1.0, None]), b=[1.0, 2.0])
+    write_table("texts.parquet", name=["a", "b"])
+    write_table("strings.parquet", embedding=["a", "b"])
+    Path("no.parquet").write_text("this is no table")
+    for name, words in {
+        "ragged": "must have lists of one length",
+        "missing": "must have lists of one length",
+        "gap": "row 1 is not",
+        "texts": "has no 'embedding' or 'embeddings': it has name",
+        "strings": "embedding in strings.parquet must",
+        "no": "no.parquet cannot be read",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            read_embeddings(f"{name}.parquet")
+    with pytest.raises(ValueError, match="more than max_bytes"):
+        read_embeddings("gap.parquet", max_bytes=20)
+
+
+def test_a_table_without_pyarrow_says_what_to_install(monkeypatch):
+    Path("z.parquet").write_text("")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ValueError, match=r"pip install 'probcl\[parquet\]'"):
+        read_embeddings("z.parquet")
