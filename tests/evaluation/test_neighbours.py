@@ -74,6 +74,13 @@ def test_retrieval_equals_brute_force():
     assert map_at_r(z, labels, queries=7)[1] == 7
 
 
+def test_a_class_of_two_is_found_whole():
+    z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0], [-0.8, -0.6]])
+    assert map_at_r(z, torch.tensor([0, 0, 1, 1])) == (1.0, 4)
+    assert recall_at_1(z[:2], torch.tensor([0, 0])) == 1.0
+    assert map_at_r(z[:2], torch.tensor([0, 0])) == (1.0, 2)
+
+
 def test_order_changes_nothing():
     z, labels = normalize(torch.randn(50, 3)), torch.randint(4, (50,))
     order = torch.randperm(50)

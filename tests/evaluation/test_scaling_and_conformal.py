@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
-from probcl.evaluation.calibration import fit_temperature, fit_vector, negative_log_likelihood
+from probcl.evaluation.calibration import (
+    Scaling,
+    fit_temperature,
+    fit_vector,
+    negative_log_likelihood,
+)  # fmt: skip
 from probcl.evaluation.conformal import fit_conformal, set_coverage, set_size
 
 
@@ -22,6 +27,12 @@ def objective(logits, labels, log_weight, bias):
     loss = torch.nn.functional.cross_entropy(logits * log_weight.exp() + bias, labels)
     prior = log_weight.square().sum() + bias.square().sum()
     return (loss + prior / (2 * len(labels))).item()
+
+
+def test_a_scaling_is_affine_in_each_logit_and_an_impossible_class_stays_so():
+    scaling = Scaling(torch.tensor([2.0, 0.5]), torch.tensor([1.0, -3.0]))
+    logits = torch.tensor([[1.0, 4.0], [-torch.inf, 2.0]])
+    assert scaling(logits).tolist() == [[3.0, -1.0], [-torch.inf, -2.0]]
 
 
 def test_the_temperature_is_the_minimisers():

@@ -1,10 +1,15 @@
 """Mahalanobis distances against scikit-learn, and the gate's two anchors."""
 
+import math
+
 import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from probcl.evaluation.ood import fit_gate, fit_gaussians
+from probcl.distributions import VonMisesFisher
+from probcl.evaluation.ood import fit_aggregate, fit_gate, fit_gaussians
+from probcl.special import inverse_bessel_ratio
+from probcl.sphere import log_area
 
 
 def features(count=200):
@@ -75,3 +80,13 @@ def test_bad_input():
         fit_gaussians([[1.0], [float("nan")]])
     with pytest.raises(ValueError, match="labels must have a row for each of the 3"):
         fit_gaussians(torch.rand(3, 2), [0, 1])
+
+
+def test_the_surprise_is_minus_the_log_density_of_the_mean_of_the_posteriors():
+    direction = torch.nn.functional.normalize(torch.randn(30, 5, dtype=torch.double), dim=-1)
+    length = torch.rand(30, dtype=torch.double) * 0.8 + 0.1
+    z = torch.nn.functional.normalize(torch.randn(4, 6, 5, dtype=torch.double), dim=-1)
+    posteriors = VonMisesFisher(direction, inverse_bessel_ratio(length, 5))
+    log_density = posteriors.log_prob(z[..., None, :]).logsumexp(-1) - math.log(30) + log_area(5)
+    found = fit_aggregate(direction, length).surprise(z)
+    torch.testing.assert_close(found.double(), -log_density.mean(0), rtol=1e-4, atol=1e-4)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from probcl.objectives import varcon
-from probcl.objectives.varcon import _losses, class_centroids
+from probcl.objectives.varcon import _losses, adaptive_target, class_centroids
 
 SETTINGS = [(0.1, 0.02), (0.5, 0.5), (0.05, 0.0), (0.02, 0.01), (1.0, 0.3)]
 every_setting = pytest.mark.parametrize(("temperature", "epsilon"), SETTINGS)
@@ -131,3 +131,12 @@ def test_bad_input_is_named():
         varcon(z, labels, 0.1, epsilon=torch.tensor(-0.01))
     with pytest.raises(ValueError, match=r"z must hold at least one embedding, got shape \(0, 5\)"):
         varcon(z[:, :0], labels[:0], 0.1)
+
+
+@every_setting
+def test_the_adaptive_target_is_that_of_the_paper(temperature, epsilon):
+    z, labels = batch()
+    p, q, tau2, _, row = distributions(z[0], labels, temperature, epsilon)
+    log_q, found = adaptive_target(p.log(), row, temperature, epsilon)
+    torch.testing.assert_close(found, tau2)
+    torch.testing.assert_close(log_q.exp(), q)
