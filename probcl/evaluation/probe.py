@@ -93,7 +93,8 @@ def fit_linear_probe(
     x = torch.cat([x if large else x.double(), x.new_ones(len(x), 1)], -1)
     mean, scale = x[:, :-1].mean(0), x[:, :-1].std(0, correction=0)
     # Numbers that do not vary, against their mean or beside the others, are left as they are.
-    least = 1e-12 * mean.abs().clamp_min(scale.max()).clamp_min(1e-300)
+    beside = torch.finfo(torch.float32).eps * scale.max()
+    least = (1e-12 * mean.abs()).clamp_min(beside).clamp_min(1e-300)
     scale = torch.where(scale > least, scale, 1.0)
     x[:, :-1].sub_(mean).div_(scale)
     decay = torch.full((len(seen), x.shape[1]), penalty / len(x), dtype=torch.double)

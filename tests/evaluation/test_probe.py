@@ -97,9 +97,10 @@ def test_bad_input(call, message):
         call()
 
 
-def test_a_number_that_hardly_varies_beside_the_others_is_not_blown_up():
+@pytest.mark.parametrize("size", [1e-33, 1e-8])
+def test_a_number_that_hardly_varies_beside_the_others_is_not_blown_up(size):
     x, y = blobs()
-    dead = torch.cat([x, 1e-33 * torch.randn(len(x), 1)], -1)
+    dead = torch.cat([x, size * torch.randn(len(x), 1)], -1)
     probe = fit_linear_probe(dead, y)
     dead[:, -1] = 0.05  # as where a sample of a posterior is drawn about it
     torch.testing.assert_close(
