@@ -16,6 +16,7 @@ of a difference are paired.
 import argparse
 import json
 import time
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,13 @@ def main() -> None:
     parts = read(chosen.file)
     for seed in chosen.seeds:
         sizes = {name: [len(part), part.embedding.shape[1]] for name, part in parts.items()}
-        about = {"seed": seed, "threads": torch.get_num_threads(), "sizes": sizes}
-        record = about | {"environment": environment()} | measure(parts, seed)
+        options = {
+            name: option.default
+            for name, option in signature(fit_posterior).parameters.items()
+            if isinstance(option.default, int | float)
+        }
+        config = options | {"seed": seed, "threads": torch.get_num_threads(), "sizes": sizes}
+        record = {"config": config, "environment": environment()} | measure(parts, seed)
         path = HERE / f"{chosen.name}-seed{seed}.json"
         write_whole(path, json.dumps(record, indent=1) + "\n")
         print(path, record["retrieval_error"], record["match_loss"], flush=True)

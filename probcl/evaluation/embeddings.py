@@ -89,6 +89,13 @@ class Embeddings:
         """Unit vectors of the embeddings, shape ``(N, d)``."""
         return normalize(self.embedding)
 
+    @property
+    def joint(self) -> Tensor:
+        """Features and direction beside each other; the embedding where there are no features."""
+        if not self.has_features:
+            return self.embedding
+        return torch.cat([self.features, self.direction.to(self.features.dtype)], -1)
+
     @cached_property
     def length(self) -> Tensor:
         """Lengths of the embeddings before they are normalised, in float64, shape ``(N,)``."""

@@ -56,14 +56,14 @@ class Reference(Embeddings):
 
     @cached_property
     def _standard(self) -> tuple[Tensor, Tensor]:
-        rest = _joint(self)[self.split[1]]
+        rest = self.joint[self.split[1]]
         mean, scale = rest.mean(0), rest.std(0, correction=0)
         return mean, torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)  # one may never change
 
     def standardised(self, items: Embeddings) -> Tensor:
         """Return features and direction of items beside each other, standardised; ``(N, G)``."""
         mean, scale = self._standard
-        return (_joint(items) - mean) / scale
+        return (items.joint - mean) / scale
 
     @cached_property
     def gaussian(self) -> Gaussians:
@@ -206,10 +206,3 @@ class Query(Embeddings):
     def spectrum(self) -> Tensor:
         """Singular values of the directions."""
         return singular_spectrum(self.direction)
-
-
-def _joint(items: Embeddings) -> Tensor:
-    """Return features and direction beside each other; the embedding where there are no others."""
-    if not items.has_features:
-        return items.embedding
-    return torch.cat([items.features, items.direction.to(items.features.dtype)], -1)

@@ -10,10 +10,10 @@ from probcl.evaluation.knn import Neighbours, vote_entropy
 from probcl.evaluation.ood import Gate, Gaussians, fit_gate, fit_gaussians
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 
-__all__ = ["Bank", "Seen", "cross_fitted", "fit_bank"]
+__all__ = ["SAME", "Bank", "Seen", "cross_fitted", "fit_bank"]
 
 _PLACES, _VOTERS, _TEMPERATURE = (1, 5, 50), 20, 0.1
-_SAME = 1e-6  # 1 - cos of an item to itself, as float32 rounds it
+SAME = 1e-6  # 1 - cos of an item to itself, as float32 rounds it
 _FLOOR = 1e-3
 _BLOCK = 2**24
 _FOLDS = 3
@@ -79,11 +79,15 @@ class Bank(nn.Module):
             features = torch.cat([features, direction], -1)
         return (features - self.mean) / self.scale
 
+    def distance(self, features: Tensor, direction: Tensor) -> Tensor:
+        """Return the Mahalanobis distance of items to the Gaussian, ``(N,)``."""
+        gaussian = Gaussians(torch.zeros_like(self.mean)[None], self.root)
+        return gaussian.distance(self.joint(features, direction))
+
     def typicality(self, features: Tensor, direction: Tensor) -> Tensor:
         """Return the gate ``w`` of items, from 1 for a typical one to 0; ``(N,)``."""
-        gaussian = Gaussians(torch.zeros_like(self.mean)[None], self.root)
         half, power = self.gate.tolist()
-        return Gate(half, power)(gaussian.distance(self.joint(features, direction))).float()
+        return Gate(half, power)(self.distance(features, direction)).float()
 
     def nearest(self, direction: Tensor, own: Tensor | None = None) -> Neighbours:
         """Find the nearest items, the item itself left out.
@@ -99,7 +103,7 @@ class Bank(nn.Module):
         owners = [None] * -(-len(direction) // size) if own is None else own.split(size)
         for part, mine in zip(direction.split(size), owners, strict=True):
             cosine, row = (part @ self.embedding.T).topk(k + 1, dim=-1)
-            itself = cosine[:, :1].ge(1 - _SAME) & (torch.arange(k + 1, device=row.device) == 0)
+            itself = cosine[:, :1].ge(1 - SAME) & (torch.arange(k + 1, device=row.device) == 0)
             itself = itself if mine is None else row == mine[:, None]
             itself[:, -1] |= ~itself.any(-1)  # one too many was asked for
             cosines.append(cosine[~itself].view(-1, k))
@@ -161,7 +165,7 @@ def fit_bank(items: Embeddings, held_out: Embeddings, among: Tensor | None = Non
         held_out: Items to calibrate the gate by.
         among: Directions ``(M, d)`` to compare with, in place of the items' own.
     """
-    both = _joint(items)
+    both = items.joint.float()
     mean, scale = both.mean(0), both.std(0, correction=0)
     scale = torch.where(scale > 1e-6 * mean.abs().clamp_min(1e-6), scale, 1.0)
     gaussian = fit_gaussians((both - mean) / scale)
@@ -178,10 +182,10 @@ def fit_bank(items: Embeddings, held_out: Embeddings, among: Tensor | None = Non
             "labels": items.labels, "probe_mean": probe.mean, "probe_scale": probe.scale,
             "probe_weight": probe.weight, "probe_bias": probe.bias,
         }  # fmt: skip
-    origin = Gaussians(torch.zeros(1, len(mean)), gaussian.root)
-    gate = fit_gate(origin.distance((_joint(held_out) - mean) / scale))
-    tensors["gate"] = torch.tensor([gate.half, gate.power])
-    return Bank(**tensors)
+    bank = Bank(**tensors)
+    gate = fit_gate(bank.distance(held_out.features.float(), held_out.direction.float()))
+    bank.gate.copy_(torch.tensor([gate.half, gate.power]))
+    return bank
 
 
 def cross_fitted(items: Embeddings, queries: list[Embeddings]) -> list[Tensor]:
@@ -200,9 +204,3 @@ def cross_fitted(items: Embeddings, queries: list[Embeddings]) -> list[Tensor]:
         for part, query in zip(found, queries, strict=True):
             part[own] = probe.probabilities(query.features[own])
     return found
-
-
-def _joint(items: Embeddings) -> Tensor:
-    if not items.has_features:
-        return items.embedding.float()
-    return torch.cat([items.features, items.direction], -1).float()

@@ -12,13 +12,13 @@ from probcl.distributions import VonMisesFisher
 from probcl.evaluation.abstention import Abstention, fit_abstention
 from probcl.evaluation.knn import nearest
 from probcl.evaluation.progress import track
+from probcl.programs.bank import SAME
 from probcl.programs.posthoc import PostHoc
 
 __all__ = ["Found", "PosteriorIndex"]
 
 _IMAGES = 256  # that are encoded at once
 _LOOKED_AT = 100  # queries that are sought in the gallery before they calibrate
-_SAME = 1e-6  # 1 - cos of equal items, as float32 rounds it
 
 
 class Found(NamedTuple):
@@ -161,7 +161,7 @@ class PosteriorIndex:
     def _warn_of_members(self, direction: Tensor) -> None:
         """Warn if most of some directions ``(N, d)`` are in the gallery."""
         cosine = nearest(direction, self._gallery.direction, block=self.block).cosine
-        equal = int((cosine > 1 - _SAME).sum())
+        equal = int((cosine > 1 - SAME).sum())
         if 2 * equal > len(direction):
             warnings.warn(
                 f"query: {equal} of the first {len(direction)} equal an item of the gallery, which "

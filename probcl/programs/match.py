@@ -15,7 +15,13 @@ from probcl.objectives import sup_con
 from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.objectives.sup_con import Average
 from probcl.precision import full_precision
-from probcl.programs.matches import LARGEST, Link, concentration_of, observe_matches
+from probcl.programs.matches import (
+    LARGEST,
+    Link,
+    concentration_of,
+    match_probability,
+    observe_matches,
+)  # fmt: skip
 from probcl.programs.program import Anchors, Program, Temperature, Views, dim_of, require_labels
 from probcl.randomness import seeded
 from probcl.sphere import normalize
@@ -128,8 +134,7 @@ class Match(Program):
             gallery: The same.
         """
         own, other = (x if isinstance(x, VonMisesFisher) else self(x) for x in (query, gallery))
-        length = own.mean_resultant_length[:, None] * other.mean_resultant_length
-        return length * self.link(own.loc @ other.loc.T)
+        return match_probability(own, other, self.link)
 
     def _observe_matches(
         self, features: Tensor, z: Tensor, labels: Tensor, rows: Tensor | None

@@ -5,9 +5,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probcl.distributions import VonMisesFisher
 from probcl.special import bessel_ratio_derivative, inverse_bessel_ratio
 
-__all__ = ["LARGEST", "Link", "concentration_of", "observe_matches"]
+__all__ = ["LARGEST", "Link", "concentration_of", "match_probability", "observe_matches"]
 
 LARGEST = 1 - 1e-4  # of mean resultant lengths
 
@@ -35,6 +36,12 @@ def concentration_of(length: Tensor, dim: int) -> Tensor:
     kappa = inverse_bessel_ratio(length, dim).clamp_min(1e-6)
     # The implicit derivative, 1 / A_d'(kappa); the value stays as it is.
     return kappa + (length - length.detach()) / bessel_ratio_derivative(kappa, dim)
+
+
+def match_probability(own: VonMisesFisher, other: VonMisesFisher, link: Link) -> Tensor:
+    """Return ``rho_i rho_j g(mu_i . mu_j)`` of posteriors of ``N`` and ``M`` items, ``(N, M)``."""
+    length = own.mean_resultant_length[:, None] * other.mean_resultant_length
+    return length * link(own.loc @ other.loc.T)
 
 
 def observe_matches(probability: Tensor, matched: Tensor | None) -> None:

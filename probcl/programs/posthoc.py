@@ -15,7 +15,7 @@ from probcl.evaluation.embeddings import Embeddings
 from probcl.files import digest, read_tensors, write_tensors
 from probcl.programs.bank import Bank
 from probcl.programs.concentration import ConcentrationHead, LastColumns, perceptron
-from probcl.programs.matches import Link, observe_matches
+from probcl.programs.matches import Link, match_probability, observe_matches
 from probcl.programs.program import Anchors, Program, Views
 
 __all__ = ["Fit", "Likelihood", "PostHoc", "array_features", "check_directions"]
@@ -33,7 +33,8 @@ class Fit:
     Args:
         likelihood: ``"match"``, ``"neighbours"``, ``"pairs"`` or ``"views"``.
         items: Number of items in the bank.
-        labelled: How many of them had a label; the classes of the others are predictions.
+        labelled: How many of the items given had a label.
+        predicted: How many had none, so that their classes are predictions.
         held_out: Number of items held out, by which inputs and gate were chosen.
         fitted_to: ``"training items"``, or ``"held-out items"`` where the embedding memorises the
             training items.
@@ -48,6 +49,7 @@ class Fit:
     likelihood: Likelihood
     items: int
     labelled: int
+    predicted: int
     held_out: int
     fitted_to: str
     own_recall: float | None
@@ -61,7 +63,7 @@ class Fit:
             f"{self.likelihood} likelihood of {self.items} items, {self.held_out} held out; "
             f"the head sees {', '.join(self.inputs)}."
         ]
-        if 0 < self.labelled < self.items:
+        if self.predicted:
             lines.append(f"{self.labelled} of the classes were given, the others are predictions.")
         if self.fitted_to != "training items":
             lines.append(
@@ -151,8 +153,7 @@ class PostHoc(Program):
         """
         link = self._link()
         own, other = (x if isinstance(x, VonMisesFisher) else self(x) for x in (query, gallery))
-        length = own.mean_resultant_length[:, None] * other.mean_resultant_length
-        return length * link(own.loc @ other.loc.T)
+        return match_probability(own, other, link)
 
     def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Observe whether items match their neighbours; without labels, each view's next one."""
@@ -229,10 +230,7 @@ class PostHoc(Program):
 def array_features(items: Any, width: int, dim: int) -> Tensor:
     """Return features and embedding of arrays beside each other, or raise ``ValueError``."""
     if not isinstance(items, Embeddings):
-        items = as_matrix("embeddings", items)
-        if items.shape[1] != dim:
-            raise ValueError(f"embeddings must have {dim} numbers, got {items.shape[1]}.")
-        items = Embeddings(items)
+        items = Embeddings(as_matrix("embeddings", items))
     if items.embedding.shape[1] != dim:
         raise ValueError(f"embeddings must have {dim} numbers, got {items.embedding.shape[1]}.")
     own = items.features.shape[1] if items.has_features else 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probcl.checks import check_choice, check_count
 from probcl.evaluation.embeddings import Embeddings
-from probcl.programs.bank import Bank, Seen, cross_fitted, fit_bank
+from probcl.programs.bank import SAME, Bank, Seen, cross_fitted, fit_bank
 from probcl.programs.concentration import ConcentrationHead
 from probcl.programs.events import (
     Events,
@@ -137,9 +137,10 @@ def fit_posterior(
                     f"embeddings must be {neighbours + 2} at least for {neighbours} neighbours of "
                     f"each, got {len(train)}."
                 )
-            labelled = len(train)
+            labelled = predicted = 0
             if chosen == "match":
                 train, labelled = with_labels(train, labels)
+                predicted = len(train) - labelled
             else:
                 train = copy(train)
                 train.labels = None
@@ -148,11 +149,8 @@ def fit_posterior(
             return _fit_pairs(reader, train, reader.like("pairs", pairs, train, kin=False), options)
         parts = _held_out(reader, held_out, train, copies)
         head, fit = _fit_one(reader, *parts, options)
-    if chosen != "match":
-        labelled = 0
-    program = PostHoc(
-        nn.Identity() if encoder is None else encoder, head, replace(fit, labelled=labelled)
-    )
+    fit = replace(fit, labelled=labelled, predicted=predicted)
+    program = PostHoc(nn.Identity() if encoder is None else encoder, head, fit)
     if encoder is not None:
         head.to(next(encoder.parameters(), torch.zeros(0)).device)
     return program.eval()
@@ -189,8 +187,7 @@ def _held_out(
     Without any given, a tenth of the items is held out; of fewer than 20 all are both.
     """
     if given is None:
-        fold = _fold(len(train))
-        rest = fold if len(fold) == len(train) else _without(len(train), fold)
+        rest, fold = _split(len(train), _HELD_OUT)
         return _rows(train, rest), _rows(train, fold), [_rows(part, rest) for part in copies]
     items, labels = (given, given.labels) if isinstance(given, Embeddings) else given
     held = reader.like("held_out", items, train)
@@ -225,8 +222,6 @@ def _fit_one(
     """Fit to items, choosing what the head sees by the likelihood of items held out."""
     with torch.no_grad():
         bank = fit_bank(train, held)
-        for part in copies:
-            part.labels = train.labels
         own, sets = torch.arange(len(train)), [train, *copies]
         p = cross_fitted(train, sets) if train.labelled else [None] * len(sets)
         seen = [_see(bank, items, own, q) for items, q in zip(sets, p, strict=True)]
@@ -238,11 +233,11 @@ def _fit_one(
             whole = _of_views(seen[0].inputs, train, copies, head)
             return _parted(whole, 5)
         others = seen[0].inputs
-        chosen = _of_neighbours(new, held, train, others, head, options.neighbours)
+        chosen = _of_neighbours(new, held, held.labels, train, others, head, options.neighbours)
         if memorises:
             return _parted(chosen, 5)
         return [
-            _of_neighbours(part, items, train, others, head, options.neighbours)
+            _of_neighbours(part, items, train.labels, train, others, head, options.neighbours)
             for part, items in zip(seen, sets, strict=True)
         ], chosen
 
@@ -264,18 +259,24 @@ def _fit_one(
         bank.length.copy_(head.resultant_length(seen[0].inputs))
     to = "held-out items" if memorises else "training items"
     count = len(train)
-    fit = Fit(options.likelihood, count, 0, len(held), to, *recalls, names, loss, error)
+    fit = Fit(options.likelihood, count, 0, 0, len(held), to, *recalls, names, loss, error)
     return head, fit
 
 
 def _of_neighbours(
-    seen: Seen, items: Embeddings, train: Embeddings, others: Inputs, head: Any, count: int
+    seen: Seen,
+    items: Embeddings,
+    labels: Any,
+    train: Embeddings,
+    others: Inputs,
+    head: Any,
+    count: int,
 ) -> Events:
     """Return items with their nearest of the bank, matched by class if there are classes."""
     row, towards = seen.neighbours.row[:, :count], train.direction.float()
     matched = None
     if train.labels is not None:
-        matched = (train.labels[row] == items.labels[:, None]).float()
+        matched = (train.labels[row] == labels[:, None]).float()
     cosine, direction = seen.neighbours.cosine[:, :count], items.direction.float()
     return Events(head, seen.inputs, direction, row, cosine, matched, others, towards, head)
 
@@ -291,8 +292,7 @@ def _of_views(inputs: Inputs, train: Embeddings, copies: list[Embeddings], head:
 
 def _parted(events: Events, parts: int) -> tuple[list[Events], Events]:
     """Return the events to fit to, and one in ``parts`` to choose by; of few all are both."""
-    fold = _fold(len(events), parts)
-    rest = fold if len(fold) == len(events) else _without(len(events), fold)
+    rest, fold = _split(len(events), parts)
     return [events.at_rows(rest)], events.at_rows(fold)
 
 
@@ -300,12 +300,13 @@ def _see(bank: Bank, items: Embeddings, own: Tensor | None = None, p: Tensor | N
     return bank.see(items.features.float(), items.direction.float(), own, p)
 
 
-def _fold(count: int, parts: int = _HELD_OUT) -> Tensor:
-    """Return the rows of one item in ten, at random; of fewer than 20 all."""
+def _split(count: int, parts: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of most items, and of one in ``parts`` at random; of few all twice."""
     if count < 2 * parts:
-        return torch.arange(count)
+        return torch.arange(count), torch.arange(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return order[: count // parts].sort().values
+    fold, rest = order.split([count // parts, count - count // parts])
+    return rest.sort().values, fold.sort().values
 
 
 def _start(cosine: Tensor) -> float:
@@ -369,7 +370,7 @@ def _fit_pairs(
         for bank, head, parts in zip(banks, heads[::-1], seen[::-1], strict=True):
             bank.length.copy_(head.resultant_length(parts[0].inputs))
     held = len(kinds[0][1])
-    fit = Fit("pairs", len(own), 0, held, "training items", None, None, names, loss, error)
+    fit = Fit("pairs", len(own), 0, 0, held, "training items", None, None, names, loss, error)
     one, two = (PostHoc(nn.Identity(), head, fit).eval() for head in heads)
     return one, two
 
@@ -389,12 +390,7 @@ def _of_partners(
     direction = items.direction.float()
     cosine = torch.linalg.vecdot(direction[:, None], towards[row])
     # Another that equals the partner, such as the same caption, matches too.
-    same = torch.linalg.vecdot(towards[row[:, :1]], towards[row]) > 1 - 1e-6
+    same = torch.linalg.vecdot(towards[row[:, :1]], towards[row]) > 1 - SAME
     return Events(
         heads[kind], own.inputs, direction, row, cosine, same.float(), inputs, towards, heads[other]
     )
-
-
-def _without(count: int, rows: Tensor) -> Tensor:
-    every = torch.arange(count)
-    return every[~torch.isin(every, rows)]

@@ -186,7 +186,10 @@ def test_few_labels_are_enough_and_the_fit_says_so():
     known = torch.where(torch.arange(800) < 60, y, -1)
     posterior = fit_posterior(z, known, steps=50)
     assert posterior.fit.labelled == 60
+    assert posterior.fit.predicted == 740
     assert "60 of the classes were given" in str(posterior.fit)
+    most = torch.where(torch.arange(800) < 780, y, -1)
+    assert "780 of the classes were given" in str(fit_posterior(z, most, steps=1).fit)
     labels = posterior.posterior_head.bank.labels
     near = nearest(normalize(z), posterior.posterior_head.bank.embedding)
     same = near.cosine[:, 0] > 1 - 1e-6
@@ -298,6 +301,13 @@ def test_labels_may_come_with_the_embeddings():
     one, two = (fit_posterior(*given, steps=2) for given in ((z, y), (Embeddings(z, y),)))
     assert two.fit == one.fit
     assert fit_posterior(Embeddings(z, y), likelihood="neighbours", steps=2).fit.labelled == 0
+
+
+def test_views_of_the_user_stay_as_they_are():
+    z, y = classes(100)
+    view = Embeddings(z + 0.1)
+    fit_posterior(z, y, held_out=classes(60, seed=1), views=[view], steps=1)
+    assert view.labels is None
 
 
 def test_the_same_seed_gives_the_same_head():
