@@ -20,7 +20,7 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from probcl.cli_arguments import (
@@ -52,6 +52,7 @@ from probcl.runs import (
 from probcl.training import ContrastiveModule, ImageData
 from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
 from probcl.training.checkpoint_io import WholeCheckpointIO
+from probcl.training.history import History
 
 __all__ = ["ProbclCLI", "run"]
 
@@ -243,17 +244,18 @@ class ProbclCLI(LightningCLI):
         """Add the run's logger, checkpoints and progress bar to the Trainer's own."""
         config = self._get(self.config_init, "trainer")
         callbacks = _as_list(config["callbacks"])
+        history = History(self.run_dir)
         keep = config["enable_checkpointing"] is not False and not config["fast_dev_run"]
         if keep and self.subcommand == "fit":
             held_out = self.datamodule.validation > 0
-            callbacks += checkpoint_callbacks(self.run_dir / "checkpoints", held_out)
+            callbacks += checkpoint_callbacks(self.run_dir / "checkpoints", held_out, history)
         shown = config["enable_progress_bar"] is not False
         if shown and not any(isinstance(callback, AnyProgressBar) for callback in callbacks):
             callbacks.append(ProgressBar())
         return super().instantiate_trainer(
             default_root_dir=self.run_dir,
             callbacks=callbacks,
-            logger=[*_loggers(self.run_dir), *_as_list(config["logger"])],
+            logger=[history, *_tensorboard(self.run_dir), *_as_list(config["logger"])],
             plugins=[WholeCheckpointIO(), *_as_list(config["plugins"])],
             **kwargs,
         )
@@ -375,12 +377,10 @@ def _run_name(subcommand: str, config: Namespace) -> str:
     return f"{Path(config.ckpt_path).absolute().parent.parent.name}-{subcommand}"
 
 
-def _loggers(run_dir: Path) -> list[Logger]:
-    """Return the loggers of every run; TensorBoard's if it is installed."""
-    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
-    if find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(run_dir, name=TENSORBOARD, version=""))
-    return loggers
+def _tensorboard(run_dir: Path) -> list[Logger]:
+    """Return TensorBoard's logger if it is installed."""
+    installed = find_spec("tensorboard")
+    return [TensorBoardLogger(run_dir, name=TENSORBOARD, version="")] if installed else []
 
 
 def _as_list(value: Any) -> list[Any]:

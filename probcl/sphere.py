@@ -96,7 +96,8 @@ def rescaling(x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
         limit = int(math.log2(torch.finfo(x.dtype).max)) - 1
-        exponent = torch.frexp(largest)[1].clamp(-limit, limit)
+        # Not frexp, which ONNX lacks: any power of two about as large gives the same vectors.
+        exponent = torch.log2(largest).floor().add(1).clamp(-limit, limit)
         nonzero = (largest > 0).to(x.dtype)
         factor = torch.ldexp(nonzero, -exponent)
         return factor, (1.0 - nonzero) * x.shape[-1] ** -0.5

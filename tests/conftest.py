@@ -1,5 +1,6 @@
 """What all tests share: a seed, Pyro's own checks switched on, and reference values."""
 
+import fcntl
 import json
 import os
 from functools import cache
@@ -31,10 +32,18 @@ def _seeded_and_validated():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that all tests share: the default one, of two epochs."""
-    folder = tmp_path_factory.mktemp("trained") / "vsimclr-digits-seed0"
-    main(["fit", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false",
-          "--data.corrupted=30", f"--run_dir={folder}"])  # fmt: skip
+    """The folder of a run that all tests read: the default one, of two epochs.
+
+    The test processes share it; the first that needs it makes it, and others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "trained" / "vsimclr-digits-seed0"
+    with (shared / "trained.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if not (folder / "report.html").exists():
+            main(["fit", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false",
+                  "--data.corrupted=30", f"--run_dir={folder}"])  # fmt: skip
     return folder
 
 

@@ -296,11 +296,12 @@ def test_a_checkpoint_is_tested_on_another_data_set(stand_ins):
     pytest.importorskip("lightly", reason="needs lightly: pip install 'probcl[baselines]'")
     recipe = FOLDER / "varcon/table3-varcon-resnet50-autoaugment.yaml"
     depth = "--model.program.encoder.depth=18"  # of 50 layers, it would take three times as long
-    main(["fit", f"--config={recipe}", *SMALL, depth, "--trainer.max_epochs=1", "--run_dir=run",
-          "--evaluate=false"])  # fmt: skip
+    size = "--data.augmentation.size=64"  # of 224 pixels, ten times; those the tests above run with
+    main(["fit", f"--config={recipe}", *SMALL, depth, size, "--trainer.max_epochs=1",
+          "--run_dir=run", "--evaluate=false"])  # fmt: skip
     main([
         "test", "--config=run/config.yaml", f"--config={FOLDER / 'varcon/table4-cifar100.yaml'}",
-        "--ckpt_path=run/checkpoints/last.ckpt", *SMALL, "--run_dir=transfer",
+        "--ckpt_path=run/checkpoints/last.ckpt", *SMALL, size, "--run_dir=transfer",
     ])  # fmt: skip
     assert "name: CIFAR100" in Path("transfer/config.yaml").read_text()
     assert Path("transfer/report.html").exists()

@@ -12,6 +12,8 @@ from lightning.fabric.utilities import cloud_io as io
 
 from probcl.cli import main
 from probcl.runs import read_history
+from probcl.training.checkpoint_io import WholeCheckpointIO
+from probcl.training.history import History
 
 STEPS = 11  # batches of 128 in an epoch of the digits
 COMMON = [
@@ -248,3 +250,39 @@ def test_another_batch_size_within_an_epoch_is_refused(tmp_path, monkeypatch):
     Path("mine/checkpoints/last.ckpt").unlink()
     with pytest.raises(SystemExit, match="within an epoch of 11 batches, which now has 5: go on"):
         main([*command("VSimCLR", "--run_dir=mine", "--ckpt_path=last"), "--data.batch_size=256"])
+
+
+def test_the_row_of_an_epoch_is_on_disk_before_its_checkpoint(tmp_path, monkeypatch):
+    """So that a run that is killed in between, and goes on with the next epoch, has it."""
+    monkeypatch.chdir(tmp_path)
+    save, before = WholeCheckpointIO.save_checkpoint, []
+
+    def note(self, checkpoint, path, **options):
+        if Path(path).name == "last.ckpt":
+            before.append((checkpoint["epoch"], read_history(tmp_path / "run")))
+        save(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", note)
+    main(command("VSimCLR", "--trainer.max_epochs=2", "--run_dir=run"))
+    after = read_history(tmp_path / "run")
+    assert [epoch for epoch, _ in before] == [0, 1]
+    for epoch, history in before:
+        assert history.keys() == after.keys()
+        for name, column in history.items():
+            np.testing.assert_array_equal(column, after[name][: epoch + 1])
+
+
+@pytest.mark.parametrize("moment", ["before", "amid", "after"])
+def test_a_history_is_whole_whenever_its_run_ends(tmp_path, moment):
+    history = History(tmp_path)
+    history.log_metrics({"epoch": 0, "loss": 2.0}, 9)
+    history.finalize()
+    if moment != "before":
+        history.write_ahead({"epoch": 1, "loss": 1.5, "step": 19, "late": 3.0})
+    if moment == "after":
+        history.log_metrics({"epoch": 1, "loss": 1.5, "late": 3.0}, 19)
+    history.finalize("failed")
+    known = [2.0] if moment == "before" else [2.0, 1.5]
+    np.testing.assert_array_equal(read_history(tmp_path)["loss"], known)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(known)

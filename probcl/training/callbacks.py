@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probcl.evaluation import monitor
 from probcl.training.batch import TEST, TRAIN, as_batch
+from probcl.training.history import History, RowBeforeCheckpoint
 
 __all__ = [
     "Monitor", "ProgressBar", "RequireFinite", "SaveOnTermination", "Throughput",
@@ -190,15 +191,17 @@ class ProgressBar(RichProgressBar):
         self._stop_progress()
 
 
-def checkpoint_callbacks(folder: Path, held_out: bool) -> list[Callback]:
+def checkpoint_callbacks(folder: Path, held_out: bool, history: History) -> list[Callback]:
     """Return the callbacks that keep a training's checkpoints, each whole or not there at all.
 
     ``last.ckpt`` is of the end of the last epoch, ``recent.ckpt`` of every 15 minutes, and of the
     moment where the process was told to stop. If images are held out, ``best-*.ckpt`` are of the
-    three epochs whose nearest neighbours classify them best.
+    three epochs whose nearest neighbours classify them best. The history has the row of an epoch
+    before there is a checkpoint of it.
     """
     single = partial(ModelCheckpoint, folder, enable_version_counter=False)
     callbacks: list[Callback] = [
+        RowBeforeCheckpoint(history),
         single("last", save_on_train_epoch_end=True),  # else only where there is a validation
         single("recent", train_time_interval=INTERVAL),
         SaveOnTermination(folder / "recent.ckpt"),

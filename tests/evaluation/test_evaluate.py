@@ -1,5 +1,7 @@
 """The whole evaluation, on embeddings whose quality and uncertainty are known."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -246,3 +248,14 @@ def test_metrics_of_several_numbers_are_their_means():
     for measure in ("top1", "nll", "ece"):
         each = [level[measure] for level in evaluation.shift["noisy"].values()]
         assert evaluation.metrics[f"shift/{measure}"] == pytest.approx(np.mean(each))
+    directions = normalize(test.embedding).numpy()
+    each = [np.linalg.norm(directions[test.labels == c].mean(0)) for c in range(CLASSES)]
+    assert evaluation.metrics["geometry/class_concentration"] == pytest.approx(np.mean(each))
+
+
+def test_two_pairs_of_a_class_are_enough_for_a_bound():
+    z = torch.eye(4).repeat_interleave(2, 0)[:4]
+    few = Embeddings(z, torch.tensor([0, 0, 1, 1]), z)
+    bound = evaluate(few, None, few, None).metrics["information/info_nce_bound"]
+    # Each of the two sees its partner at a cosine of 1 and the other at 0, at temperature .1.
+    assert bound == pytest.approx(math.log(2) - math.log1p(math.exp(-10)))

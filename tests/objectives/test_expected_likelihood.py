@@ -147,6 +147,23 @@ def test_the_positive_kernel_in_the_limit_is_none():
     torch.testing.assert_close(difference, difference.mean().expand_as(difference))
 
 
+@pytest.mark.parametrize("dim", [10, 64])
+def test_a_positive_kernel_spreads_the_other_posterior(dim):
+    """A von Mises-Fisher kernel multiplies mean resultant lengths; the density is the exact one."""
+    loc, k = posteriors(dim=dim)
+    positive = torch.tensor(20.0, dtype=k.dtype)
+    rest = bessel_ratio(k[0], dim) * bessel_ratio(k[1], dim) * bessel_ratio(positive, dim)
+    low, high = torch.zeros_like(rest), torch.full_like(rest, 1e4)
+    for _ in range(60):  # the concentration with that mean resultant length
+        middle = (low + high) / 2
+        below = bessel_ratio(middle, dim) < rest
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    exact = VonMisesFisher(loc[0], low).log_prob(loc[1])
+    versine = 1 - (loc[0] * loc[1]).sum(-1)
+    error = log_kernel(versine, k[0], k[1], dim, positive_concentration=20.0) - exact
+    assert (error - error.mean()).abs().max() < 0.15  # both up to a constant
+
+
 @every_kernel
 @every_positive
 def test_float32_keeps_its_digits_at_high_concentration(kernel, positive):
