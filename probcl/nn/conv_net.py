@@ -10,9 +10,9 @@ __all__ = ["ConvNet"]
 class ConvNet(nn.Module):
     """Small convolutional network for small images.
 
-    One 3x3 convolution, batch normalisation and ReLU for each width, the resolution halved
-    between them, and a global average at the end. The number of input channels is taken from
-    the first batch.
+    One 3x3 convolution, batch normalisation and ReLU for each width, and a global average at the
+    end; all but the last halve the resolution, each right after its convolution, so that the rest
+    has a quarter of the work. The number of input channels is taken from the first batch.
 
     Args:
         widths: Channels of each layer; the last is the number of features.
@@ -26,14 +26,11 @@ class ConvNet(nn.Module):
     def __init__(self, widths: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for index, width in enumerate(widths):
-            if index:
+        for index, width in enumerate(widths, 1):
+            layers.append(nn.LazyConv2d(width, kernel_size=3, padding=1, bias=False))
+            if index < len(widths):
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
-            layers += [
-                nn.LazyConv2d(width, kernel_size=3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """Heads: modules that map features to embeddings, or to distributions over embeddings."""
 
 import math
+from abc import abstractmethod
 from typing import Literal
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from probcl.checks import check_amount, check_choice, check_count
+from probcl.checks import check_choice, check_count
 from probcl.distributions import Point, PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.distributions.rotationally_symmetric import RotationallySymmetric
+from probcl.objectives.collectives import mean_over_ranks
 from probcl.precision import at_least_float32
+from probcl.special import inverse_bessel_ratio
+from probcl.special.isotropic import relative_mean_resultant
 from probcl.sphere import normalize
 
 __all__ = [
@@ -38,6 +43,23 @@ class MLP(nn.Sequential):
         else:
             super().__init__(nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dim = dim
+
+
+class _ZeroLinear(nn.LazyLinear):
+    """A linear map that starts at zero."""
+
+    def reset_parameters(self) -> None:
+        if not self.has_uninitialized_params() and self.in_features:
+            nn.init.zeros_(self.weight)
+            nn.init.zeros_(self.bias)
+
+
+class _ZeroMLP(MLP):
+    """A perceptron whose outputs start at zero, for every input."""
+
+    def __init__(self, dim: int, hidden: int | None) -> None:
+        super().__init__(dim, hidden)
+        self[-1] = _ZeroLinear(dim)
 
 
 class BatchNormMLP(nn.Sequential):
@@ -114,7 +136,16 @@ class ProjectedNormalHead(_LocatedHead):
     r"""Projected-normal posterior, ``PN(mu(h), Sigma(h))``.
 
     ``Sigma`` is ``sigma(h)^2 I`` if isotropic, ``diag(sigma(h)^2)`` if diagonal, and
-    ``W(h) W(h)' + diag(sigma(h)^2)`` if of low rank.
+    ``W(h) W(h)' + diag(sigma(h)^2)`` if of low rank. Since ``PN(mu, Sigma) = PN(c mu, c^2 Sigma)``
+    only the ratio of ``|mu|`` to ``sigma`` counts. It starts where the mean resultant length is what
+    is asked for, exactly for every input until the first batch of training; the mean of ``|mu|``
+    over that batch is then the unit of ``|mu|``, whose length tells from there on, as ``sigma``
+    does, how sure a posterior is. ``W`` starts at zero, and ``|mu|^2 + d sigma^2`` at ``d``, where
+    the Gaussian bound of the KL is tightest.
+
+    Without an initial resultant length the head is that of the VCL paper: ``sigma`` starts near 1,
+    and in high dimension every posterior near the uniform, with a mean resultant length of about
+    0.1 for ``d = 128``.
 
     Args:
         dim: Dimension ``d`` of the embedding.
@@ -122,13 +153,21 @@ class ProjectedNormalHead(_LocatedHead):
             None for linear maps.
         covariance: ``"isotropic"``, ``"diagonal"`` or ``"low_rank"``.
         rank: Columns of ``W``, for ``"low_rank"``.
+        initial_resultant_length: Mean resultant length of every posterior at the start, in (0, 1);
+            None for the paper's head.
 
     Raises:
-        ValueError: If ``covariance`` is none of these or ``rank`` is not positive.
+        ValueError: If ``covariance`` is none of these, ``rank`` is not positive, or
+            ``initial_resultant_length`` is not in (0, 1).
+
+    References:
+        Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
+        https://arxiv.org/abs/2506.10159
 
     Example:
-        >>> ProjectedNormalHead(3, covariance="isotropic")(torch.zeros(2, 5)).batch_shape
-        torch.Size([2])
+        >>> q = ProjectedNormalHead(3, covariance="isotropic")(torch.zeros(2, 5))
+        >>> q.mean_resultant_length.detach()
+        tensor([0.9000, 0.9000])
     """
 
     def __init__(
@@ -137,20 +176,42 @@ class ProjectedNormalHead(_LocatedHead):
         hidden: int | None = 128,
         covariance: Covariance = "diagonal",
         rank: int = 4,
+        initial_resultant_length: float | None = 0.9,
     ) -> None:
         check_choice("covariance", covariance, Covariance)
         super().__init__(dim, hidden)
         self.rank = check_count("rank", rank)
-        self.log_scale = MLP(1 if covariance == "isotropic" else dim, hidden)
-        self.factor = MLP(dim * rank, hidden) if covariance == "low_rank" else None
+        self.ratio = None  # of |mu| to sigma, at the start
+        if initial_resultant_length is not None:
+            self.ratio = _normal_ratio(initial_resultant_length, dim)
+            self.register_buffer("length", torch.zeros(()))  # of mu; not known yet
+            self._measured = False
+        mlp = MLP if self.ratio is None else _ZeroMLP
+        self.log_scale = mlp(1 if covariance == "isotropic" else dim, hidden)
+        self.factor = mlp(dim * rank, hidden) if covariance == "low_rank" else None
 
     def forward(self, features: Tensor) -> ProjectedNormal:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        loc, scale = self.project(features), torch.exp(self.log_scale(features))
+        loc, scale, unit = self.project(features), torch.exp(self.log_scale(features)), 1.0
+        if self.ratio is not None:
+            unit = (self.dim / (self.dim + self.ratio**2)) ** 0.5
+            loc, scale = self.ratio * unit * self._in_units(at_least_float32(loc)), unit * scale
         if self.factor is None:
             return ProjectedNormal(loc, scale)
-        factor = self.factor(features).unflatten(-1, (self.dim, self.rank)) / math.sqrt(self.rank)
+        factor = self.factor(features).unflatten(-1, (self.dim, self.rank))
+        factor = factor * (unit / math.sqrt(self.rank))
         return ProjectedNormal(loc, cov_factor=factor, cov_diag=scale.square())
+
+    def _in_units(self, loc: Tensor) -> Tensor:
+        """Return locations in units of their first length, each of its own before it is known."""
+        if self.training and not self._measured:
+            self._measured = True
+            if not self.length:
+                length = torch.linalg.vector_norm(loc.detach(), dim=-1).mean()
+                self.length.copy_(mean_over_ranks(length))
+        known = self.length > 0
+        # Not divided by zero where it is not known: the gradient would not be finite.
+        return torch.where(known, loc / torch.where(known, self.length, 1.0), normalize(loc))
 
 
 class _RotationallySymmetricHead(_LocatedHead):
@@ -159,18 +220,23 @@ class _RotationallySymmetricHead(_LocatedHead):
     family: type[RotationallySymmetric]
 
     def __init__(
-        self, dim: int = 128, hidden: int | None = 128, concentration: float | None = None
+        self,
+        dim: int = 128,
+        hidden: int | None = 128,
+        initial_resultant_length: float = 0.9,
     ) -> None:
-        start = dim if concentration is None else concentration
-        check_amount("concentration", start, above=True)
         super().__init__(dim, hidden)
-        self.log_concentration = MLP(1, hidden)
-        self.start = math.log(start)
+        self.log_concentration = _ZeroMLP(1, hidden)
+        self.start = math.log(self._concentration(_checked_length(initial_resultant_length)))
 
     def forward(self, features: Tensor) -> RotationallySymmetric:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
         log_concentration = self.start + self.log_concentration(features).squeeze(-1)
         return self.family(normalize(self.project(features)), log_concentration.exp())
+
+    @abstractmethod
+    def _concentration(self, length: float) -> float:
+        """Return the concentration of a mean resultant length."""
 
 
 class VonMisesFisherHead(_RotationallySymmetricHead):
@@ -180,17 +246,20 @@ class VonMisesFisherHead(_RotationallySymmetricHead):
         dim: Dimension ``d`` of the embedding.
         hidden: Hidden units of the two perceptrons, for the direction and the log concentration;
             None for linear maps.
-        concentration: Concentration that training starts about; ``dim`` if None.
+        initial_resultant_length: Mean resultant length of every posterior at the start, in (0, 1).
 
     Raises:
-        ValueError: If ``concentration`` is not a finite positive number.
+        ValueError: If ``initial_resultant_length`` is not in (0, 1).
 
     Example:
-        >>> VonMisesFisherHead(3)(torch.zeros(2, 5)).batch_shape
-        torch.Size([2])
+        >>> VonMisesFisherHead(3)(torch.zeros(2, 5)).mean_resultant_length.detach()
+        tensor([0.9000, 0.9000])
     """
 
     family = VonMisesFisher
+
+    def _concentration(self, length: float) -> float:
+        return float(inverse_bessel_ratio(torch.tensor(length, dtype=torch.float64), self.dim))
 
 
 class PowerSphericalHead(_RotationallySymmetricHead):
@@ -199,14 +268,36 @@ class PowerSphericalHead(_RotationallySymmetricHead):
     Args:
         dim: Dimension ``d`` of the embedding.
         hidden: As for ``VonMisesFisherHead``.
-        concentration: As for ``VonMisesFisherHead``.
+        initial_resultant_length: As for ``VonMisesFisherHead``.
 
     Raises:
-        ValueError: If ``concentration`` is not a finite positive number.
+        ValueError: If ``initial_resultant_length`` is not in (0, 1).
 
     Example:
-        >>> PowerSphericalHead(3)(torch.zeros(2, 5)).batch_shape
-        torch.Size([2])
+        >>> PowerSphericalHead(3)(torch.zeros(2, 5)).mean_resultant_length.detach()
+        tensor([0.9000, 0.9000])
     """
 
     family = PowerSpherical
+
+    def _concentration(self, length: float) -> float:
+        return (self.dim - 1) * length / (1 - length)  # E[t] = kappa / (kappa + d - 1)
+
+
+def _checked_length(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(
+            f"initial_resultant_length must lie between 0 and 1, got {value}: 0.9 suits most."
+        )
+    return value
+
+
+def _normal_ratio(length: float, dim: int) -> float:
+    """Return ``|mu| / sigma`` of the isotropic projected normal of a mean resultant length."""
+    _checked_length(length)
+
+    def excess(log_ratio: float) -> float:
+        ratio = torch.tensor(math.exp(log_ratio), dtype=torch.float64)
+        return float(ratio * relative_mean_resultant(ratio.square(), dim)) - length
+
+    return math.exp(brentq(excess, -40.0, 40.0, xtol=1e-12))

@@ -9,7 +9,15 @@ from probcl.checks import check_choice
 from probcl.nn import PointHead, VonMisesFisherHead
 from probcl.objectives import info_nce, sup_con
 from probcl.objectives.sup_con import Average
-from probcl.programs.program import Anchors, Temperature, VariationalProgram, require_labels
+from probcl.programs.program import (
+    Anchors,
+    FromGuide,
+    Temperature,
+    VariationalProgram,
+    Views,
+    require_labels,
+)  # fmt: skip
+from probcl.programs.shrinkage import expected_shrinkage
 
 __all__ = ["MCInfoNCE", "MCSupCon", "SimCLR", "SupCon", "VSimCLR", "VSupCon"]
 
@@ -23,20 +31,33 @@ class _Contrastive(VariationalProgram):
         posterior: nn.Module | None = None,
         prior: nn.Module | None = None,
         temperature: float = 0.07,
-        beta: float = 1.0,
+        beta: float = 0.1,
         num_samples: int = 1,
         learn_temperature: bool = False,
+        temperature_correction: bool = True,
     ) -> None:
         super().__init__(encoder, posterior, prior, beta, num_samples)
         self.temperature = Temperature(temperature, learn_temperature)
+        self.temperature_correction = temperature_correction
+        self._shrinkage: FromGuide[Tensor] = FromGuide()
 
     @abstractmethod
-    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def contrastive(self, z: Tensor, labels: Tensor | None, temperature: float | Tensor) -> Tensor:
         """Return the contrastive loss of each anchor, ``(*, V, B)``, of ``z``, ``(*, V, B, d)``."""
+
+    def guide(self, views: Views, labels: Tensor | None = None) -> None:
+        """Draw each view's direction from its posterior."""
+        z, _, q = self._posterior_directions(views)
+        if self.temperature_correction:
+            self._shrinkage.put(z, expected_shrinkage(q))
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Weigh the directions by each anchor's factor; of several samples, by their mean."""
-        losses = self.contrastive(z, labels)
+        shrinkage = self._shrinkage.take(z)
+        temperature = self.temperature()
+        losses = self.contrastive(
+            z, labels, temperature if shrinkage is None else temperature * shrinkage
+        )
         if self.num_samples > 1:
             # Their plate keeps its place where stock Pyro has one of particles on its left.
             several = losses.dim() > 3
@@ -78,9 +99,9 @@ class VSimCLR(_Contrastive):
         torch.Size([])
     """
 
-    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def contrastive(self, z: Tensor, labels: Tensor | None, temperature: float | Tensor) -> Tensor:
         """Return InfoNCE of each anchor."""
-        return info_nce(z, self.temperature(), reduction="none")
+        return info_nce(z, temperature, reduction="none")
 
 
 class VSupCon(_Contrastive):
@@ -111,21 +132,23 @@ class VSupCon(_Contrastive):
         posterior: nn.Module | None = None,
         prior: nn.Module | None = None,
         temperature: float = 0.07,
-        beta: float = 1.0,
+        beta: float = 0.1,
         average: Average = "outside",
         num_samples: int = 1,
         learn_temperature: bool = False,
+        temperature_correction: bool = True,
     ) -> None:
         super().__init__(
-            encoder, posterior, prior, temperature, beta, num_samples, learn_temperature
-        )
+            encoder, posterior, prior, temperature, beta, num_samples, learn_temperature,
+            temperature_correction,
+        )  # fmt: skip
         check_choice("average", average, Average)
         self.average: Average = average
 
-    def contrastive(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def contrastive(self, z: Tensor, labels: Tensor | None, temperature: float | Tensor) -> Tensor:
         """Return SupCon of each anchor, over all views."""
         labels = require_labels(self, labels, z.shape[-2])
-        return sup_con(z, labels, self.temperature(), average=self.average, reduction="none")
+        return sup_con(z, labels, temperature, average=self.average, reduction="none")
 
 
 class MCInfoNCE(VSimCLR):
@@ -163,8 +186,9 @@ class MCInfoNCE(VSimCLR):
     ) -> None:
         posterior = VonMisesFisherHead() if posterior is None else posterior
         super().__init__(
-            encoder, posterior, prior, temperature, beta, num_samples, learn_temperature
-        )
+            encoder, posterior, prior, temperature, beta, num_samples, learn_temperature,
+            temperature_correction=False,
+        )  # fmt: skip
 
 
 class MCSupCon(VSupCon):
@@ -196,8 +220,9 @@ class MCSupCon(VSupCon):
     ) -> None:
         posterior = VonMisesFisherHead() if posterior is None else posterior
         super().__init__(
-            encoder, posterior, prior, temperature, beta, "outside", num_samples, learn_temperature
-        )
+            encoder, posterior, prior, temperature, beta, "outside", num_samples, learn_temperature,
+            temperature_correction=False,
+        )  # fmt: skip
 
 
 class SimCLR(VSimCLR):
@@ -224,8 +249,9 @@ class SimCLR(VSimCLR):
         learn_temperature: bool = False,
     ) -> None:
         super().__init__(
-            encoder, PointHead(projection), None, temperature, 0.0, 1, learn_temperature
-        )
+            encoder, PointHead(projection), None, temperature, 0.0, 1, learn_temperature,
+            temperature_correction=False,
+        )  # fmt: skip
 
 
 class SupCon(VSupCon):
@@ -253,5 +279,6 @@ class SupCon(VSupCon):
         learn_temperature: bool = False,
     ) -> None:
         super().__init__(
-            encoder, PointHead(projection), None, temperature, 0.0, average, 1, learn_temperature
-        )
+            encoder, PointHead(projection), None, temperature, 0.0, average, 1, learn_temperature,
+            temperature_correction=False,
+        )  # fmt: skip

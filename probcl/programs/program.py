@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import ClassVar, Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 import pyro
 import torch
@@ -20,11 +20,12 @@ from probcl.distributions import as_posterior
 from probcl.nn import PointHead, ProjectedNormalHead, UniformPrior
 
 __all__ = [
-    "Anchors", "PointProgram", "Program", "Temperature", "VariationalProgram", "Views",
+    "Anchors", "FromGuide", "PointProgram", "Program", "Temperature", "VariationalProgram", "Views",
     "dim_of", "require_labels", "stack_views",
 ]  # fmt: skip
 
 Views = Tensor | Sequence[Tensor]
+T = TypeVar("T")
 
 _count = count()
 
@@ -276,14 +277,37 @@ class VariationalProgram(Program):
         """Draw each view's direction from its posterior."""
         self._posterior_directions(views)
 
-    def _posterior_directions(self, views: Views) -> tuple[Tensor, Anchors]:
+    def _posterior_directions(self, views: Views) -> tuple[Tensor, Anchors, Distribution]:
         views = self._start(views)
-        return self._directions(self._view_posteriors(views), views)
+        q = self._view_posteriors(views)
+        return *self._directions(q, views), q
 
     def _directions(self, distribution: Distribution, views: Tensor) -> tuple[Tensor, Anchors]:
         anchors = Anchors(len(views), views.shape[1], self.num_samples)
         with anchors.sampled(self.beta / distribution.event_shape[0]):
             return pyro.sample("z", distribution), anchors
+
+
+class FromGuide(Generic[T]):
+    """What a guide found out about its sample, for the model that is replayed with that sample.
+
+    It is never copied, and taken once.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, T] | None = None
+
+    def __reduce__(self) -> tuple:
+        return FromGuide, ()
+
+    def put(self, sample: Tensor, found: T) -> None:
+        """Keep what was found, until the next ``take``."""
+        self._last = sample, found
+
+    def take(self, sample: Tensor) -> T | None:
+        """Return what was found out about this very sample, or None."""
+        last, self._last = self._last, None
+        return last[1] if last and last[0] is sample else None
 
 
 class PointProgram(Program):

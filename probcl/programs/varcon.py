@@ -13,7 +13,15 @@ from probcl.objectives.varcon import (
     class_centroids,
     class_log_probabilities,
 )
-from probcl.programs.program import Anchors, Temperature, VariationalProgram, Views, require_labels
+from probcl.programs.program import (
+    Anchors,
+    FromGuide,
+    Temperature,
+    VariationalProgram,
+    Views,
+    require_labels,
+)  # fmt: skip
+from probcl.programs.shrinkage import expected_shrinkage
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
 
@@ -56,16 +64,18 @@ class ProbabilisticVarCon(VariationalProgram):
         temperature: float = 0.1,
         epsilon: float = 0.02,
         learn_epsilon: bool = False,
-        beta: float = 1.0,
+        beta: float = 0.1,
         num_samples: int = 1,
         learn_temperature: bool = False,
+        temperature_correction: bool = True,
     ) -> None:
         super().__init__(encoder, posterior, prior, beta, num_samples)
         check_epsilon(epsilon, temperature)
         least = 0.01 if learn_epsilon else max(0.01, epsilon)
         self.temperature = Temperature(temperature, learn_temperature, least)
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
-        self._found = _Found()
+        self.temperature_correction = temperature_correction
+        self._found: FromGuide[tuple[Tensor | None, tuple[Tensor, Tensor]]] = FromGuide()
 
     def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
@@ -73,9 +83,10 @@ class ProbabilisticVarCon(VariationalProgram):
         if isinstance(self.epsilon, nn.Parameter):
             # What an optimizer's step has moved out of the interval comes back to its end.
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
-        z, anchors = self._posterior_directions(views)
-        log_p, classes = self._class_distribution(z, labels)
-        self._found.last = z, labels, (log_p, classes)
+        z, anchors, q = self._posterior_directions(views)
+        shrinkage = expected_shrinkage(q, 1) if self.temperature_correction else 1.0
+        log_p, classes = self._class_distribution(z, labels, shrinkage)
+        self._found.put(z, (labels, (log_p, classes)))
         log_q, tau2 = adaptive_target(log_p, classes, temperature, self.epsilon)
         self.monitored["tau2"] = tau2.detach().mean()
         with anchors.sampled():
@@ -83,18 +94,22 @@ class ProbabilisticVarCon(VariationalProgram):
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        log_p, classes = self._found.take(z, labels) or self._class_distribution(z, labels)
+        of, found = self._found.take(z) or (None, None)
+        log_p, classes = found if found and of is labels else self._class_distribution(z, labels)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
 
-    def _class_distribution(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _class_distribution(
+        self, z: Tensor, labels: Tensor | None, shrinkage: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Return ``log p(r|z)``, ``(*, V, B, C)``, and the row of each label, ``(V, B)``."""
         views, batch = z.shape[-3:-1]
         labels = require_labels(self, labels, batch).repeat(views)
         directions = z.flatten(-3, -2)
         centroids = class_centroids(directions, labels)
-        log_p = class_log_probabilities(directions, centroids, self.temperature())
+        temperature = self.temperature() * shrinkage
+        log_p = class_log_probabilities(directions, centroids, temperature)
         return log_p.unflatten(-2, (views, batch)), centroids.classes.unflatten(0, (views, batch))
 
 
@@ -131,22 +146,6 @@ class VarCon(ProbabilisticVarCon):
     ) -> None:
         head = PointHead(projection)
         super().__init__(
-            encoder, head, None, temperature, epsilon, learn_epsilon, 0.0, 1, learn_temperature
-        )
-
-
-class _Found:
-    """What the guide found out about its sample, for the model that is replayed with it.
-
-    It saves the model the class sums, and several ranks their exchange. It is never copied.
-    """
-
-    def __init__(self) -> None:
-        self.last: tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]] | None = None
-
-    def __reduce__(self) -> tuple:
-        return _Found, ()
-
-    def take(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        last, self.last = self.last, None
-        return last[2] if last and last[0] is z and last[1] is labels else None
+            encoder, head, None, temperature, epsilon, learn_epsilon, 0.0, 1, learn_temperature,
+            temperature_correction=False,
+        )  # fmt: skip

@@ -79,21 +79,78 @@ def test_a_point_head_takes_features_of_any_shape_to_batch_normalisation():
         assert head(features).loc.dtype == torch.float32
 
 
-def test_the_heads_start_where_they_are_told():
-    features = torch.randn(200, 8)
-    for head in (VonMisesFisherHead(5, 16, 24.0), PowerSphericalHead(5, 16, 24.0)):
-        concentration = head(features).concentration
-        assert 12 < concentration.median() < 48
-    assert 3 < VonMisesFisherHead(6, 16)(features).concentration.median() < 12
-    q = ProjectedNormalHead(5, 16, covariance="low_rank", rank=2)(features)
-    assert q.cov_factor.shape == (200, 5, 2)
-    assert ProjectedNormalHead(5, 16, covariance="isotropic")(features).scale.shape == (200, 1)
+@pytest.mark.parametrize("hidden", [16, None])
+@pytest.mark.parametrize("length", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("dim", [2, 3, 10, 128])
+@pytest.mark.parametrize("family", [name for name in HEADS if name != "point"])
+def test_every_posterior_starts_at_the_mean_resultant_length(family, dim, length, hidden):
+    """By the mean's own integral, in every family and dimension, whatever the features."""
+    start = {"initial_resultant_length": length}
+    head = {
+        "isotropic": lambda: ProjectedNormalHead(dim, hidden, covariance="isotropic", **start),
+        "diagonal": lambda: ProjectedNormalHead(dim, hidden, **start),
+        "low rank": lambda: ProjectedNormalHead(dim, hidden, covariance="low_rank", **start),
+        "von Mises-Fisher": lambda: VonMisesFisherHead(dim, hidden, **start),
+        "Power Spherical": lambda: PowerSphericalHead(dim, hidden, **start),
+    }[family]()
+    found = head.eval()(100 * torch.randn(6, 7)).mean_resultant_length
+    torch.testing.assert_close(found, torch.full((6,), length), rtol=2e-5, atol=0)
+
+
+def test_a_start_is_the_mean_of_its_samples():
+    torch.manual_seed(0)
+    for head in (ProjectedNormalHead(5), VonMisesFisherHead(5), PowerSphericalHead(5)):
+        samples = head.eval()(torch.ones(1, 7)).sample((100_000,))
+        assert samples.mean(0).norm().item() == pytest.approx(0.9, abs=2e-3)
+
+
+def test_the_length_of_the_location_counts_from_the_first_batch_of_training():
+    head = ProjectedNormalHead(5, 16).eval()
+    start = head(FEATURES)
+    squares = start.loc.square().sum(-1) + start.scale.square().sum(-1)
+    torch.testing.assert_close(squares, torch.full((6,), 5.0))
+    with torch.no_grad():
+        for parameter in head.loc[-1].parameters():
+            parameter *= 7  # as yet no posterior changes
+    torch.testing.assert_close(head(FEATURES).loc, start.loc)
+    first = head.train()(FEATURES)
+    lengths = head.loc(FEATURES).norm(dim=-1)
+    torch.testing.assert_close(head.length, lengths.mean().detach())
+    torch.testing.assert_close(first.loc, start.loc * (lengths / lengths.mean())[:, None])
+    with torch.no_grad():
+        for parameter in head.loc[-1].parameters():
+            parameter *= 2
+    torch.testing.assert_close(head(FEATURES).loc, 2 * first.loc)  # twice as far, and surer
+    again = ProjectedNormalHead(5, 16)
+    again(FEATURES)
+    again.load_state_dict(head.state_dict())
+    torch.testing.assert_close(again.train()(2 * FEATURES).loc, head(2 * FEATURES).loc)
+
+
+def test_the_published_head_starts_near_the_uniform():
+    head = ProjectedNormalHead(128, initial_resultant_length=None)
+    torch.manual_seed(0)
+    assert head(torch.rand(50, 32)).mean_resultant_length.median() < 0.2
+    loc, scale = head.loc(FEATURES[:, :1].expand(-1, 32)), head(FEATURES[:, :1].expand(-1, 32))
+    torch.testing.assert_close(scale.loc, loc)
+
+
+def test_the_concentration_learns_from_the_start():
+    for make in HEADS.values():
+        head = make(16)
+        head(FEATURES).rsample().sum().backward()
+        if not isinstance(head, PointHead):
+            last = head.log_scale if isinstance(head, ProjectedNormalHead) else (
+                head.log_concentration
+            )  # fmt: skip
+            assert last[-1].weight.grad.abs().sum() > 0
 
 
 def test_bad_settings_are_named():
-    for bad in (0.0, -1.0, float("inf")):
-        with pytest.raises(ValueError, match="concentration must be a finite number above 0"):
-            VonMisesFisherHead(concentration=bad)
+    for bad in (0.0, 1.0, -1.0, float("nan")):
+        for head in (VonMisesFisherHead, PowerSphericalHead, ProjectedNormalHead):
+            with pytest.raises(ValueError, match="initial_resultant_length must lie between 0 and"):
+                head(initial_resultant_length=bad)
     with pytest.raises(ValueError, match="covariance must be 'isotropic' or 'diagonal' or 'low_ra"):
         ProjectedNormalHead(covariance="full")
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):

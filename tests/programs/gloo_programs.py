@@ -12,12 +12,32 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from probcl.distributions import VonMisesFisher
 from probcl.infer import ContrastiveELBO
-from probcl.nn import MLP
-from probcl.programs import BYOL, Match, MoCo, SimCLR, SupCon, SwAV, VarCon, VICReg
+from probcl.nn import MLP, VonMisesFisherHead
+from probcl.programs import BYOL, Match, MoCo, SimCLR, SupCon, SwAV, VarCon, VICReg, VSimCLR
+
+
+class Still(VonMisesFisher):
+    """A posterior whose samples are its mode: no rank draws what another does not."""
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008
+        return self.loc.expand(*sample_shape, *self.loc.shape)
+
+
+class StillHead(VonMisesFisherHead):
+    """Its concentrations differ from item to item, and so from rank to rank."""
+
+    family = Still
+
+    def forward(self, features: torch.Tensor) -> VonMisesFisher:
+        q = super().forward(features)
+        return Still(q.loc, q.concentration * features.norm(dim=-1))
+
 
 PROGRAMS = {  # the temperature too, where there is one
     "SimCLR": lambda encoder: SimCLR(encoder, MLP(5, 16), learn_temperature=True),
+    "VSimCLR": lambda encoder: VSimCLR(encoder, StillHead(5, 16), learn_temperature=True),
     "SupCon": lambda encoder: SupCon(encoder, MLP(5, 16), learn_temperature=True),
     "Match": lambda encoder: Match(encoder, MLP(5, 16), learn_temperature=True, memory=20),
     "VarCon": lambda encoder: VarCon(

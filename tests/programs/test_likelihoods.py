@@ -37,8 +37,9 @@ OBJECTIVES = {
     "SimCLR": lambda z, y: info_nce(z, 0.1),
     "SupCon": lambda z, y: sup_con(z, y, 0.1),
     "VarCon": lambda z, y: varcon(z, y, 0.1, epsilon=0.02),
-    "VSimCLR": lambda z, y: info_nce(z, 0.07),
-    "VSupCon": lambda z, y: sup_con(z, y, 0.07),
+    # Corrected for the samples' shrinkage: the head starts at a mean resultant length of 0.9.
+    "VSimCLR": lambda z, y: info_nce(z, 0.07 * 0.9**2),
+    "VSupCon": lambda z, y: sup_con(z, y, 0.07 * 0.9**2),
 }
 
 
@@ -72,7 +73,8 @@ def test_several_samples_are_averaged_inside_the_logarithm(make, views, labels, 
     z = q.expand((4, 2, 6)).rsample()
     objective = info_nce if name in ("MCInfoNCE", "VSimCLR") else sup_con
     given = () if objective is info_nce else (labels,)
-    losses = torch.stack([objective(each, *given, 0.2, reduction="none") for each in z])
+    tau = 0.2 if name.startswith("MC") else 0.2 * 0.9**2
+    losses = torch.stack([objective(each, *given, tau, reduction="none") for each in z])
     expected = -(-losses).exp().mean(0).log().mean()
     torch.testing.assert_close(terms["contrastive"], expected)
     kl = torch.distributions.kl_divergence(q, program.prior())
@@ -90,11 +92,28 @@ def test_the_encoder_runs_once_for_all_samples(make, views):
 def test_varcon_averages_its_loss_over_samples(make, views, labels):
     program = make("ProbabilisticVarCon", num_samples=3, beta=0.0).eval()
     program.materialize(views[0])
-    pyro.set_rng_seed(0)
-    loss = loss_of(program)(views, labels)
-    pyro.set_rng_seed(0)
-    q = program.posterior_from_features(program._view_features(views))
-    z = q.expand((3, 2, 6)).rsample()
+
+    def loss_and_samples():
+        pyro.set_rng_seed(0)
+        loss = loss_of(program)(views, labels)
+        pyro.set_rng_seed(0)
+        q = program.posterior_from_features(program._view_features(views))
+        return loss, q.expand((3, 2, 6)).rsample()
+
+    loss, z = loss_and_samples()
+    # Corrected, the temperature of p(r|z) is 0.9 of its own, and the target's is not.
+    y = labels.repeat(2)
+    expected = []
+    for directions in z.flatten(-3, -2):
+        w = normalize(torch.stack([directions[y == r].sum(0) for r in range(3)])).detach()
+        log_p = (directions @ w.T / 0.09).log_softmax(-1)
+        tau2 = 0.08 + 0.04 * log_p.exp().gather(1, y[:, None])
+        log_q = (nn.functional.one_hot(y) / tau2).log_softmax(-1)
+        divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
+        expected.append((divergence - log_p.gather(1, y[:, None])[:, 0]).mean())
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
+    program.temperature_correction = False
+    loss, z = loss_and_samples()
     torch.testing.assert_close(loss, varcon(z, labels, 0.1), rtol=1e-4, atol=1e-5)
 
 

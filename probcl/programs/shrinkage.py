@@ -1,0 +1,45 @@
+"""How much the samples of posteriors shrink cosines."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from probcl.distributions import ProjectedNormal
+from probcl.distributions.covariance import Isotropic
+from probcl.distributions.posterior import SphereDistribution
+from probcl.objectives.collectives import mean_over_ranks
+
+__all__ = ["expected_shrinkage"]
+
+_LEAST = 0.1  # mean resultant length of a posterior that says nothing any more
+
+
+@torch.no_grad()
+def expected_shrinkage(q: Distribution, samples: int = 2) -> Tensor:
+    r"""Return by how much cosines shrink where posterior samples stand for their directions.
+
+        E[z_i . z_j] = rho_i rho_j mu_i . mu_j,  E[z_i . w] = rho_i mu_i . w
+
+    for independent samples and unit vectors ``mu`` and ``w``, ``rho`` the mean resultant length: so
+    ``mean(rho^2)`` over the batch of all ranks for cosines of two samples, and its root for those
+    of one and a fixed vector. It is exact for a von Mises-Fisher, a Power Spherical and an
+    isotropic projected normal; another projected normal is taken for the isotropic one with its
+    trace (off by less than 0.001 at ``d = 128``, 0.05 at ``d = 2``, where scales differ threefold),
+    and of any other posterior two samples are drawn for an estimate.
+
+    Args:
+        q: Posteriors of any batch shape.
+        samples: 1 or 2, how many of a cosine's two vectors are samples.
+
+    Returns:
+        A number from 0.1 or 0.01 to 1, shape ``()``, without gradient.
+    """
+    if isinstance(q, ProjectedNormal) and not isinstance(q.covariance, Isotropic):
+        dim = q.dim
+        scale = (q.covariance.trace(dim) / dim).sqrt().unsqueeze(-1)
+        q = ProjectedNormal(q.loc, scale, validate_args=False)
+    if isinstance(q, SphereDistribution):
+        squared = q.mean_resultant_length.square()
+    else:
+        squared = torch.linalg.vecdot(q.sample(), q.sample())
+    return mean_over_ranks(squared.mean()).clamp(_LEAST**2, 1.0) ** (samples / 2)
