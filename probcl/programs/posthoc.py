@@ -123,7 +123,7 @@ class PostHoc(Program):
         return head.bank.typicality(*head.parts(self.features(items)))
 
     def embed(self, items: Any, labels: Any = None) -> Embeddings:
-        """Return embeddings with their posteriors, as ``evaluate`` takes them.
+        """Return embeddings with posteriors and gates, as ``evaluate`` takes them.
 
         Args:
             items: As ``forward`` takes them.
@@ -134,10 +134,10 @@ class PostHoc(Program):
             features = self.features(items)
             others, direction = head.parts(features)
             posterior = self.posterior_from_features(features)
-            apart = others.shape[1] != len(head.bank.mean)
-            if not apart:
-                return Embeddings(others, labels, posterior=posterior)
-        return Embeddings(direction, labels, others, posterior)
+            gate = head.bank.typicality(others, direction)
+        if others.shape[1] == len(head.bank.mean):  # the features are the embedding
+            return Embeddings(others, labels, posterior=posterior, gate=gate)
+        return Embeddings(direction, labels, others, posterior, gate=gate)
 
     def match_probability(self, query: Any, gallery: Any) -> Tensor:
         """Return the probability that each query matches each item of a gallery, ``(N, M)``.

@@ -130,6 +130,27 @@ def test_the_gate_closes_on_what_is_unlike_the_items(matched):
     assert 0 <= far.min() <= usual.max() <= 1
 
 
+def test_the_evaluation_asks_the_gate_and_the_gated_length_every_question(matched):
+    (z, y), (far, _) = classes(300, seed=4), classes(200, seed=6)
+    known, new = matched.embed(z[:200], y[:200]), matched.embed(z[200:], y[200:])
+    assert torch.equal(new.gate.float(), matched.gate(z[200:]))
+    outside = {"far": matched.embed(8 - 9 * far)}
+    severe = {"noise": {s: matched.embed(z[200:] + s * far[:100], y[200:]) for s in (1, 2)}}
+    names = ["gate", "gated_resultant_length", "entropy"]
+    answers = evaluate(
+        known, None, new, None, out_of_distribution=outside, corrupted=severe, scores=names,
+        metrics=[],
+    ).answers  # fmt: skip
+    asked = {"retrieval_error", "ambiguity", "out_of_distribution", "corruption"}
+    assert all(answers[name].keys() == asked for name in names)
+    for name in names[:2]:
+        assert answers[name]["out_of_distribution"].value > 0.95
+    order = matched.embed(z[200:].flip(0), y[200:].flip(0))
+    order._rows = torch.arange(100).flip(0)
+    assert torch.equal(order.sorted().gate, new.gate)
+    assert torch.equal(Embeddings.concatenate([known, new]).gate, matched.gate(z).double())
+
+
 def test_a_posterior_of_arrays_comes_back_bit_for_bit(matched, tmp_path):
     matched.save_pretrained(tmp_path)
     again = PostHoc.from_pretrained(tmp_path)
