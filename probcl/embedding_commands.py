@@ -11,12 +11,14 @@ from time import perf_counter
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import torch
 import yaml
+from torch.nn.functional import binary_cross_entropy
 
 from probcl.checks import as_matrix
 from probcl.data import DATASETS
 from probcl.embedding_files import ENDINGS, Items, number_labels, read_embeddings
-from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation import Embeddings, Evaluation, evaluate, event_calibration_error
 from probcl.evaluation.progress import progress_bar
 from probcl.files import write_whole
 from probcl.image_features import encode_data
@@ -132,7 +134,7 @@ def _evaluate(chosen: Namespace) -> None:
 def _fit(chosen: Namespace, parts: _Parts, folder: Path) -> None:
     train, held = parts.train, parts.held_out
     labels = None if chosen.likelihood == "neighbours" else train.labels
-    given = held and (Embeddings(held.embedding, features=held.features), held.labels)
+    given = held and (_embeddings(held), held.labels)
     began = perf_counter()
     with warnings.catch_warnings():  # what it rests on says so
         warnings.filterwarnings("ignore", "the embedding memorises", UserWarning)
@@ -144,8 +146,7 @@ def _fit(chosen: Namespace, parts: _Parts, folder: Path) -> None:
     print(posterior.fit)
 
     def embed(part: Items) -> Embeddings:
-        items = Embeddings(part.embedding, features=part.features)
-        return posterior.embed(items, part.labels)
+        return posterior.embed(_embeddings(part), part.labels)
 
     _write(chosen, parts, folder, embed, posterior, seconds)
 
@@ -165,6 +166,7 @@ def _write(
     seconds = {**(seconds or {}), "time/evaluate_s": perf_counter() - began}
     if posterior is not None:
         posterior.save_pretrained(folder / "posterior")
+        found.metrics |= _of_matches(posterior, parts, found.left_out)
     write_whole(folder / "config.yaml", _configuration(chosen, parts, posterior))
     metrics = found.metrics | seconds
     write_metrics(folder, metrics)
@@ -177,6 +179,26 @@ def _write(
     if posterior is not None:
         print(f"posterior: {folder / 'posterior'}")
     print(f"report: {path}")
+
+
+@torch.no_grad()
+def _of_matches(posterior: Any, parts: _Parts, left_out: dict[str, str]) -> dict[str, float]:
+    """Return how well the match probability predicts; note why where that cannot be known."""
+    test, fit = _known(parts.test), posterior.fit
+    if fit.likelihood != "match" or fit.predicted or test.labels is None:
+        reason = "needs matches for the likelihood, and every class of training and test items"
+        left_out |= dict.fromkeys(("match/nll", "match/ece"), reason)
+        return {}
+    p, row = posterior.neighbour_match(_embeddings(test))
+    matched = posterior.posterior_head.bank.labels[row] == torch.as_tensor(test.labels)[:, None]
+    return _calibration(p, matched)
+
+
+def _calibration(probability: torch.Tensor, matched: torch.Tensor) -> dict[str, float]:
+    """Return the negative log likelihood and the calibration error of match probabilities."""
+    p, truth = probability.flatten().double().clamp(1e-4, 1 - 1e-4), matched.flatten()
+    loss = binary_cross_entropy(p, truth.double()).item()
+    return {"match/nll": loss, "match/ece": event_calibration_error(p, truth)}
 
 
 def _configuration(chosen: Namespace, parts: _Parts, posterior: Any) -> str:
@@ -287,6 +309,11 @@ def _test_rows(items: Items, seed: int) -> np.ndarray:
     if not test.any():
         raise ValueError("labels must hold a class of two items at least: give a test set.")
     return test
+
+
+def _embeddings(items: Items) -> Embeddings:
+    """Return items as a posterior takes them, without their classes."""
+    return Embeddings(items.embedding, features=items.features)
 
 
 def _known(items: Items) -> Items:

@@ -13,8 +13,9 @@ import yaml
 from probcl import embedding_commands
 from probcl.cli import main
 from probcl.embedding_files import number_labels, read_embeddings
-from probcl.evaluation import evaluate
+from probcl.evaluation import evaluate, nearest
 from probcl.programs import PostHoc, fit_posterior
+from probcl.sphere import normalize
 
 RANDOM = np.random.default_rng(0)
 Y = np.arange(120) % 3
@@ -64,12 +65,25 @@ def test_posterior_fits_evaluates_and_saves(folder, capsys):
     assert "svg+xml" in (folder / "out/report.html").read_text()
     found = metrics()
     assert found["unc/retrieval_error/entropy"] >= 0 and found["time/fit_s"] > 0
+    assert found["unc/ambiguity/gate"] >= 0 and "gated_resultant_length" in told
+    report = (folder / "out/report.html").read_text()
+    assert "match/nll" in report and "match/nll" in told and "its five nearest" in report
     about = yaml.safe_load((folder / "out/config.yaml").read_text())
     assert about["classes"] == ["ant", "bee", "cat"]
     assert about["items"] == {"train": 96, "test": 24}
     posterior = PostHoc.from_pretrained("out/posterior")
     assert torch.equal(posterior(Z).mean_direction, posterior.embed(Z).direction)
     assert posterior.fit.items == 87
+    test = embedding_commands._test_rows(embedding_commands.Items(Z, Y), seed=0)
+    bank = posterior.posterior_head.bank
+    near = nearest(normalize(torch.tensor(Z[test])), bank.embedding, 5)
+    with torch.no_grad():
+        length = posterior(Z[test]).mean_resultant_length[:, None] * bank.length[near.row]
+        p = (length * posterior.posterior_head.link(near.cosine)).numpy()
+    truth = bank.labels[near.row].numpy() == Y[test][:, None]
+    loss = -np.log(np.where(truth, p, 1 - p).clip(1e-4)).mean()
+    assert found["match/nll"] == pytest.approx(loss, rel=1e-4)
+    assert 0 <= found["match/ece"] <= 1
 
 
 def test_evaluate_gives_the_numbers_of_the_function(no_report):
@@ -87,6 +101,7 @@ def test_without_labels_neighbours_are_the_likelihood(no_report, capsys):
     main(["posterior", "z.npy", "--output", "out"])
     assert "neighbours likelihood" in capsys.readouterr().out
     assert "probe/top1" not in metrics() and "collapse/effective_rank" in metrics()
+    assert "match/nll" not in metrics()
     main(["evaluate", "z.npy", "--output", "other"])
     assert "collapse/effective_rank" in metrics("other")
 
@@ -106,6 +121,7 @@ def test_items_of_unknown_class_are_fitted_to_and_not_evaluated(no_report, capsy
     told = capsys.readouterr().out
     assert "left out of the evaluation: 45 training items of no known class." in told
     assert "60 of the classes were given, the others are predictions." in told
+    assert "match/nll" not in metrics()  # whether such an item matches is not known
 
 
 def test_the_split_follows_from_the_seed_and_keeps_every_class_in_training():

@@ -59,13 +59,15 @@ def test_the_match_probability_is_calibrated_on_new_items(matched):
     bank = matched.posterior_head.bank
     near = nearest(normalize(z), bank.embedding, 5)
     with torch.no_grad():
-        p = matched.match_probability(z, bank.embedding).gather(1, near.row)
+        found = matched.neighbour_match(z).probability
+        whole = matched.match_probability(z, bank.embedding).gather(1, near.row)
     truth = bank.labels[near.row] == y[:, None]
-    assert event_calibration_error(p.flatten(), truth.flatten()) < 0.05
     constant = truth.double().mean()
     entropy = -(constant * constant.log() + (1 - constant) * (1 - constant).log())
-    loss = binary_cross_entropy(p.double(), truth.double())
-    assert loss < 0.93 * entropy
+    for p in (found, whole):
+        assert event_calibration_error(p.flatten(), truth.flatten()) < 0.05
+        loss = binary_cross_entropy(p.double(), truth.double())
+        assert loss < 0.93 * entropy
 
 
 def test_the_entropy_says_whose_neighbour_is_of_another_class(matched):
@@ -86,6 +88,26 @@ def test_the_match_probability_is_that_of_the_formula(matched):
     expected = length[:, None] * length[:7] * link
     torch.testing.assert_close(matched.match_probability(z, z[:7]), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(matched.match_probability(q, matched(z[:7])), expected)
+
+
+def test_the_nearest_of_the_bank_match_with_the_probability_of_the_formula(matched):
+    z, _ = classes(100, seed=2)
+    bank = matched.posterior_head.bank
+    for k in (1, 5, 50):
+        p, row = matched.neighbour_match(z, k)
+        near = nearest(normalize(z), bank.embedding, k)
+        assert torch.equal(row, near.row)
+        # The bank's own lengths are by probes that did not see the item.
+        length = matched(z).mean_resultant_length[:, None] * bank.length[row]
+        expected = length * matched.posterior_head.link(near.cosine)
+        torch.testing.assert_close(p, expected, atol=1e-5, rtol=1e-4)
+    rows = matched.neighbour_match(bank.embedding[:20], 3).row
+    assert not (rows == torch.arange(20)[:, None]).any()  # an item is not its own neighbour
+    for k in (0, 51):
+        with pytest.raises(ValueError, match=f"k must be from 1 to 50, .* got {k}"):
+            matched.neighbour_match(z, k)
+    with pytest.raises(ValueError, match="match probabilities need matches for the likelihood"):
+        fit_posterior(z, steps=1).neighbour_match(z)
 
 
 def test_the_loss_is_the_binary_cross_entropy_of_the_matches(matched):
