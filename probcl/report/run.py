@@ -20,8 +20,9 @@ Answers = Mapping[str, Mapping[str, Interval]]
 
 # Groups that no row of METRICS is of.
 OTHER_GROUPS = {
-    "match": "Does a test item match each of its five nearest of those fitted to? Negative log "
-    "likelihood (nats) and calibration error of the match probability.",
+    "match": "Does a test item match each of its five nearest of those fitted to; of pairs, each "
+    "of the five likeliest partners among the test items'? Negative log likelihood (nats) and "
+    "calibration error of the match probability.",
     "time": "Seconds.",
 }
 
