@@ -265,7 +265,7 @@ class PosteriorIndex:
         found = []
         for part in features.split(math.isqrt(self.block)):
             q: Any = self.posterior.posterior_from_features(part)
-            gate = head.bank.typicality(*head.parts(part))
+            gate = self.posterior.gate_from_features(part)
             found.append((q.loc, q.mean_resultant_length, gate))
         return _Items(*(torch.cat(values) for values in zip(*found, strict=True)))
 

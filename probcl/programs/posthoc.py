@@ -126,8 +126,12 @@ class PostHoc(Program):
 
     def gate(self, items: Any) -> Tensor:
         """Return the gate ``w`` of items, from 1 for a typical one to 0, ``(N,)``."""
+        return self.gate_from_features(self.features(items))
+
+    def gate_from_features(self, features: Tensor) -> Tensor:
+        """Return the gate of items by their features ``(N, F)``."""
         head: Any = self.posterior_head
-        return head.bank.typicality(*head.parts(self.features(items)))
+        return head.bank.typicality(*head.parts(features))
 
     def embed(self, items: Any, labels: Any = None) -> Embeddings:
         """Return embeddings with posteriors and gates, as ``evaluate`` takes them.
@@ -141,7 +145,7 @@ class PostHoc(Program):
             features = self.features(items)
             others, direction = head.parts(features)
             posterior = self.posterior_from_features(features)
-            gate = head.bank.typicality(others, direction)
+            gate = self.gate_from_features(features)
         if others.shape[1] == len(head.bank.mean):  # the features are the embedding
             return Embeddings(others, labels, posterior=posterior, gate=gate)
         return Embeddings(direction, labels, others, posterior, gate=gate)

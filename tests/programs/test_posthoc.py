@@ -18,6 +18,8 @@ from probcl.programs import PostHoc, SimCLR, fit_posterior
 from probcl.programs.events import Events, mean_loss
 from probcl.special import inverse_bessel_ratio
 from probcl.sphere import normalize
+from probcl.training.batch import Batch
+from probcl.training.evaluation import embed, encode
 
 DIM = 8
 
@@ -309,6 +311,19 @@ def test_a_constant_concentration_is_the_moment_estimate():
     expected = inverse_bessel_ratio(cosine, DIM).log()
     found = program(bank.embedding).concentration.log().mean()
     assert found.item() == pytest.approx(expected.item(), abs=0.1)
+
+
+def test_a_trainer_evaluates_the_gate_too():
+    z, y = classes(300)
+    program = fit_posterior(z.view(-1, 1, 2, 4), y, encoder=nn.Flatten(), steps=2)
+    batches = [
+        encode(program, Batch(z[rows].view(1, -1, 1, 2, 4), y[rows], rows))
+        for rows in torch.arange(300).flip(0).split(128)
+    ]
+    found = embed(program, batches, torch.device("cpu"))
+    torch.testing.assert_close(found.gate, program.gate(z.view(-1, 1, 2, 4)).double())
+    point = SimCLR(nn.Flatten(), nn.Linear(8, 5))
+    assert embed(point, batches, torch.device("cpu")).gate is None
 
 
 def test_the_network_and_its_embedding_stay_as_they_are():
