@@ -129,13 +129,14 @@ def digits_uncertainty() -> str:
 
 
 def fashion_mnist(rows: Mapping[str, str]) -> str:
-    """Return a row for each metric, by its label, and a column for each program."""
+    """Return a row for each metric that a run has, by its label, and a column for each program."""
     measured = [name for name in FASHION_MNIST if runs_of("fashion_mnist", name)]
     cells = {
         label: [cell(values_of(runs_of("fashion_mnist", name), metric), half_range=True)
                 for name in measured]
         for label, metric in rows.items()
     }  # fmt: skip
+    cells = {label: row for label, row in cells.items() if any(row)}
     return markdown([FASHION_MNIST[name] for name in measured], cells)
 
 

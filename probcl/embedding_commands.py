@@ -8,20 +8,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
+import torch
 import yaml
+from torch.nn.functional import binary_cross_entropy
 
 from probcl.checks import as_matrix
 from probcl.data import DATASETS
 from probcl.embedding_files import ENDINGS, Items, number_labels, read_embeddings
-from probcl.evaluation import Embeddings, Evaluation, evaluate
+from probcl.evaluation import Embeddings, Evaluation, evaluate, event_calibration_error
 from probcl.evaluation.progress import progress_bar
 from probcl.files import write_whole
 from probcl.image_features import encode_data
-from probcl.programs import fit_posterior
-from probcl.programs.posthoc import check_directions
+from probcl.programs import PosteriorIndex, PostHoc, fit_posterior
+from probcl.programs.bank import SAME
+from probcl.programs.posthoc import Likelihood, check_directions
 from probcl.report import print_summary, write_report
 from probcl.runs import discard_if_unused, lock_run_dir, make_run_dir, write_metrics
 
@@ -31,6 +34,11 @@ _FILE = (
     ".npz with embedding (or embeddings) and, if there are such, label (or labels) and features; "
     ".npy; or .parquet with columns of these names, or one for each number"
 )
+_RELATED = (
+    "; for a fit an .npz may also hold view_NAME (and view_NAME_features), embeddings of changed "
+    "copies row by row, or pairs, embeddings of another kind of the same things"
+)
+_NEAR = 5  # partners that a test item is shown
 _TEST = 5  # one item in so many is for the test, where none is given
 
 
@@ -77,7 +85,8 @@ def run(command: str, args: list[str]) -> None:
 def _shared(parser: ArgumentParser) -> None:
     """Add the arguments of both commands."""
     add = parser.add_argument
-    add("file", nargs="?", type=Path, metavar="FILE", help=_FILE)
+    more = _RELATED if parser.prog.endswith("posterior") else ""
+    add("file", nargs="?", type=Path, metavar="FILE", help=_FILE + more)
     add("--labels", help="file of the classes, or the name of their array or column in FILE")
     add("--test", type=Path, metavar="FILE", help="items to evaluate on (default: a fifth)")
     add("--output", metavar="FOLDER", help="folder to write, new or empty (default: in runs)")
@@ -90,7 +99,8 @@ def _describe(parser: ArgumentParser) -> None:
     _shared(parser)
     add = parser.add_argument
     add("--held-out", type=Path, metavar="FILE", help="items that no encoder was trained on")
-    add("--likelihood", choices=("match", "neighbours"), help="default: match if there are labels")
+    add("--likelihood", choices=get_args(Likelihood), help="default: pairs if there are such, or "
+        "match if there are labels, or neighbours")  # fmt: skip
     add("--encoder", metavar="NAME", help="in place of FILE: timm:NAME, torchvision:NAME, either "
         "with :WEIGHTS after it, or the import path of a function of your own")  # fmt: skip
     add("--data", metavar="NAME", help=f"its images: {', '.join(DATASETS)}; or a folder with "
@@ -126,28 +136,32 @@ def _evaluate(chosen: Namespace) -> None:
         raise ValueError("evaluate needs a FILE of embeddings.")
     parts = _read(chosen)
     with _folder(chosen.output, f"evaluation-{chosen.file.stem}-seed{chosen.seed}") as folder:
-        _write(chosen, parts, folder, lambda part: Embeddings(*part))
+        _write(chosen, parts, folder, lambda part: Embeddings(*part[:3]))
 
 
 def _fit(chosen: Namespace, parts: _Parts, folder: Path) -> None:
     train, held = parts.train, parts.held_out
-    labels = None if chosen.likelihood == "neighbours" else train.labels
-    given = held and (Embeddings(held.embedding, features=held.features), held.labels)
+    given = held and (_embeddings(held), held.labels)
+    views = [
+        Embeddings(x, features=train.views.get(f"{name}_features"))
+        for name, x in train.views.items()
+        if not name.endswith("_features")
+    ]
     began = perf_counter()
     with warnings.catch_warnings():  # what it rests on says so
         warnings.filterwarnings("ignore", "the embedding memorises", UserWarning)
-        posterior: Any = fit_posterior(
-            train.embedding, labels, features=train.features, held_out=given,
-            likelihood=chosen.likelihood, seed=chosen.seed,
+        fitted: Any = fit_posterior(
+            train.embedding, train.labels, features=train.features, held_out=given,
+            views=views or None, pairs=train.pairs, likelihood=chosen.likelihood, seed=chosen.seed,
         )  # fmt: skip
     seconds = {"time/fit_s": perf_counter() - began}
-    print(posterior.fit)
+    posteriors: tuple[PostHoc, ...] = fitted if isinstance(fitted, tuple) else (fitted,)
+    print(posteriors[0].fit)
 
     def embed(part: Items) -> Embeddings:
-        items = Embeddings(part.embedding, features=part.features)
-        return posterior.embed(items, part.labels)
+        return posteriors[0].embed(_embeddings(part), part.labels)
 
-    _write(chosen, parts, folder, embed, posterior, seconds)
+    _write(chosen, parts, folder, embed, posteriors, seconds)
 
 
 def _write(
@@ -155,17 +169,23 @@ def _write(
     parts: _Parts,
     folder: Path,
     embed: Callable[[Items], Embeddings],
-    posterior: Any = None,
+    posteriors: tuple[PostHoc, ...] = (),
     seconds: dict[str, float] | None = None,
 ) -> None:
-    """Evaluate, then write the numbers and what they come from, then draw the report."""
+    """Evaluate, then write the numbers and what they come from, then draw the report.
+
+    Of pairs there are two posteriors: that of the items is evaluated, both are saved.
+    """
     began = perf_counter()
     train, test = (embed(_known(part)) for part in (parts.train, parts.test))
     found: Evaluation = evaluate(train, None, test, None, progress=True)
     seconds = {**(seconds or {}), "time/evaluate_s": perf_counter() - began}
-    if posterior is not None:
-        posterior.save_pretrained(folder / "posterior")
-    write_whole(folder / "config.yaml", _configuration(chosen, parts, posterior))
+    if posteriors:
+        found.metrics |= _of_matches(posteriors, parts, found.left_out)
+    saved = dict(zip(("posterior", "posterior_of_pairs"), posteriors, strict=False))
+    for name, posterior in saved.items():
+        posterior.save_pretrained(folder / name)
+    write_whole(folder / "config.yaml", _configuration(chosen, parts, posteriors))
     metrics = found.metrics | seconds
     write_metrics(folder, metrics)
     path = write_report(found, folder / "report.html", run_dir=folder)
@@ -174,20 +194,55 @@ def _write(
         left_out = len(part.embedding) - len(_known(part).embedding)
         if left_out:
             print(f"left out of the evaluation: {left_out} {name} items of no known class.")
-    if posterior is not None:
-        print(f"posterior: {folder / 'posterior'}")
+    for name in saved:
+        print(f"{name.replace('_', ' ')}: {folder / name}")
     print(f"report: {path}")
 
 
-def _configuration(chosen: Namespace, parts: _Parts, posterior: Any) -> str:
+@torch.no_grad()
+def _of_matches(
+    posteriors: tuple[PostHoc, ...], parts: _Parts, left_out: dict[str, str]
+) -> dict[str, float]:
+    """Return how well the match probability predicts; note why where that cannot be known."""
+    if len(posteriors) == 2:
+        return _of_partners(*posteriors, parts.test)
+    posterior: Any = posteriors[0]
+    test, fit = _known(parts.test), posterior.fit
+    if fit.likelihood != "match" or fit.predicted or test.labels is None:
+        reason = "needs matches for the likelihood, and every class of training and test items"
+        left_out |= dict.fromkeys(("match/nll", "match/ece"), reason)
+        return {}
+    p, row = posterior.neighbour_match(_embeddings(test))
+    matched = posterior.posterior_head.bank.labels[row] == torch.as_tensor(test.labels)[:, None]
+    return _calibration(p, matched)
+
+
+def _of_partners(own: PostHoc, other: PostHoc, test: Items) -> dict[str, float]:
+    """Return how well test items find their partners among those of all test items."""
+    partners = other(test.pairs)
+    index = PosteriorIndex(own, partners)
+    p, row, _ = index.search(_embeddings(test), min(_NEAR, len(index)))
+    # Another that equals the partner, such as the same caption, matches too.
+    matched = torch.linalg.vecdot(partners.loc[:, None], partners.loc[row]) > 1 - SAME
+    return _calibration(p, matched) | {"match/recall_at_1": matched[:, 0].double().mean().item()}
+
+
+def _calibration(probability: torch.Tensor, matched: torch.Tensor) -> dict[str, float]:
+    """Return the negative log likelihood and the calibration error of match probabilities."""
+    p, truth = probability.flatten().double().clamp(1e-4, 1 - 1e-4), matched.flatten()
+    loss = binary_cross_entropy(p, truth.double()).item()
+    return {"match/nll": loss, "match/ece": event_calibration_error(p, truth)}
+
+
+def _configuration(chosen: Namespace, parts: _Parts, posteriors: tuple[PostHoc, ...]) -> str:
     """Return what was asked for and what it was made of, as YAML."""
     given = {name: value for name, value in vars(chosen).items() if value is not None}
     given.pop("output", None)
     asked = {name: str(x) if isinstance(x, Path) else x for name, x in given.items()}
     about: dict[str, Any] = {"asked": asked, "classes": parts.classes}
     about["items"] = {"train": len(parts.train.embedding), "test": len(parts.test.embedding)}
-    if posterior is not None:
-        fit = asdict(posterior.fit)
+    if posteriors:
+        fit = asdict(posteriors[0].fit)
         about["posterior"] = fit | {"inputs": list(fit["inputs"])}
     return yaml.safe_dump(about, sort_keys=False)
 
@@ -213,15 +268,25 @@ def _read(chosen: Namespace) -> _Parts:
     """Read the files, and number their classes alike."""
     most = {} if chosen.max_bytes is None else {"max_bytes": chosen.max_bytes}
     named = None if Path(chosen.labels or "").suffix in ENDINGS else chosen.labels
-    whole = read_embeddings(chosen.file, chosen.labels, **most)
+    fits = chosen.command == "posterior"
+
+    def read(path: Path, labels: str | None) -> Items:
+        items = read_embeddings(path, labels, **most, related=fits)
+        if not fits:
+            return items
+        if chosen.likelihood not in (None, "pairs"):
+            items = items._replace(pairs=None)
+        some = {"embedding": items.embedding, "pairs": items.pairs, **items.views}
+        for name, x in some.items():
+            if x is not None and not name.endswith("_features"):
+                check_directions(as_matrix(name, x), f"{name} in {path}")
+        return items
+
+    whole = read(chosen.file, chosen.labels)
     test, held = (
-        read_embeddings(path, named, **most) if path else None
+        read(path, named) if path else None
         for path in (chosen.test, getattr(chosen, "held_out", None))
     )
-    if chosen.command == "posterior":
-        for path, part in ((chosen.file, whole), (chosen.test, test), (chosen.held_out, held)):
-            if part:
-                check_directions(as_matrix("embedding", part.embedding), f"embedding in {path}")
     return _parts(whole, test, held, chosen.seed)
 
 
@@ -246,7 +311,7 @@ def _parts(whole: Items, test: Items | None, held: Items | None, seed: int) -> _
     assert train is not None
     if test is None:
         rows = _test_rows(train, seed)
-        train, test = (_at(train, part) for part in (~rows, rows))
+        train, test = (train.at(part) for part in (~rows, rows))
     for name, part in (("test", test), ("held-out", held)):
         if part is not None:
             _check_alike(name, part, train, classes)
@@ -255,7 +320,7 @@ def _parts(whole: Items, test: Items | None, held: Items | None, seed: int) -> _
 
 def _check_alike(name: str, part: Items, train: Items, classes: list[str]) -> None:
     """Raise ``ValueError`` unless items have the dimensions and classes of the training items."""
-    for what in ("embedding", "features"):
+    for what in ("embedding", "features", *["pairs"] * (name == "test")):
         own, other = getattr(part, what), getattr(train, what)
         has, needs = (0 if x is None else x.shape[1] for x in (own, other))
         if has != needs:
@@ -289,14 +354,13 @@ def _test_rows(items: Items, seed: int) -> np.ndarray:
     return test
 
 
+def _embeddings(items: Items) -> Embeddings:
+    """Return items as a posterior takes them, without their classes."""
+    return Embeddings(items.embedding, features=items.features)
+
+
 def _known(items: Items) -> Items:
     """Return the items whose class is known; all where there are no classes."""
     if items.labels is None or (items.labels >= 0).all():
         return items
-    return _at(items, items.labels >= 0)
-
-
-def _at(items: Items, rows: np.ndarray) -> Items:
-    """Return some items, by truth values ``(N,)``."""
-    labels, features = (None if x is None else x[rows] for x in (items.labels, items.features))
-    return Items(items.embedding[rows], labels, features)
+    return items.at(items.labels >= 0)

@@ -3,9 +3,10 @@
 import importlib
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = ["ENDINGS", "Items", "number_labels", "read_embeddings"]
 ENDINGS = (".npz", ".npy", ".parquet")
 
 _EMBEDDING, _LABEL, _FEATURES = ("embedding", "embeddings"), ("label", "labels"), ("features",)
+_VIEW = "view_"
 _HEADERS: dict[tuple[int, int], Callable[[Any], tuple[Any, bool, Any]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -32,15 +34,30 @@ class Items(NamedTuple):
         embedding: Shape ``(N, d)``.
         labels: Whole numbers, -1 where a class is not known, or texts, empty there; ``(N,)``.
         features: Shape ``(N, F)``.
+        pairs: Embeddings of another kind of the same things, ``(N, e)``.
+        views: Of changed copies, by the name of the array: embeddings ``(N, d)`` and, as
+            ``NAME_features``, features ``(N, F)``.
     """
 
     embedding: np.ndarray
     labels: np.ndarray | None = None
     features: np.ndarray | None = None
+    pairs: np.ndarray | None = None
+    views: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    def at(self, rows: np.ndarray) -> "Items":
+        """Return some items, by truth values ``(N,)``."""
+        others = (None if x is None else x[rows] for x in (self.labels, self.features, self.pairs))
+        labels, features, pairs = others
+        views = {name: x[rows] for name, x in self.views.items()}
+        return Items(self.embedding[rows], labels, features, pairs, views)
 
 
 def read_embeddings(
-    path: str | Path, labels: str | Path | None = None, max_bytes: int = MOST_BYTES
+    path: str | Path,
+    labels: str | Path | None = None,
+    max_bytes: int = MOST_BYTES,
+    related: bool = False,
 ) -> Items:
     """Read embeddings and the classes of their rows.
 
@@ -52,10 +69,12 @@ def read_embeddings(
         labels: Name of the array or column of the classes, or a file of them, one of these kinds.
         max_bytes: The most that the arrays may take; their headers tell, before they are read. By
             default what memory the machine has.
+        related: Whether to read what an ``.npz`` may hold beside them: ``pairs``, and ``view_NAME``
+            and ``view_NAME_features``.
 
     Raises:
         ValueError: If a file is of another kind, too large, damaged, lacks an array, or its arrays
-            are not of numbers, not finite, or of different lengths.
+            are not of numbers, not finite, or of different lengths or dimensions.
     """
     file = Path(path)
     elsewhere = labels is not None and Path(labels).suffix in ENDINGS
@@ -64,6 +83,8 @@ def read_embeddings(
     names = {"embedding": _EMBEDDING, "features": _FEATURES, "labels": _LABEL}
     if named is not None:
         names["labels"] = (str(named),)
+    if related and file.suffix == ".npz":
+        names |= {"pairs": ("pairs",), _VIEW: ()}
     try:
         found = _read(file, names, max_bytes, needed="embedding")
         if named is not None and "labels" not in found:
@@ -74,19 +95,22 @@ def read_embeddings(
             found["labels"] = _read(Path(labels), names, max_bytes, needed="labels")["labels"]
     except MemoryError as error:
         raise ValueError(f"file: {file} needs more memory than there is ({error}).") from error
-    embedding = _matrix(file, "embedding", found["embedding"])
-    classes, features = found.get("labels"), found.get("features")
-    if features is not None:
-        features = _matrix(file, "features", features)
+    given = {name: x for name, x in found.items() if name not in ("labels", "others")}
+    given = {name: _matrix(file, name, x) for name, x in given.items()}
+    classes = found.get("labels")
     if classes is not None:
-        classes = _classes(Path(labels) if labels is not None and elsewhere else file, classes)
-    for name, values in (("features", features), ("labels", classes)):
-        if values is not None and len(values) != len(embedding):
+        given["labels"] = _classes(Path(labels) if labels and elsewhere else file, classes)
+    count = len(given["embedding"])
+    for name, values in given.items():
+        if len(values) != count:
             raise ValueError(
-                f"{name} must have a row for each of the {len(embedding)} embeddings of {file}, "
-                f"got {len(values)}."
+                f"{name} must have a row for each of the {count} embeddings of {file}, got "
+                f"{len(values)}."
             )
-    return Items(embedding, classes, features)
+    views = {name: given.pop(name) for name in list(given) if name.startswith(_VIEW)}
+    items = Items(**given, views=views)
+    _check_views(file, items)
+    return items
 
 
 def number_labels(
@@ -142,6 +166,19 @@ def _read(file: Path, names: dict[str, tuple[str, ...]], most: int, needed: str)
     return found
 
 
+def _check_views(file: Path, items: Items) -> None:
+    """Raise ``ValueError`` unless views have the dimensions of the items."""
+    for name in {name.removesuffix("_features") for name in items.views}:
+        for view, what in ((name, "embedding"), (f"{name}_features", "features")):
+            own, other = items.views.get(view), getattr(items, what)
+            has, needs = (0 if x is None else x.shape[1] for x in (own, other))
+            if has != needs:
+                raise ValueError(
+                    f"{view} in {file} must have {needs} numbers for each item, as {what}, got "
+                    f"{has}."
+                )
+
+
 def _damaged(file: Path, error: Exception) -> ValueError:
     reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
     return ValueError(f"file: {file} cannot be read ({reason}): write it anew.")
@@ -157,6 +194,8 @@ def _read_npz(file: Path, names: dict[str, tuple[str, ...]], most: int) -> dict[
     with zipfile.ZipFile(file) as parts:
         there = {part.filename.removesuffix(".npy"): part for part in parts.infolist()}
         found: dict[str, Any] = {"others": list(there)}
+        if _VIEW in names:
+            names = names | {name: (name,) for name in there if name.startswith(_VIEW)}
         for what, wanted in names.items():
             name = next((name for name in wanted if name in there), None)
             if name is None and "" in wanted and len(there) == 1:

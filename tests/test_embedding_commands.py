@@ -13,8 +13,9 @@ import yaml
 from probcl import embedding_commands
 from probcl.cli import main
 from probcl.embedding_files import number_labels, read_embeddings
-from probcl.evaluation import evaluate
+from probcl.evaluation import evaluate, nearest
 from probcl.programs import PostHoc, fit_posterior
+from probcl.sphere import normalize
 
 RANDOM = np.random.default_rng(0)
 Y = np.arange(120) % 3
@@ -64,12 +65,25 @@ def test_posterior_fits_evaluates_and_saves(folder, capsys):
     assert "svg+xml" in (folder / "out/report.html").read_text()
     found = metrics()
     assert found["unc/retrieval_error/entropy"] >= 0 and found["time/fit_s"] > 0
+    assert found["unc/ambiguity/gate"] >= 0 and "gated_resultant_length" in told
+    report = (folder / "out/report.html").read_text()
+    assert "match/nll" in report and "match/nll" in told and "its five nearest" in report
     about = yaml.safe_load((folder / "out/config.yaml").read_text())
     assert about["classes"] == ["ant", "bee", "cat"]
     assert about["items"] == {"train": 96, "test": 24}
     posterior = PostHoc.from_pretrained("out/posterior")
     assert torch.equal(posterior(Z).mean_direction, posterior.embed(Z).direction)
     assert posterior.fit.items == 87
+    test = embedding_commands._test_rows(embedding_commands.Items(Z, Y), seed=0)
+    bank = posterior.posterior_head.bank
+    near = nearest(normalize(torch.tensor(Z[test])), bank.embedding, 5)
+    with torch.no_grad():
+        length = posterior(Z[test]).mean_resultant_length[:, None] * bank.length[near.row]
+        p = (length * posterior.posterior_head.link(near.cosine)).numpy()
+    truth = bank.labels[near.row].numpy() == Y[test][:, None]
+    loss = -np.log(np.where(truth, p, 1 - p).clip(1e-4)).mean()
+    assert found["match/nll"] == pytest.approx(loss, rel=1e-4)
+    assert 0 <= found["match/ece"] <= 1
 
 
 def test_evaluate_gives_the_numbers_of_the_function(no_report):
@@ -87,6 +101,7 @@ def test_without_labels_neighbours_are_the_likelihood(no_report, capsys):
     main(["posterior", "z.npy", "--output", "out"])
     assert "neighbours likelihood" in capsys.readouterr().out
     assert "probe/top1" not in metrics() and "collapse/effective_rank" in metrics()
+    assert "match/nll" not in metrics()
     main(["evaluate", "z.npy", "--output", "other"])
     assert "collapse/effective_rank" in metrics("other")
 
@@ -106,6 +121,7 @@ def test_items_of_unknown_class_are_fitted_to_and_not_evaluated(no_report, capsy
     told = capsys.readouterr().out
     assert "left out of the evaluation: 45 training items of no known class." in told
     assert "60 of the classes were given, the others are predictions." in told
+    assert "match/nll" not in metrics()  # whether such an item matches is not known
 
 
 def test_the_split_follows_from_the_seed_and_keeps_every_class_in_training():
@@ -168,6 +184,62 @@ def test_an_encoder_by_name_and_its_features_on_disk(no_report, monkeypatch, cap
     assert config["items"] == {"train": 1437, "test": 360}
 
 
+def test_views_and_their_features_are_fitted_to(no_report, capsys, monkeypatch):
+    taken = {}
+    quick = embedding_commands.fit_posterior
+    monkeypatch.setattr(
+        embedding_commands, "fit_posterior", lambda *a, **k: taken.update(k) or quick(*a, **k)
+    )
+    f, blurred = np.concatenate([Z, Z**2], 1), 0.5 * Z + 0.5 * Z.mean(0)
+    views = {"view_blur": blurred, "view_dark": 0.1 * Z}
+    np.savez("a.npz", embedding=Z, label=Y, **views)
+    main(["posterior", "a.npz", "--output", "out"])
+    assert "match likelihood" in capsys.readouterr().out
+    train = ~embedding_commands._test_rows(embedding_commands.Items(Z, Y), seed=0)
+    for view, x in zip(taken["views"], views.values(), strict=True):
+        assert (view.embedding.numpy() == x[train]).all() and not view.has_features
+    features = {f"{name}_features": 2 * f for name in views}
+    np.savez("b.npz", embedding=Z, features=f, **views, **features)
+    main(["posterior", "b.npz", "--likelihood", "views", "--output", "other"])
+    assert "views likelihood" in capsys.readouterr().out
+    assert taken["views"][1].features.shape == (96, 16)
+    main(["evaluate", "b.npz", "--output", "third"])
+
+
+def test_pairs_give_two_posteriors_and_are_found(no_report, capsys):
+    random = np.random.default_rng(1)
+    z = random.normal(size=(400, 8)).astype(np.float32)
+    mixed = np.linalg.qr(random.normal(size=(8, 8)))[0]
+    np.savez("z.npz", embedding=z, pairs=z + 0.1 * random.normal(size=z.shape))
+    main(["posterior", "z.npz", "--output", "out"])
+    told = capsys.readouterr().out
+    assert "pairs likelihood" in told and "posterior of pairs: out/posterior_of_pairs" in told
+    one, two = (PostHoc.from_pretrained(f"out/{n}") for n in ("posterior", "posterior_of_pairs"))
+    assert one.fit == two.fit
+    found = metrics()
+    assert found["match/recall_at_1"] > 0.9 and found["match/nll"] > 0
+    with np.load("z.npz") as file:
+        items = embedding_commands.Items(file["embedding"], pairs=file["pairs"])
+    test = embedding_commands._test_rows(items, seed=0)
+    with torch.no_grad():
+        q, r = one(items.embedding[test]), two(items.pairs[test])
+        best = one.match_probability(q, r) * one.gate(items.embedding[test])[:, None]
+    p, row = best.topk(5)
+    truth = row == torch.arange(80)[:, None]
+    loss = -torch.where(truth, p, 1 - p).double().clamp_min(1e-4).log().mean()
+    assert found["match/nll"] == pytest.approx(loss.item(), rel=1e-3)
+    np.savez("same.npz", embedding=z, pairs=z[np.arange(400) % 7] @ mixed, label=np.arange(400) % 7)
+    main(["posterior", "same.npz", "--likelihood", "match", "--output", "other"])
+    assert "match likelihood" in capsys.readouterr().out  # pairs are there, and not asked for
+
+
+def test_of_equal_partners_each_matches(no_report):
+    captions = np.eye(8)[np.arange(120) % 8]
+    np.savez("z.npz", embedding=captions + 0.01 * Z, pairs=captions)
+    main(["posterior", "z.npz", "--output", "out"])
+    assert metrics()["match/recall_at_1"] == 1
+
+
 def bad_files():
     """Write a file for every kind of bad input."""
     np.savez("good.npz", embedding=Z, label=Y)
@@ -183,6 +255,14 @@ def bad_files():
     np.savez("texts.npz", embedding=Z, label=NAMES)
     np.savez("more.npz", embedding=Z, label=Y + 1)
     np.savez("wide.npz", embedding=np.ones((9, 3)), label=Y[:9])
+    np.savez("seen.npz", embedding=Z, label=Y, view_blur=Z[:7])
+    np.savez("thin.npz", embedding=Z, label=Y, view_blur=Z[:, :3])
+    np.savez("plain.npz", embedding=Z, features=Z, view_blur=Z)
+    np.savez("alone.npz", embedding=Z, view_blur_features=Z)
+    np.savez("dark.npz", embedding=Z, view_dark=0 * Z)
+    np.savez("halves.npz", embedding=Z, pairs=Z[:7])
+    np.savez("both.npz", embedding=Z, pairs=Z, view_blur=Z)
+    np.savez("twins.npz", embedding=Z, pairs=Z)
     np.savez("zero.npz", embedding=Z * (np.arange(120) != 5)[:, None], label=Y)
     z = Z.copy()
     z[[4, 9], 2] = np.nan
@@ -248,7 +328,18 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(command, folder, capsys)
     [
         (["zero.npz"], "embedding in zero.npz must have a direction, row 5 is zero"),
         (["good.npz", "--held-out", "more.npz"], "class '3' of the held-out items"),
-        (["good.npz", "--likelihood", "pairs"], "invalid choice: 'pairs'"),
+        (["good.npz", "--likelihood", "twins"], "invalid choice: 'twins'"),
+        (["good.npz", "--likelihood", "pairs"], "pairs is needed for likelihood='pairs'"),
+        (["good.npz", "--likelihood", "views"], "views is needed for likelihood='views'"),
+        (["seen.npz"], "view_blur must have a row for each of the 120 embeddings of seen.npz"),
+        (["thin.npz"], "view_blur in thin.npz must have 8 numbers for each item, as embedding"),
+        (["plain.npz"], "view_blur_features in plain.npz must have 8 numbers for each item"),
+        (["alone.npz"], "view_blur in alone.npz must have 8 numbers for each item, as embedding"),
+        (["dark.npz"], "view_dark in dark.npz must have a direction, row 0 is zero"),
+        (["halves.npz"], "pairs must have a row for each of the 120 embeddings of halves.npz"),
+        (["both.npz"], "views cannot be used where pairs are fitted to"),
+        (["twins.npz", "--held-out", "twins.npz"], "held_out cannot be used where pairs are"),
+        (["twins.npz", "--test", "good.npz"], "pairs of the test items must have 8 numbers"),
         (["good.npz", "--encoder", "timm:resnet18", "--data", "Digits"], "needs a FILE"),
         (["--encoder", "timm:resnet18"], "needs a FILE"),
         (["--encoder", "nonsense", "--data", "Digits"], "encoder must be timm:NAME"),

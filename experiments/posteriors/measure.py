@@ -69,7 +69,7 @@ def scores_of(posterior: PostHoc, items: Embeddings) -> dict[str, Tensor]:
     few = type(near)(near.cosine[:, :VOTERS], near.row[:, :VOTERS])
     p = bank.probe.probabilities(items.features)
     vote = neighbour_vote(few, bank.labels, p.shape[1], temperature=0.1).to(p)
-    match = pair_probability(posterior, items)
+    match = posterior.neighbour_match(items).probability
     return {
         "entropy": q.entropy(),
         "gated": -gate * q.mean_resultant_length,
@@ -80,15 +80,6 @@ def scores_of(posterior: PostHoc, items: Embeddings) -> dict[str, Tensor]:
         "vote entropy": vote_entropy(vote),
         "nearest cosine": -near.cosine[:, NEAR - 1],
     }
-
-
-def pair_probability(posterior: PostHoc, items: Embeddings) -> Tensor:
-    """Return the probability that items match each of their five nearest, ``(N, 5)``."""
-    head = posterior.posterior_head
-    near = head.bank.nearest(items.direction.float())
-    row, cosine = near.row[:, :NEAR], near.cosine[:, :NEAR]
-    length = posterior(items).mean_resultant_length
-    return length[:, None] * head.bank.length[row] * head.link(cosine)
 
 
 def interval(values: list[float]) -> list[float]:
@@ -105,7 +96,7 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
     seconds = time.perf_counter() - began
     bank = posterior.posterior_head.bank
     with torch.no_grad():
-        scores, probability = scores_of(posterior, test), pair_probability(posterior, test)
+        scores, (probability, row) = scores_of(posterior, test), posterior.neighbour_match(test)
         outside = {
             name.removeprefix("outside_"): scores_of(posterior, part)
             for name, part in parts.items()
@@ -115,9 +106,7 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
     unchanged = torch.equal(directions, test.direction) and torch.equal(
         bank.embedding, fit.direction
     )
-    near = nearest(directions, bank.embedding, NEAR)
-    matched = bank.labels[near.row] == test.labels[:, None]
-    wrong = ~matched[:, 0]
+    wrong = bank.labels[nearest(directions, bank.embedding).row[:, 0]] != test.labels
     found = {name: error_auroc(values, wrong) for name, values in scores.items()}
     random = np.random.default_rng(0)
     drawn = [random.integers(len(test), size=len(test)) for _ in range(RESAMPLES)]
@@ -126,6 +115,7 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
         for name, values in scores.items()
     }
     gained = np.subtract(again["entropy"], again["agreement"]).tolist()
+    matched = bank.labels[row] == test.labels[:, None]
     p = probability.clamp(1e-4, 1 - 1e-4).double()
     loss = torch.nn.functional.binary_cross_entropy(p, matched.double())
     right = bank.probe.predict(test.features) == test.labels

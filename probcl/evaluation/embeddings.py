@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.checks import as_labels, as_matrix
+from probcl.checks import as_labels, as_matrix, as_values
 from probcl.distributions import Point, as_posterior
 from probcl.evaluation.progress import track
 from probcl.sphere import normalize
@@ -28,6 +28,8 @@ class Embeddings:
             add up to ``N``, as they came; points say nothing and are left out.
         rows: Row of each item in its data set, all different, shape ``(N,)``; by default 0, 1, ...
             By it evaluation sorts the items, so that batches and their order change nothing.
+        gate: How much the posterior of each item means, from 0 to 1, shape ``(N,)``, if it has a
+            gate.
 
     Raises:
         ValueError: If an argument is not finite, or does not have a row for each item.
@@ -45,6 +47,7 @@ class Embeddings:
         features: Any = None,
         posterior: Distribution | Sequence[Distribution] | None = None,
         rows: Any = None,
+        gate: Any = None,
     ) -> None:
         self.embedding = as_matrix("embedding", embedding)
         count, dim = self.embedding.shape
@@ -70,6 +73,13 @@ class Embeddings:
         points = all(isinstance(block, Point) for block in blocks)
         self.posterior: tuple[Any, ...] = () if points else tuple(blocks)
         self._order: Any = slice(None)
+        #: Gates of the posteriors, in float64, shape ``(N,)``; None where they have none.
+        self.gate: Any = None
+        if gate is not None:
+            self.gate = as_values("gate", gate, count)
+            if self.gate.min() < 0 or self.gate.max() > 1:
+                least, most = self.gate.aminmax()
+                raise ValueError(f"gate must be from 0 to 1, got {least:g} to {most:g}.")
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -123,6 +133,7 @@ class Embeddings:
             self.features[order] if self.has_features else None,
             self.posterior,
             self.rows[order],
+            None if self.gate is None else self.gate[order],
         )
         other._order = order
         return other
@@ -136,6 +147,7 @@ class Embeddings:
             joined([part.features if part.has_features else None for part in parts]),
             [q for p in parts for q in p.posterior] if all(p.posterior for p in parts) else (),
             joined([part._rows for part in parts]),
+            joined([part.gate for part in parts]),
         )
 
 

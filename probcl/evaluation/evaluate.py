@@ -143,10 +143,8 @@ def evaluate(
     truth = true_concentration
     if truth is not None:
         truth = as_values("true_concentration", truth, len(tested))[tested.rows.argsort()]
-    needs = {
-        "labels": (known.labelled, _TWO_CLASSES),
+    needs = _given(known) | {
         "test labels": (known.labelled and tested.labelled, _TWO_CLASSES),
-        "posterior": (bool(known.posterior), "posteriors"),
         "corrupted": (bool(changed), "corrupted test items"),
     }
     left_out: dict[str, str] = {}
@@ -192,11 +190,7 @@ def predict(
     """
     known = _embeddings("train", train, train_labels)
     items = _embeddings("new", new, None, known)
-    needs = {
-        "labels": (known.labelled, _TWO_CLASSES),
-        "posterior": (bool(known.posterior), "posteriors"),
-    }
-    wanted = _wanted("scores", scores, SCORES, needs, {})
+    wanted = _wanted("scores", scores, SCORES, _given(known), {})
     query = Query(items, Reference(known), "new items")
     with torch.no_grad():
         found = _scores_of(query, wanted)
@@ -245,6 +239,7 @@ def _embeddings(
     for what, own, other in (
         ("features", items.has_features, train.has_features),
         ("a posterior", bool(items.posterior), bool(train.posterior)),
+        ("a gate", items.gate is not None, train.gate is not None),
     ):
         if own != other:
             has, lacks = (name, "train") if own else ("train", name)
@@ -252,6 +247,15 @@ def _embeddings(
     if test is not None and not torch.isin(items.rows, test.rows).all():
         raise ValueError(f"{name} must have rows of the test items: give Embeddings with rows.")
     return items
+
+
+def _given(train: Embeddings) -> dict[str, tuple[bool, str]]:
+    """Return what is there of all items, by need, and what is missing if not."""
+    return {
+        "labels": (train.labelled, _TWO_CLASSES),
+        "posterior": (bool(train.posterior), "posteriors"),
+        "gate": (train.gate is not None, "gates of posteriors"),
+    }
 
 
 def _wanted(

@@ -77,7 +77,7 @@ class Reference(Embeddings):
         return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
 
     @cached_property
-    def gate(self) -> Gate:
+    def fitted_gate(self) -> Gate:
         """Typicality by the distance to the Gaussian, calibrated on the items held out."""
         return fit_gate(self.gaussian.distance(self.standardised(self)[self.split[0]]))
 
@@ -144,8 +144,8 @@ class Query(Embeddings):
 
     @cached_property
     def typicality(self) -> Tensor:
-        """The gate ``w`` of each item, from 1 for a typical one to 0; shape ``(N,)``."""
-        return self.reference.gate(self.distance)
+        """The gate ``w`` fitted to the reference, from 1 for a typical item to 0; ``(N,)``."""
+        return self.reference.fitted_gate(self.distance)
 
     @cached_property
     def sampled(self) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class Score(NamedTuple):
         meaning: What it is.
         question: The question, of ``QUESTIONS``, that it answers best by its construction.
         needs: What must be given: ``"labels"`` of the training items, of two classes at least;
-            ``"posterior"`` of all items.
+            ``"posterior"`` of all items, and its ``"gate"``.
         compute: Items (``probcl.evaluation.query.Query``) to their scores, shape ``(N,)``; None,
             or ``NotImplementedError``, where it cannot be had.
     """
@@ -92,6 +92,11 @@ SCORES = {
         "ambiguity", ("posterior",), lambda q: q.each(lambda posterior: posterior.entropy())),
     "mean_resultant_length": Score("1 - length of E[z]: how far the posterior is from a point",
         "ambiguity", ("posterior",), lambda q: 1 - q.mean_resultant_length),
+    "gate": Score("1 - w, w the posterior's own gate",
+        "out_of_distribution", ("posterior", "gate"), lambda q: 1 - q.gate),
+    "gated_resultant_length": Score(
+        "1 - w times the length of E[z], exactly that of the mixture w q + (1 - w) Uniform",
+        "ambiguity", ("posterior", "gate"), lambda q: 1 - q.gate * q.mean_resultant_length),
     "log_det_k": Score(
         "log det K, the score of the VCL paper: it changes with the joint scale of (mu, K), which "
         "the posterior does not, and has the wrong sign on many questions",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalize", "check_size"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LibraryModel", "Normalize", "check_size"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -75,6 +75,40 @@ class Normalize(nn.Module):
             f"the images have {got} channel{'s' * (got != 1)}, the encoder {self.encoder} takes "
             f"{expected}: {', or '.join(fixes) or 'choose an encoder with an argument channels'}."
         )
+
+
+class LibraryModel(nn.Module):
+    """A network of a library, for images whose channels are standardised first.
+
+    Args:
+        name: Of the network, for messages.
+        network: Images to features ``(N, F)``.
+        normalize: Standardises the channels.
+        min_size: The smallest height and width.
+        max_size: The largest; None where there is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        normalize: Normalize,
+        min_size: int,
+        max_size: int | None,
+    ) -> None:
+        super().__init__()
+        self.network, self.normalize, self.name = network, normalize, name
+        self.min_size, self.max_size = min_size, max_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(N, 3, height, width)``, floats in [0, 1], to features ``(N, F)``.
+
+        Raises:
+            ValueError: If the images have other channels or a wrong size, or are not floats.
+        """
+        images = self.normalize(images)
+        check_size(images, self.name, "resize the images", self.min_size, self.max_size)
+        return self.network(images)
 
 
 def check_size(

@@ -4,14 +4,12 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
-
-from probcl.nn.images import Normalize, check_size
+from probcl.nn.images import LibraryModel, Normalize
 
 __all__ = ["TimmModel"]
 
 
-class TimmModel(nn.Module):
+class TimmModel(LibraryModel):
     """An image model of timm (extra ``encoders``), with or without weights, without its classifier.
 
     Images are standardised inside, by the mean and standard deviation that the weights were trained
@@ -35,7 +33,6 @@ class TimmModel(nn.Module):
     """
 
     def __init__(self, name: str, weights: str | None = None) -> None:
-        super().__init__()
         try:
             import timm
         except ImportError as error:
@@ -43,22 +40,10 @@ class TimmModel(nn.Module):
         _check_name(timm, name)
         tag = _find_tag(timm, name, weights)
         whole = f"{name}.{tag}" if tag else name
-        self.network = timm.create_model(whole, pretrained=tag is not None, num_classes=0)
-        about: Any = self.network.pretrained_cfg
+        network = timm.create_model(whole, pretrained=tag is not None, num_classes=0)
+        about: Any = network.pretrained_cfg
         own = (about["mean"], about["std"]) if tag else ()
-        self.normalize = Normalize(name, *own)
-        self.name = name
-        self.min_size, self.max_size = _sizes(about)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, 3, height, width)``, floats in [0, 1], to features ``(N, F)``.
-
-        Raises:
-            ValueError: If the images have other channels or a wrong size, or are not floats.
-        """
-        images = self.normalize(images)
-        check_size(images, self.name, "resize the images", self.min_size, self.max_size)
-        return self.network(images)
+        super().__init__(name, network, Normalize(name, *own), *_sizes(about))
 
 
 def _sizes(about: dict) -> tuple[int, int | None]:

@@ -2,10 +2,10 @@
 
 from difflib import get_close_matches
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
-from probcl.nn.images import Normalize, check_size
+from probcl.nn.images import LibraryModel, Normalize
 
 __all__ = ["TorchvisionModel"]
 
@@ -13,7 +13,7 @@ __all__ = ["TorchvisionModel"]
 _TAKEN = {"swin": 4, "efficientnet_v2": 1}
 
 
-class TorchvisionModel(nn.Module):
+class TorchvisionModel(LibraryModel):
     """A classification model of torchvision, with or without weights, without its last layer.
 
     Images are standardised inside, by the mean and standard deviation that the weights were trained
@@ -38,31 +38,19 @@ class TorchvisionModel(nn.Module):
     """
 
     def __init__(self, name: str, weights: str | None = None) -> None:
-        super().__init__()
         _check_name(name)
         chosen = _find_weights(name, weights)
         # These two warn unless they are told to start from initial weights of their own.
         own = {} if chosen or name not in ("googlenet", "inception_v3") else {"init_weights": True}
-        self.network = models.get_model(name, weights=chosen, **own)
+        network = models.get_model(name, weights=chosen, **own)
         for auxiliary in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(self.network, auxiliary):
-                self.network.aux_logits = False
-                setattr(self.network, auxiliary, None)
-        _remove_classifier(self.network)
+            if hasattr(network, auxiliary):
+                network.aux_logits = False
+                setattr(network, auxiliary, None)
+        _remove_classifier(network)
         preset = chosen.transforms() if chosen else None
-        self.normalize = Normalize(name, preset.mean, preset.std) if preset else Normalize(name)
-        self.name = name
-        self.min_size, self.max_size = _sizes(name, self.network)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, 3, height, width)``, floats in [0, 1], to features ``(N, F)``.
-
-        Raises:
-            ValueError: If the images have other channels or a wrong size, or are not floats.
-        """
-        images = self.normalize(images)
-        check_size(images, self.name, "resize the images", self.min_size, self.max_size)
-        return self.network(images)
+        normalize = Normalize(name, preset.mean, preset.std) if preset else Normalize(name)
+        super().__init__(name, network, normalize, *_sizes(name, network))
 
 
 def _sizes(name: str, network: nn.Module) -> tuple[int, int | None]:

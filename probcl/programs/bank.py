@@ -70,6 +70,11 @@ class Bank(nn.Module):
     def __len__(self) -> int:
         return len(self.embedding)
 
+    @property
+    def most_neighbours(self) -> int:
+        """How many of the nearest are seen of an item."""
+        return min(_PLACES[-1], len(self) - 1)
+
     def joint(self, features: Tensor, direction: Tensor) -> Tensor:
         """Return features and direction beside each other, standardised, ``(N, G)``.
 
@@ -97,7 +102,7 @@ class Bank(nn.Module):
             own: Row of each item in the bank, ``(N,)``; by default that of an equal one, if there
                 is any.
         """
-        k = min(_PLACES[-1], len(self) - 1)
+        k = self.most_neighbours
         cosines, rows = [], []
         size = max(1, _BLOCK // len(self))
         owners = [None] * -(-len(direction) // size) if own is None else own.split(size)

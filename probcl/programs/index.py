@@ -13,6 +13,7 @@ from probcl.evaluation.abstention import Abstention, fit_abstention
 from probcl.evaluation.knn import nearest
 from probcl.evaluation.progress import track
 from probcl.programs.bank import SAME
+from probcl.programs.graph import NearestGraph
 from probcl.programs.posthoc import PostHoc
 
 __all__ = ["Found", "PosteriorIndex"]
@@ -44,14 +45,15 @@ class _Items(NamedTuple):
 
 
 class PosteriorIndex:
-    r"""A gallery that is searched exactly, by the probability that a query matches its items.
+    r"""A gallery that is searched by the probability that a query matches its items.
 
         P(i matches j) = w_i rho_i rho_j g(mu_i . mu_j)
 
     ``w`` is the query's gate, ``rho`` a mean resultant length, ``mu`` a direction and ``g`` the
     posterior's link. Gate and length of the query do not change the order of its matches, but say
     what they are worth; the lengths of the gallery's items do change it. An item that equals the
-    query is found like any other; among equal ones the order is not defined.
+    query is found like any other; among equal ones the order is not defined. The search is exact
+    unless ``candidates`` are asked for. An index can be pickled.
 
     Args:
         posterior: Program with the match likelihood, from ``fit_posterior``. The index lives on its
@@ -61,6 +63,9 @@ class PosteriorIndex:
         labels: Their classes, ``(M,)``, which ``calibrate`` needs.
         block: How many pairs are held at once, of queries and items: 64 MiB in float32 by default,
             and some of that size to compute them.
+        candidates: How many of the nearest by the cosine are compared with a query, for galleries
+            that are too large to compare with all: they are sought in a graph (extra ``index``),
+            which misses some. An item that is less near is not found, however long it is.
 
     Raises:
         ValueError: If matches were not the likelihood, or an argument does not fit.
@@ -79,7 +84,13 @@ class PosteriorIndex:
     """
 
     def __init__(
-        self, posterior: PostHoc, gallery: Any, *, labels: Any = None, block: int = 2**24
+        self,
+        posterior: PostHoc,
+        gallery: Any,
+        *,
+        labels: Any = None,
+        block: int = 2**24,
+        candidates: int | None = None,
     ) -> None:
         if not isinstance(posterior, PostHoc):
             raise ValueError(
@@ -96,6 +107,11 @@ class PosteriorIndex:
         else:
             self._gallery = self._read("gallery", gallery)
         self.labels = None if labels is None else as_labels("labels", labels, len(self))
+        self.candidates = len(self)
+        self._graph: NearestGraph | None = None
+        if candidates is not None:
+            self.candidates = check_count("candidates", candidates)
+            self._graph = NearestGraph(self._gallery.direction)
 
     def __len__(self) -> int:
         return len(self._gallery.length)
@@ -106,12 +122,13 @@ class PosteriorIndex:
         Args:
             query: Items as the posterior takes them, ``(N, ...)``. By default the gallery's own,
                 each among the others: its own row is left out, another that equals it is not.
-            k: Number of matches, at most ``M``, or ``M - 1`` without a query.
+            k: Number of matches, at most ``M``, or ``M - 1`` without a query, and at most as many
+                as ``candidates``.
 
         Raises:
             ValueError: If ``k`` is out of range, or an argument does not fit.
         """
-        most = len(self) - (query is None)
+        most = min(len(self) - (query is None), self.candidates)
         if not 1 <= k <= most:
             raise ValueError(f"k must be from 1 to {most}, the items to find, got {k}.")
         probability, row = self._search(self._queries(query), k, query is None)
@@ -173,11 +190,14 @@ class PosteriorIndex:
     def _search(self, items: _Items, k: int, among: bool) -> tuple[Tensor, Tensor]:
         """Return probabilities and rows ``(N, k)``; ``among`` the gallery, or in it."""
         weight = items.length if items.gate is None else items.length * items.gate
-        size = min(len(weight), math.isqrt(self.block))
+        find, size = self._best, min(len(weight), math.isqrt(self.block))
+        if self._graph is not None:
+            pairs = self.candidates * items.direction.shape[1]
+            find, size = self._best_of_candidates, max(1, min(size, self.block // pairs))
         parts = []
         for start in track("matches", range(0, len(weight), size)):
             own = slice(start, start + size)
-            best, row = self._best(items.direction[own], k, start if among else None)
+            best, row = find(items.direction[own], k, start if among else None)
             parts.append(((best * weight[own, None]).cpu(), row.cpu()))
         probability, rows = (torch.cat(values) for values in zip(*parts, strict=True))
         return probability, rows
@@ -203,6 +223,25 @@ class PosteriorIndex:
             rows = row.gather(1, column)
         return best, rows
 
+    def _best_of_candidates(
+        self, direction: Tensor, k: int, own: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same as ``_best``, among candidates only."""
+        assert self._graph is not None
+        others, lengths = self._gallery.direction, self._gallery.length
+        count = min(self.candidates + (own is not None), len(self))
+        rows, found = (x.to(others.device) for x in self._graph.nearest(direction, count))
+        score = self._link(torch.linalg.vecdot(direction[:, None], others[rows])) * lengths[rows]
+        if own is not None:
+            itself = own + torch.arange(len(rows), device=rows.device)
+            found &= rows != itself[:, None]
+        best, column = _largest(score.where(found, -1.0), k)
+        rows = rows.gather(1, column)
+        for i in (best[:, -1] < 0).nonzero().flatten().tolist():  # the graph led to fewer than k
+            one, start = slice(i, i + 1), None if own is None else own + i
+            best[one], rows[one] = self._best(direction[one], k, start)
+        return best, rows
+
     def _queries(self, query: Any) -> _Items:
         if query is not None:
             return self._read("query", query)
@@ -226,7 +265,7 @@ class PosteriorIndex:
         found = []
         for part in features.split(math.isqrt(self.block)):
             q: Any = self.posterior.posterior_from_features(part)
-            gate = head.bank.typicality(*head.parts(part))
+            gate = self.posterior.gate_from_features(part)
             found.append((q.loc, q.mean_resultant_length, gate))
         return _Items(*(torch.cat(values) for values in zip(*found, strict=True)))
 

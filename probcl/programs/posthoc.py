@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
@@ -18,7 +18,7 @@ from probcl.programs.concentration import ConcentrationHead, LastColumns, percep
 from probcl.programs.matches import Link, match_probability, observe_matches
 from probcl.programs.program import Anchors, Program, Views
 
-__all__ = ["Fit", "Likelihood", "PostHoc", "array_features", "check_directions"]
+__all__ = ["Fit", "Likelihood", "Matches", "PostHoc", "array_features", "check_directions"]
 
 Likelihood = Literal["match", "neighbours", "pairs", "views"]
 
@@ -74,6 +74,13 @@ class Fit:
         return " ".join(lines)
 
 
+class Matches(NamedTuple):
+    """Match probabilities of items with their nearest, and the rows of these, ``(N, k)`` each."""
+
+    probability: Tensor
+    row: Tensor
+
+
 class PostHoc(Program):
     r"""A posterior for embeddings that are there already, frozen, bit for bit.
 
@@ -119,11 +126,15 @@ class PostHoc(Program):
 
     def gate(self, items: Any) -> Tensor:
         """Return the gate ``w`` of items, from 1 for a typical one to 0, ``(N,)``."""
+        return self.gate_from_features(self.features(items))
+
+    def gate_from_features(self, features: Tensor) -> Tensor:
+        """Return the gate of items by their features ``(N, F)``."""
         head: Any = self.posterior_head
-        return head.bank.typicality(*head.parts(self.features(items)))
+        return head.bank.typicality(*head.parts(features))
 
     def embed(self, items: Any, labels: Any = None) -> Embeddings:
-        """Return embeddings with their posteriors, as ``evaluate`` takes them.
+        """Return embeddings with posteriors and gates, as ``evaluate`` takes them.
 
         Args:
             items: As ``forward`` takes them.
@@ -134,10 +145,10 @@ class PostHoc(Program):
             features = self.features(items)
             others, direction = head.parts(features)
             posterior = self.posterior_from_features(features)
-            apart = others.shape[1] != len(head.bank.mean)
-            if not apart:
-                return Embeddings(others, labels, posterior=posterior)
-        return Embeddings(direction, labels, others, posterior)
+            gate = self.gate_from_features(features)
+        if others.shape[1] == len(head.bank.mean):  # the features are the embedding
+            return Embeddings(others, labels, posterior=posterior, gate=gate)
+        return Embeddings(direction, labels, others, posterior, gate=gate)
 
     def match_probability(self, query: Any, gallery: Any) -> Tensor:
         """Return the probability that each query matches each item of a gallery, ``(N, M)``.
@@ -155,6 +166,34 @@ class PostHoc(Program):
         own, other = (x if isinstance(x, VonMisesFisher) else self(x) for x in (query, gallery))
         return match_probability(own, other, link)
 
+    def neighbour_match(self, items: Any, k: int = _NEAR) -> Matches:
+        """Return the probability that each item matches its nearest of the bank, by the cosine.
+
+        The formula is that of ``match_probability``, the lengths of the bank's items those by
+        probes that did not see them. Of items of the bank that equal one given here, one is taken
+        for itself and left out.
+
+        Args:
+            items: As ``forward`` takes them.
+            k: Number of nearest.
+
+        Raises:
+            ValueError: If matches were not the likelihood, or ``k`` is out of range.
+        """
+        self._link()
+        head: Any = self.posterior_head
+        most = head.bank.most_neighbours
+        if not 1 <= k <= most:
+            raise ValueError(f"k must be from 1 to {most}, the neighbours that are seen, got {k}.")
+        return self._neighbour_match(self.features(items), k)
+
+    def _neighbour_match(self, features: Tensor, k: int) -> Matches:
+        head: Any = self.posterior_head
+        seen = head.bank.see(*head.parts(features))
+        cosine, row = (part[:, :k] for part in seen.neighbours)
+        length = head.resultant_length(seen.inputs)[:, None] * head.bank.length[row]
+        return Matches(length * head.link(cosine), row)
+
     def model(self, views: Views, labels: Tensor | None = None) -> None:
         """Observe whether items match their neighbours; without labels, each view's next one."""
         views = self._start(views)
@@ -165,12 +204,8 @@ class PostHoc(Program):
             with Anchors(*views.shape[:2]).averaged():
                 pyro.sample("next", posterior, obs=others)
             return
-        features, direction = head.parts(self.encoder(views.flatten(0, 1)))
-        seen = head.bank.see(features, direction)
-        rows, cosine = (part[:, :_NEAR] for part in reversed(seen.neighbours))
-        matched = head.bank.labels[rows] == labels.repeat(len(views))[:, None]
-        length = head.resultant_length(seen.inputs)[:, None] * head.bank.length[rows]
-        observe_matches(length * head.link(cosine), matched)
+        probability, row = self._neighbour_match(self.encoder(views.flatten(0, 1)), _NEAR)
+        observe_matches(probability, head.bank.labels[row] == labels.repeat(len(views))[:, None])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write all but the encoder and the projection to ``folder/model.safetensors``."""

@@ -122,7 +122,7 @@ def fit_posterior(
     """
     if labels is None and isinstance(items, Embeddings):
         labels = items.labels
-    chosen = _likelihood(likelihood, labels, views, pairs)
+    chosen = _likelihood(likelihood, labels, views, pairs, held_out)
     for name, value in (("neighbours", neighbours), ("hidden", hidden), ("steps", steps)):
         check_count(name, value)
     if encoder is not None:
@@ -167,15 +167,18 @@ class _Options:
     learning_rate: float
 
 
-def _likelihood(given: Any, labels: Any, views: Any, pairs: Any) -> Likelihood:
+def _likelihood(given: Any, labels: Any, views: Any, pairs: Any, held_out: Any) -> Likelihood:
     """Return the likelihood, or raise ``ValueError`` if it needs what is not given."""
     if given is None:
-        return "pairs" if pairs is not None else "neighbours" if labels is None else "match"
+        given = "pairs" if pairs is not None else "neighbours" if labels is None else "match"
     check_choice("likelihood", given, Likelihood)
     needed = {"match": ("labels", labels), "views": ("views", views), "pairs": ("pairs", pairs)}
     name, value = needed.get(given, ("", 0))
     if value is None:
         raise ValueError(f"{name} is needed for likelihood={given!r}: give {name}.")
+    for name, value in {"views": views, "held_out": held_out}.items():
+        if given == "pairs" and value is not None:
+            raise ValueError(f"{name} cannot be used where pairs are fitted to: leave them out.")
     return given
 
 

@@ -85,6 +85,10 @@ class Program(nn.Module, ABC):
         """Map features ``(*, F)`` to posteriors over the sphere, of batch shape ``(*,)``."""
         return self.posterior_head(features)
 
+    def gate_from_features(self, features: Tensor) -> Tensor | None:
+        """Return how much the posterior of each of ``(N, F)`` means; None if there is no gate."""
+        return None
+
     def project(self, features: Tensor) -> Tensor:
         """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``.
 

@@ -18,6 +18,14 @@ __all__ = ["headline", "print_summary", "write_report"]
 
 Answers = Mapping[str, Mapping[str, Interval]]
 
+# Groups that no row of METRICS is of.
+OTHER_GROUPS = {
+    "match": "Does a test item match each of its five nearest of those fitted to; of pairs, each "
+    "of the five likeliest partners among the test items'? Negative log likelihood (nats) and "
+    "calibration error of the match probability.",
+    "time": "Seconds.",
+}
+
 
 def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | None = None) -> Path:
     """Write one HTML page, which needs no other file, with every number and picture.
@@ -43,7 +51,7 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
         metrics=metrics,
         known=METRICS,
         groups=_grouped(metrics),
-        meaning_of_group=GROUPS | {"time": "Seconds."},
+        meaning_of_group=GROUPS | OTHER_GROUPS,
         meaning_of_question=QUESTIONS,
         answers=evaluation.answers,
         best=best,
@@ -82,9 +90,10 @@ def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the numbers to show first: those that ``METRICS`` says, and the times."""
+    """Return the numbers to show first: those that ``METRICS`` says, and those of no row of it."""
     shown = {name for name, metric in METRICS.items() if metric.headline}
-    return {n: value for n, value in metrics.items() if n in shown or n.startswith("time/")}
+    others = tuple(f"{group}/" for group in OTHER_GROUPS)
+    return {n: value for n, value in metrics.items() if n in shown or n.startswith(others)}
 
 
 def _best(answers: Answers) -> dict[str, str]:

@@ -74,13 +74,15 @@ def embed(program: Program, batches: Iterable[Batch], device: torch.device) -> E
         labels = None if labels is None else labels[order]
     embeddings: list[Tensor] = []
     posteriors: list[Distribution] = []
+    gates: list[Tensor | None] = []
     for block in features.split(HEAD_BATCH):
         on_device = block.to(device)
         embeddings.append(program.project(on_device))
         posteriors.append(program.posterior_from_features(on_device))
+        gates.append(program.gate_from_features(on_device))
     points = all(isinstance(posterior, Point) for posterior in posteriors)
     said = None if points else posteriors  # a point says no more than the embedding
-    return Embeddings(torch.cat(embeddings), labels, features, said, rows)
+    return Embeddings(torch.cat(embeddings), labels, features, said, rows, joined(gates))
 
 
 def gather(collected: Mapping[Part, list[Batch]], world_size: int) -> dict[Part, list[Batch]]:

@@ -35,7 +35,8 @@ def items(count, noise=None, shift=0.0, seed=1, posterior=True):
     error = torch.randn(count, DIM, generator=generator) * noise[:, None]
     features = 3 * (CENTRES[labels] + error) + shift
     q = VonMisesFisher(normalize(features), noise**-2.0) if posterior else None
-    return Embeddings(features, labels, features.clone(), q)
+    gate = torch.sigmoid(1 - features.mean(-1)) if posterior else None
+    return Embeddings(features, labels, features.clone(), q, gate=gate)
 
 
 def changed():
@@ -56,6 +57,7 @@ def part(given, rows):
         given.features[rows],
         VonMisesFisher(q.loc[rows], q.concentration[rows]),
         given.rows[rows],
+        given.gate[rows],
     )
 
 
@@ -160,7 +162,7 @@ def test_without_labels_or_with_one_class_what_needs_them_is_left_out():
     for labels in (None, torch.zeros(200, dtype=torch.long)):
         without = [
             Embeddings(p.embedding, None if labels is None else labels[: len(p)],
-                       p.features, p.posterior)
+                       p.features, p.posterior, gate=p.gate)
             for p in (train, test)
         ]  # fmt: skip
         truth = test.posterior[0].concentration
@@ -224,6 +226,10 @@ def test_bad_embeddings():
         Embeddings(X, posterior=ProjectedNormal(torch.ones(6, 4)))
     with pytest.raises(ValueError, match="rows must all be different"):
         Embeddings(X, rows=Y)
+    with pytest.raises(ValueError, match="gate must be from 0 to 1, got 0 to 2"):
+        Embeddings(X, gate=Y)
+    with pytest.raises(ValueError, match="gate must have a row for each of the 6 items, got 5"):
+        Embeddings(X, gate=Y[:5] / 2)
 
 
 def test_the_monitor_is_quick_and_says_the_same(evaluation):

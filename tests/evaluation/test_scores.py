@@ -20,7 +20,9 @@ def given(count, seed, dtype=torch.double, family=VonMisesFisher):
     noise = 0.2 + 0.6 * torch.rand(count, generator=generator)
     z = torch.eye(DIM)[labels] + torch.randn(count, DIM, generator=generator) * noise[:, None]
     z, features = z.to(dtype), torch.cat([z, z.abs()], -1).to(dtype)
-    return Embeddings(z, labels, features, family(normalize(z), noise.to(dtype) ** -2))
+    gate = torch.rand(count, generator=generator)
+    q = family(normalize(z), noise.to(dtype) ** -2)
+    return Embeddings(z, labels, features, q, gate=gate)
 
 
 @pytest.fixture(scope="module", params=[torch.double, torch.float], ids=["float64", "float32"])
@@ -76,6 +78,7 @@ def test_of_posteriors(query):
     train, q = query.reference, query.posterior[0]
     close("entropy", query, q.entropy())
     close("mean_resultant_length", query, 1 - q.mean_resultant_length)
+    close("gate", query, 1 - query.given.gate)
     cosine, rows = (normalize(query.embedding) @ normalize(train.embedding).T).topk(20)
     product = cosine * train.posterior[0].mean_resultant_length[rows]
     product = product * q.mean_resultant_length[:, None]
@@ -93,6 +96,19 @@ def test_of_posteriors(query):
     close("predictive_entropy", query, total, atol=1e-4)
     expected = torch.distributions.Categorical(p).entropy().mean(0)
     close("mutual_information", query, total - expected, atol=1e-4)
+
+
+def test_the_gated_length_is_that_of_the_mixture_with_the_uniform(query):
+    """By samples of the mixture, which is the posterior with the probability of the gate."""
+    gate = query.gate
+    torch.manual_seed(0)
+    z = query.posterior[0].sample((20_000,)).double()
+    uniform = normalize(torch.randn_like(z))
+    drawn = torch.where((torch.rand(20_000, 40) < gate)[..., None], z, uniform)
+    close("gated_resultant_length", query, 1 - drawn.mean(0).norm(dim=-1), atol=0.02)
+    exact = 1 - gate * query.posterior[0].mean_resultant_length
+    close("gated_resultant_length", query, exact)
+    assert (compute_score("gated_resultant_length", query) >= compute_score("gate", query)).all()
 
 
 def test_the_length_before_normalisation(query):

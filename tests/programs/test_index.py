@@ -1,5 +1,8 @@
 """Search by match probability, against the whole matrix, and when it is to be trusted."""
 
+import io
+import pickle
+import sys
 from copy import deepcopy
 
 import numpy as np
@@ -125,6 +128,25 @@ def test_partners_are_found_among_the_other_kind():
     torch.testing.assert_close(found.probability[:, 0], expected.amax(-1), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="query is needed where the gallery is a posterior"):
         index.search()
+
+
+def test_an_index_is_pickled(posterior, gallery):
+    index = PosteriorIndex(posterior, gallery[0], labels=gallery[1])
+    index.calibrate(*items(400, 3), risk=0.5)
+    query = items(20, 2)[0]
+    file = io.BytesIO()
+    torch.save(index, file)
+    file.seek(0)
+    for again in (pickle.loads(pickle.dumps(index)), torch.load(file, weights_only=False)):
+        for one, two in zip(index.search(query), again.search(query), strict=True):
+            assert torch.equal(one, two)
+        assert again.abstention == index.abstention
+
+
+def test_candidates_say_what_they_need(posterior, gallery, monkeypatch):
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(ValueError, match=r"needs usearch: pip install 'probcl\[index\]'"):
+        PosteriorIndex(posterior, gallery[0], candidates=20)
 
 
 def test_an_unlike_query_has_no_probable_match(posterior, gallery):

@@ -18,6 +18,8 @@ from probcl.programs import PostHoc, SimCLR, fit_posterior
 from probcl.programs.events import Events, mean_loss
 from probcl.special import inverse_bessel_ratio
 from probcl.sphere import normalize
+from probcl.training.batch import Batch
+from probcl.training.evaluation import embed, encode
 
 DIM = 8
 
@@ -59,13 +61,15 @@ def test_the_match_probability_is_calibrated_on_new_items(matched):
     bank = matched.posterior_head.bank
     near = nearest(normalize(z), bank.embedding, 5)
     with torch.no_grad():
-        p = matched.match_probability(z, bank.embedding).gather(1, near.row)
+        found = matched.neighbour_match(z).probability
+        whole = matched.match_probability(z, bank.embedding).gather(1, near.row)
     truth = bank.labels[near.row] == y[:, None]
-    assert event_calibration_error(p.flatten(), truth.flatten()) < 0.05
     constant = truth.double().mean()
     entropy = -(constant * constant.log() + (1 - constant) * (1 - constant).log())
-    loss = binary_cross_entropy(p.double(), truth.double())
-    assert loss < 0.93 * entropy
+    for p in (found, whole):
+        assert event_calibration_error(p.flatten(), truth.flatten()) < 0.05
+        loss = binary_cross_entropy(p.double(), truth.double())
+        assert loss < 0.93 * entropy
 
 
 def test_the_entropy_says_whose_neighbour_is_of_another_class(matched):
@@ -86,6 +90,26 @@ def test_the_match_probability_is_that_of_the_formula(matched):
     expected = length[:, None] * length[:7] * link
     torch.testing.assert_close(matched.match_probability(z, z[:7]), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(matched.match_probability(q, matched(z[:7])), expected)
+
+
+def test_the_nearest_of_the_bank_match_with_the_probability_of_the_formula(matched):
+    z, _ = classes(100, seed=2)
+    bank = matched.posterior_head.bank
+    for k in (1, 5, 50):
+        p, row = matched.neighbour_match(z, k)
+        near = nearest(normalize(z), bank.embedding, k)
+        assert torch.equal(row, near.row)
+        # The bank's own lengths are by probes that did not see the item.
+        length = matched(z).mean_resultant_length[:, None] * bank.length[row]
+        expected = length * matched.posterior_head.link(near.cosine)
+        torch.testing.assert_close(p, expected, atol=1e-5, rtol=1e-4)
+    rows = matched.neighbour_match(bank.embedding[:20], 3).row
+    assert not (rows == torch.arange(20)[:, None]).any()  # an item is not its own neighbour
+    for k in (0, 51):
+        with pytest.raises(ValueError, match=f"k must be from 1 to 50, .* got {k}"):
+            matched.neighbour_match(z, k)
+    with pytest.raises(ValueError, match="match probabilities need matches for the likelihood"):
+        fit_posterior(z, steps=1).neighbour_match(z)
 
 
 def test_the_loss_is_the_binary_cross_entropy_of_the_matches(matched):
@@ -128,6 +152,27 @@ def test_the_gate_closes_on_what_is_unlike_the_items(matched):
     assert usual.median() > 0.95
     assert far.max() < 0.1
     assert 0 <= far.min() <= usual.max() <= 1
+
+
+def test_the_evaluation_asks_the_gate_and_the_gated_length_every_question(matched):
+    (z, y), (far, _) = classes(300, seed=4), classes(200, seed=6)
+    known, new = matched.embed(z[:200], y[:200]), matched.embed(z[200:], y[200:])
+    assert torch.equal(new.gate.float(), matched.gate(z[200:]))
+    outside = {"far": matched.embed(8 - 9 * far)}
+    severe = {"noise": {s: matched.embed(z[200:] + s * far[:100], y[200:]) for s in (1, 2)}}
+    names = ["gate", "gated_resultant_length", "entropy"]
+    answers = evaluate(
+        known, None, new, None, out_of_distribution=outside, corrupted=severe, scores=names,
+        metrics=[],
+    ).answers  # fmt: skip
+    asked = {"retrieval_error", "ambiguity", "out_of_distribution", "corruption"}
+    assert all(answers[name].keys() == asked for name in names)
+    for name in names[:2]:
+        assert answers[name]["out_of_distribution"].value > 0.95
+    order = matched.embed(z[200:].flip(0), y[200:].flip(0))
+    order._rows = torch.arange(100).flip(0)
+    assert torch.equal(order.sorted().gate, new.gate)
+    assert torch.equal(Embeddings.concatenate([known, new]).gate, matched.gate(z).double())
 
 
 def test_a_posterior_of_arrays_comes_back_bit_for_bit(matched, tmp_path):
@@ -266,6 +311,19 @@ def test_a_constant_concentration_is_the_moment_estimate():
     expected = inverse_bessel_ratio(cosine, DIM).log()
     found = program(bank.embedding).concentration.log().mean()
     assert found.item() == pytest.approx(expected.item(), abs=0.1)
+
+
+def test_a_trainer_evaluates_the_gate_too():
+    z, y = classes(300)
+    program = fit_posterior(z.view(-1, 1, 2, 4), y, encoder=nn.Flatten(), steps=2)
+    batches = [
+        encode(program, Batch(z[rows].view(1, -1, 1, 2, 4), y[rows], rows))
+        for rows in torch.arange(300).flip(0).split(128)
+    ]
+    found = embed(program, batches, torch.device("cpu"))
+    torch.testing.assert_close(found.gate, program.gate(z.view(-1, 1, 2, 4)).double())
+    point = SimCLR(nn.Flatten(), nn.Linear(8, 5))
+    assert embed(point, batches, torch.device("cpu")).gate is None
 
 
 def test_the_network_and_its_embedding_stay_as_they_are():
