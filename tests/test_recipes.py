@@ -106,6 +106,8 @@ PAPERS = [
             "model.kl": "gaussian_bound",
             "model.program.beta": 1.0,
             "model.program.num_samples": 1,
+            "model.program.posterior.initial_resultant_length": None,
+            "model.program.temperature_correction": False,
         },
     ),
     ("vcl/cifar10-*", {"data.name": "CIFAR10"}),

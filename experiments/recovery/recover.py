@@ -28,7 +28,12 @@ SEEDS = (0, 1, 2)
 SETTING = {
     "data": {"class": "ConjugateGenerator", "dim": 10, "concentration": [16.0, 32.0]},
     "encoder": {"layers": 3, "width": 128, "activation": "SiLU"},
-    "posterior": {"class": "VonMisesFisherHead", "hidden": 128, "concentration": 24.0},
+    # A concentration of 24.
+    "posterior": {
+        "class": "VonMisesFisherHead",
+        "hidden": 128,
+        "initial_resultant_length": 0.82668,
+    },  # fmt: skip
     "optimizer": {"class": "Adam", "lr": 1e-3, "schedule": "cosine to 0"},
     "new items": 2048,
     "threads": 1,
@@ -52,8 +57,12 @@ METHODS = {
     "MCInfoNCE, temperature 0.05, 64 samples": Method(
         MCInfoNCE, {"temperature": 0.05, "num_samples": 64}, steps=1000, batch=64
     ),
-    "VSimCLR, temperature 0.05, beta 1": Method(VSimCLR, {"temperature": 0.05}),
-    "VSimCLR, temperature 0.2, beta 1": Method(VSimCLR, {"temperature": 0.2}),
+    "VSimCLR, temperature 0.05, beta 1": Method(
+        VSimCLR, {"temperature": 0.05, "beta": 1.0, "temperature_correction": False}
+    ),
+    "VSimCLR, temperature 0.2, beta 1": Method(
+        VSimCLR, {"temperature": 0.2, "beta": 1.0, "temperature_correction": False}
+    ),
 }
 
 
@@ -66,7 +75,9 @@ def recover(name: str, seed: int) -> dict[str, float]:
     for inputs in (data["dim"] + 1, width, width):
         layers += [nn.Linear(inputs, width), nn.SiLU()]
     head = VonMisesFisherHead(
-        data["dim"], SETTING["posterior"]["hidden"], SETTING["posterior"]["concentration"]
+        data["dim"],
+        SETTING["posterior"]["hidden"],
+        SETTING["posterior"]["initial_resultant_length"],
     )
     method = METHODS[name]
     program = method.kind(nn.Sequential(*layers), head, **method.arguments)

@@ -5,7 +5,6 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from probcl.checks import check_choice, check_count
@@ -137,10 +136,10 @@ class ProjectedNormalHead(_LocatedHead):
 
     ``Sigma`` is ``sigma(h)^2 I`` if isotropic, ``diag(sigma(h)^2)`` if diagonal, and
     ``W(h) W(h)' + diag(sigma(h)^2)`` if of low rank. Since ``PN(mu, Sigma) = PN(c mu, c^2 Sigma)``
-    only the ratio of ``|mu|`` to ``sigma`` counts. It starts where the mean resultant length is what
-    is asked for, exactly for every input until the first batch of training; the mean of ``|mu|``
-    over that batch is then the unit of ``|mu|``, whose length tells from there on, as ``sigma``
-    does, how sure a posterior is. ``W`` starts at zero, and ``|mu|^2 + d sigma^2`` at ``d``, where
+    only the ratio of ``|mu|`` to ``sigma`` counts. It starts where the mean resultant length is
+    what is asked for, exactly for every input until the first batch of training; the mean of
+    ``|mu|`` over that batch is then its unit, and from there on ``|mu|`` tells, as ``sigma`` does,
+    how sure a posterior is. ``W`` starts at zero, and ``|mu|^2 + d sigma^2`` at ``d``, where
     the Gaussian bound of the KL is tightest.
 
     Without an initial resultant length the head is that of the VCL paper: ``sigma`` starts near 1,
@@ -295,9 +294,10 @@ def _checked_length(value: float) -> float:
 def _normal_ratio(length: float, dim: int) -> float:
     """Return ``|mu| / sigma`` of the isotropic projected normal of a mean resultant length."""
     _checked_length(length)
-
-    def excess(log_ratio: float) -> float:
-        ratio = torch.tensor(math.exp(log_ratio), dtype=torch.float64)
-        return float(ratio * relative_mean_resultant(ratio.square(), dim)) - length
-
-    return math.exp(brentq(excess, -40.0, 40.0, xtol=1e-12))
+    low, high = -40.0, 40.0  # its logarithm, by halves: the length grows with it
+    for _ in range(60):
+        middle = (low + high) / 2
+        ratio = torch.tensor(math.exp(middle), dtype=torch.float64)
+        shorter = ratio * relative_mean_resultant(ratio.square(), dim) < length
+        low, high = (middle, high) if shorter else (low, middle)
+    return math.exp(low)

@@ -71,7 +71,19 @@ class VSimCLR(_Contrastive):
 
         loss = InfoNCE(z, z'; temperature) + beta (1/2) [KL(q(.|x)) + KL(q(.|x'))] / d
 
-    The defaults are the paper's, but for its head: temperature 0.07, one sample.
+    The paper's head starts near the uniform: its first gradients are noise, concentration is bought
+    by long ``mu`` in few directions, and the embedding collapses onto them. So by default
+
+    - posteriors start concentrated (``ProjectedNormalHead``);
+    - the temperature is corrected. Samples of posteriors of mean resultant lengths ``rho`` shrink
+      cosines, ``E[z_i . z_j] = rho_i rho_j mu_i . mu_j``: they are divided by ``temperature *
+      mean(rho^2)`` over the batch, without gradient, so that the loss of the directions keeps its
+      temperature while ``rho`` moves (``probcl.programs.shrinkage``);
+    - ``beta`` is 0.1: a KL of weight 1 keeps raising the entropy where classes are apart already.
+
+    Temperature 0.07 and one sample are the paper's. Its own form is ``VSimCLR(encoder,
+    ProjectedNormalHead(initial_resultant_length=None), beta=1.0, temperature_correction=False)``,
+    as in ``experiments/recipes/vcl``; ``experiments/fashion_mnist`` has both beside their twins.
 
     Args:
         encoder: Images to features.
@@ -84,6 +96,8 @@ class VSimCLR(_Contrastive):
         num_samples: Posterior samples of each view; of several, each anchor's likelihood is
             averaged inside the logarithm, as for ``MCInfoNCE``, which tightens the bound.
         learn_temperature: Whether the temperature is learned, from there, and kept at 0.01 or more.
+        temperature_correction: Whether it is corrected for the samples' shrinkage of cosines, as
+            above.
 
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
@@ -121,6 +135,7 @@ class VSupCon(_Contrastive):
             ``"inside"`` (``L_in``), as ``sup_con`` takes it.
         num_samples: As for ``VSimCLR``.
         learn_temperature: As for ``VSimCLR``.
+        temperature_correction: As for ``VSimCLR``.
 
     References:
         Jeong, Kim, Hero (2025), as for ``VSimCLR``. https://arxiv.org/abs/2506.10159

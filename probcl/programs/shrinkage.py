@@ -42,4 +42,6 @@ def expected_shrinkage(q: Distribution, samples: int = 2) -> Tensor:
         squared = q.mean_resultant_length.square()
     else:
         squared = torch.linalg.vecdot(q.sample(), q.sample())
-    return mean_over_ranks(squared.mean()).clamp(_LEAST**2, 1.0) ** (samples / 2)
+    # A number that is not finite is for the objective to name: the temperature is not at fault.
+    mean = mean_over_ranks(squared.mean()).nan_to_num(1.0)
+    return mean.clamp(_LEAST**2, 1.0) ** (samples / 2)

@@ -36,7 +36,9 @@ class ProbabilisticVarCon(VariationalProgram):
 
     The sites are the direction ``z``, the class ``r`` and the label ``y``, observed under the same
     ``p(r|z)``. Without posterior spread and KL it is ``VarCon``. ``monitored`` has the target's
-    mean temperature, ``tau2``. Not published; the defaults are VarCon's and VSimCLR's.
+    mean temperature, ``tau2``. Not published; the defaults are VarCon's and VSimCLR's. As there,
+    the temperature of ``p(r|z)`` is corrected, here by the root of ``mean(rho^2)``, for a centroid
+    averages the samples' noise; the target's is not.
 
     Args:
         encoder: Images to features.
@@ -50,6 +52,7 @@ class ProbabilisticVarCon(VariationalProgram):
         num_samples: Posterior samples of each view, over which the loss is averaged.
         learn_temperature: Whether the temperature is learned, from there, and kept at 0.01 and at a
             fixed ``epsilon`` or more.
+        temperature_correction: Whether it is corrected for the samples' shrinkage of cosines.
 
     References:
         Wang et al. (2025), https://arxiv.org/abs/2506.07413, and Jeong, Kim, Hero (2025),

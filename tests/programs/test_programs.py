@@ -26,9 +26,12 @@ SUPERVISED = (
 CONTRASTING = ("VSimCLR", "MCInfoNCE", "SimCLR", "ExpectedLikelihood")
 SAMPLED = ("VSimCLR", "VSupCon", "MCInfoNCE", "MCSupCon", "ProbabilisticVarCon")
 #: Those that differ by name from what their papers have are told of in the docstrings.
+CORRECTED = {"temperature_correction": True}
 DEFAULTS = {
-    "VSimCLR": {"temperature": 0.07, "beta": 1.0, "num_samples": 1},
-    "VSupCon": {"temperature": 0.07, "beta": 1.0, "num_samples": 1, "average": "outside"},
+    "VSimCLR": {"temperature": 0.07, "beta": 0.1, "num_samples": 1} | CORRECTED,
+    "VSupCon": {
+        "temperature": 0.07, "beta": 0.1, "num_samples": 1, "average": "outside"
+    } | CORRECTED,
     "MCInfoNCE": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
     "MCSupCon": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
     "SimCLR": {"temperature": 0.1},
@@ -38,8 +41,8 @@ DEFAULTS = {
     },
     "VarCon": {"temperature": 0.1, "epsilon": 0.02, "learn_epsilon": False},
     "ProbabilisticVarCon": {
-        "temperature": 0.1, "epsilon": 0.02, "learn_epsilon": False, "beta": 1.0, "num_samples": 1
-    },
+        "temperature": 0.1, "epsilon": 0.02, "learn_epsilon": False, "beta": 0.1, "num_samples": 1
+    } | CORRECTED,
     "ExpectedLikelihood": {"positive_concentration": None},
     "SupExpectedLikelihood": {"positive_concentration": None},
     "MoCo": {"temperature": 0.2, "momentum": 0.99, "queue_size": 4096},
