@@ -161,7 +161,8 @@ def recovery() -> str:
 
 def posteriors() -> str:
     """Return a row for each number, and a column for each set of embeddings."""
-    names = {"fashion_mnist": "Fashion-MNIST, SupCon, views", "text": "text, MiniLM"}
+    names = {"fashion_mnist": "Fashion-MNIST, SupCon, views", "cifar10": "CIFAR-10, EfficientNet",
+             "text": "text, MiniLM"}  # fmt: skip
     files = {name: sorted((HERE / "posteriors").glob(f"{name}-seed*.json")) for name in names}
     runs = {name: [json.loads(path.read_text()) for path in files[name]] for name in names}
 
@@ -176,12 +177,27 @@ def posteriors() -> str:
 
         return of
 
+    def severity(score: str) -> Callable[[dict[str, Any]], float | None]:
+        def of(run: dict[str, Any]) -> float | None:
+            kinds = [scores[score] for scores in run["severity"].values()]
+            return mean(kinds) if kinds else None
+
+        return of
+
     scores = runs["text"][0]["retrieval_error"]
     rows = {
         f"wrong neighbour: {s}": row(lambda run, s=s: run["retrieval_error"][s]) for s in scores
     }
     rows |= {
         f"out of distribution: {s}": row(outside(s)) for s in ("entropy", "gated", "agreement")
+    }
+    rows |= {
+        f"severity, rank correlation: {s}": row(severity(s))
+        for s in ("entropy", "gated", "agreement", "nearest cosine")
+    }
+    rows |= {
+        f"people's votes, rank correlation: {s}": row(lambda run, s=s: run.get("people", {}).get(s))
+        for s in ("entropy", "agreement", "max probability")
     }
     keys = {"R@1": "recall_at_1", "linear probe": "probe", "match NLL": "match_loss",
             "match ECE": "match_calibration_error"}  # fmt: skip

@@ -6,7 +6,9 @@
 ``FILE`` holds arrays: ``embedding``, ``label`` and ``split`` (0 fit, 1 held out, 2 test; without it
 the first 10,000 items, the next 2,000 and the next 4,000), with ``features`` where there are more,
 ``view_NAME`` and ``view_NAME_features`` for changed copies of the items to fit to, and
-``outside_NAME``, ``outside_NAME_features`` for items out of distribution.
+``outside_NAME``, ``outside_NAME_features`` for items out of distribution, ``corrupted_NAME_1`` to
+``_5`` (and ``_features``) for the first of the test items, corrupted to each severity, and
+``votes`` for how many people gave each test item each class.
 
 The question is whether the nearest item that was fitted to is of another class. One record,
 ``NAME-seedN.json``, has every number, with 95 % intervals of 500 resamples of the test items; those
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import entropy, spearmanr
 from torch import Tensor
 
 from probcl.evaluation import (
@@ -40,8 +43,8 @@ HERE = Path(__file__).parent
 NEAR, VOTERS, RESAMPLES = 5, 20, 500
 
 
-def read(path: Path) -> dict[str, Embeddings]:
-    """Return the parts of a file of arrays by name."""
+def read(path: Path) -> tuple[dict[str, Embeddings], np.ndarray | None]:
+    """Return the parts of a file of arrays by name, and people's votes."""
     arrays = dict(np.load(path))
     split = arrays.get("split")
     if split is None:
@@ -56,9 +59,10 @@ def read(path: Path) -> dict[str, Embeddings]:
         for number, name in enumerate(("fit", "held_out", "test"))
     }
     for name, array in arrays.items():
-        if name.startswith(("view_", "outside_")) and not name.endswith("_features"):
+        kinds = ("view_", "outside_", "corrupted_")
+        if name.startswith(kinds) and not name.endswith("_features"):
             parts[name] = Embeddings(array, features=arrays.get(f"{name}_features"))
-    return parts
+    return parts, arrays.get("votes")
 
 
 def scores_of(posterior: PostHoc, items: Embeddings) -> dict[str, Tensor]:
@@ -87,7 +91,7 @@ def interval(values: list[float]) -> list[float]:
     return np.quantile(values, [0.025, 0.975]).round(4).tolist()
 
 
-def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
+def measure(parts: dict[str, Embeddings], votes: np.ndarray | None, seed: int) -> dict[str, object]:
     """Fit a posterior and return what was measured."""
     fit, test = parts["fit"], parts["test"]
     views = [part for name, part in parts.items() if name.startswith("view_")]
@@ -132,9 +136,40 @@ def measure(parts: dict[str, Embeddings], seed: int) -> dict[str, object]:
             name: {score: auroc(scores[score], values) for score, values in part.items()}
             for name, part in outside.items()
         },
+        "severity": severities(posterior, parts, scores),
         "rests_on": str(posterior.fit),
         "fit_seconds": round(seconds, 1),
-    }
+    } | agreement_with_people(scores, votes)
+
+
+def severities(
+    posterior: PostHoc, parts: dict[str, Embeddings], clean: dict[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """Return each score's rank correlation with the severity, 0 to 5, by corruption."""
+    names = {name.split("_", 1)[1][:-2] for name in parts if name.startswith("corrupted_")}
+    found = {}
+    for name in sorted(names):
+        levels = [parts[f"corrupted_{name}_{severity}"] for severity in range(1, 6)]
+        count = len(levels[0])
+        with torch.no_grad():
+            scores = [{s: values[:count] for s, values in clean.items()}]
+            scores += [scores_of(posterior, level) for level in levels]
+        severity = np.repeat(np.arange(6), count)
+        found[name] = {
+            s: float(spearmanr(torch.cat([each[s] for each in scores]), severity).statistic)
+            for s in clean
+        }
+    return found
+
+
+def agreement_with_people(
+    scores: dict[str, Tensor], votes: np.ndarray | None
+) -> dict[str, dict[str, float]]:
+    """Return each score's rank correlation with the entropy of people's votes, if there are any."""
+    if votes is None:
+        return {}
+    people = entropy(votes, axis=1)
+    return {"people": {s: float(spearmanr(v, people).statistic) for s, v in scores.items()}}
 
 
 def main() -> None:
@@ -144,7 +179,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     chosen = parser.parse_args()
-    parts = read(chosen.file)
+    parts, votes = read(chosen.file)
     for seed in chosen.seeds:
         sizes = {name: [len(part), part.embedding.shape[1]] for name, part in parts.items()}
         options = {
@@ -153,7 +188,7 @@ def main() -> None:
             if isinstance(option.default, int | float)
         }
         config = options | {"seed": seed, "threads": torch.get_num_threads(), "sizes": sizes}
-        record = {"config": config, "environment": environment()} | measure(parts, seed)
+        record = {"config": config, "environment": environment()} | measure(parts, votes, seed)
         path = HERE / f"{chosen.name}-seed{seed}.json"
         write_whole(path, json.dumps(record, indent=1) + "\n")
         print(path, record["retrieval_error"], record["match_loss"], flush=True)
