@@ -28,7 +28,11 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 POST_HOC = "-posthoc"
 
-# The default run, and every program with its published defaults.
+# The form of the VCL paper, which programs chosen by name do not have.
+PUBLISHED = ["--model.program.beta=1.0", "--model.program.temperature_correction=false",
+             "--model.program.posterior=ProjectedNormalHead",
+             "--model.program.posterior.initial_resultant_length=null"]  # fmt: skip
+# The default run, and every program with its own defaults.
 DIGITS: dict[str, list[str]] = {"default": []} | {
     name.lower(): [f"--model.program={name}"]
     for name in (
@@ -37,22 +41,25 @@ DIGITS: dict[str, list[str]] = {"default": []} | {
     )
 }  # fmt: skip
 DIGITS["crossentropy"].append("--model.program.num_classes=10")
+DIGITS |= {f"{name.lower()}-published": [f"--model.program={name}", *PUBLISHED]
+           for name in ("VSimCLR", "VSupCon")}  # fmt: skip
 
 # Of one temperature, one length and one dimension, so that all can be compared.
 WARM = ["--model.program.temperature=0.2"]
 POINT = ["--model.program.projection=MLP", "--model.program.projection.dim=64"]
-NORMAL = ["--model.program.posterior=ProjectedNormalHead", "--model.program.posterior.dim=64",
-          "--model.program.beta=0.1"]  # fmt: skip
+NORMAL = ["--model.program.posterior=ProjectedNormalHead", "--model.program.posterior.dim=64"]
 VMF = ["--model.program.posterior=VonMisesFisherHead", "--model.program.posterior.dim=64"]
 DEGRADED = ["--data.degraded_views=1"]
 FASHION_MNIST = {
     "vsimclr": ["--model.program=VSimCLR", *NORMAL, *WARM],
+    "vsimclr-published": ["--model.program=VSimCLR", *PUBLISHED, *NORMAL[1:], *WARM],
     "vsimclr-degraded": ["--model.program=VSimCLR", *NORMAL, *WARM, *DEGRADED],
     "simclr": ["--model.program=SimCLR", *POINT, *WARM],
     "simclr-degraded": ["--model.program=SimCLR", *POINT, *WARM, *DEGRADED],
     "simclr-degraded-posthoc": [],
     "expectedlikelihood": ["--model.program=ExpectedLikelihood", *VMF],
     "vsupcon": ["--model.program=VSupCon", *NORMAL, *WARM],
+    "vsupcon-published": ["--model.program=VSupCon", *PUBLISHED, *NORMAL[1:], *WARM],
     "supcon": ["--model.program=SupCon", *POINT, *WARM],
     "varcon": ["--model.program=VarCon", *POINT, *WARM],
 }

@@ -20,9 +20,11 @@ HERE = Path(__file__).parent
 READMES = [HERE.parent / "README.md", *sorted(HERE.glob("*/README.md"))]
 
 DIGITS = {
-    "default": "`probcl fit`", "vsimclr": "`VSimCLR`", "simclr": "`SimCLR`",
+    "default": "`probcl fit`", "vsimclr": "`VSimCLR`",
+    "vsimclr-published": "`VSimCLR`, published form", "simclr": "`SimCLR`",
     "mcinfonce": "`MCInfoNCE`", "moco": "`MoCo`", "byol": "`BYOL`", "swav": "`SwAV`",
     "vicreg": "`VICReg`", "barlowtwins": "`BarlowTwins`", "vsupcon": "`VSupCon`",
+    "vsupcon-published": "`VSupCon`, published form",
     "supcon": "`SupCon`", "varcon": "`VarCon`", "crossentropy": "`CrossEntropy`",
 }  # fmt: skip
 COLUMNS = {
@@ -49,12 +51,14 @@ DIGITS_QUESTIONS = {
 }
 FASHION_MNIST = {
     "vsimclr": "VSimCLR",
+    "vsimclr-published": "VSimCLR, published form",
     "vsimclr-degraded": "VSimCLR, degraded views",
     "simclr": "SimCLR",
     "simclr-degraded": "SimCLR, degraded views",
     "simclr-degraded-posthoc": "the same, post-hoc head",
     "expectedlikelihood": "Expected likelihood",
     "vsupcon": "VSupCon",
+    "vsupcon-published": "VSupCon, published form",
     "supcon": "SupCon",
     "varcon": "VarCon",
 }
