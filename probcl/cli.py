@@ -17,9 +17,10 @@ Probabilistic contrastive learning on the hypersphere.
   compare    set runs side by side on one page
   posterior  fit a posterior to embeddings in a file, or of an encoder, and write a report
   evaluate   write a report on embeddings in a file, without fitting
+  reproduce  make the run of a record again, and compare its numbers
 
 probcl fit                              train VSimCLR on handwritten digits
-probcl fit --model.program SupCon       train another program, with its published defaults
+probcl fit --model.program SupCon       train another program, with its own defaults
 probcl fit --data CIFAR10               train on another data set
 probcl fit --evaluate false             train only; probcl test gives the numbers later
 probcl fit --print_config               show every value that can be set
@@ -43,6 +44,10 @@ def main(args: list[str] | None = None) -> None:
         from probcl.embedding_commands import run as run_on_embeddings
 
         run_on_embeddings(given[0], given[1:])
+    elif given[0] == "reproduce":
+        from probcl.reproduce import run as reproduce
+
+        reproduce(given[1:])
     else:
         from probcl.lightning_cli import run
 

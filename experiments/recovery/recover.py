@@ -33,7 +33,7 @@ SETTING = {
         "class": "VonMisesFisherHead",
         "hidden": 128,
         "initial_resultant_length": 0.82668,
-    },  # fmt: skip
+    },
     "optimizer": {"class": "Adam", "lr": 1e-3, "schedule": "cosine to 0"},
     "new items": 2048,
     "threads": 1,

@@ -1,0 +1,75 @@
+"""``probcl reproduce``: the interval, a run that lies in it, one that does not, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from probcl.cli import main
+from probcl.reproduce import prediction_interval
+from probcl.runs import record_of_run
+
+
+def test_the_interval_covers_one_more_run_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    draws = random.normal(0.8, 0.05, (2000, 11))
+    inside = [draw[-1] in prediction_interval(draw[:-1].tolist()) for draw in draws]
+    assert stats.binomtest(sum(inside), 2000, 0.95).pvalue > 0.01
+    with pytest.raises(ValueError, match="values must be 2 at least for a spread, got 1: run more"):
+        prediction_interval([0.9])
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Two records of a short run, whose numbers are known to be those of one machine."""
+    folder = tmp_path_factory.mktemp("records")
+    for seed in (0, 1):
+        run = folder / f"run{seed}"
+        options = [f"--seed_everything={seed}", f"--run_dir={run}", "--trainer.max_epochs=1"]
+        main(["fit", *options, "--trainer.enable_progress_bar=false", "--data.corrupted=30"])
+        (folder / f"short-seed{seed}.json").write_text(json.dumps(record_of_run(run)))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_that_is_made_again_lies_inside(records, capfd):
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", str(records / "short-seed0.json")])
+    assert end.value.code == 0
+    assert "probe/top1" in (out := capfd.readouterr().out)
+    assert "OUTSIDE" not in out
+    for seed in (0, 1):  # records that no run comes near to
+        path = records / f"short-seed{seed}.json"
+        record = json.loads(path.read_text())
+        record["metrics"]["probe/top1"] = 0.01 + 0.001 * seed
+        (records / f"wrong-seed{seed}.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", str(records / "wrong-seed0.json"), "--metrics", "probe/top1"])
+    assert end.value.code == 1
+    assert "OUTSIDE" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("figure.json", {}, "record must be named NAME-seedN.json, got"),
+        ("a-seed0.json", {"metrics": {}}, "has no config and metrics: it cannot be made again"),
+        ("a-seed0.json", [1], "has no config and metrics: it cannot be made again"),
+        (
+            "a-seed0.json",
+            {"config": {"model": {"class_path": "os.system"}}, "metrics": {}},
+            "os.system",
+        ),
+    ],
+)
+def test_bad_records_end_in_one_sentence(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=message):
+        main(["reproduce", str(path)])
+
+
+def test_a_record_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"b-seed0\.json cannot be read"):
+        main(["reproduce", str(tmp_path / "b-seed0.json")])
