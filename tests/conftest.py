@@ -22,11 +22,6 @@ settings.register_profile("ours", deadline=None)  # no test depends on the time 
 settings.load_profile("ours")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests, so that no process ends long after the other."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
-
-
 @pytest.fixture(autouse=True)
 def _seeded_and_validated():
     pyro.clear_param_store()
