@@ -174,29 +174,25 @@ def posteriors() -> str:
         found = [[of(run) for run in runs[name]] for name in names]
         return [cell([x for x in part if x is not None], 3, half_range=True) for part in found]
 
-    def outside(score: str) -> Callable[[dict[str, Any]], float | None]:
+    def averaged(question: str, score: str) -> list[str]:
+        """Return a row of a score's mean over the sets or corruptions of a question."""
+
         def of(run: dict[str, Any]) -> float | None:
-            sets = [scores[score] for scores in run["out_of_distribution"].values()]
-            return mean(sets) if sets else None
+            each = [scores[score] for scores in run[question].values()]
+            return mean(each) if each else None
 
-        return of
-
-    def severity(score: str) -> Callable[[dict[str, Any]], float | None]:
-        def of(run: dict[str, Any]) -> float | None:
-            kinds = [scores[score] for scores in run["severity"].values()]
-            return mean(kinds) if kinds else None
-
-        return of
+        return row(of)
 
     scores = runs["text"][0]["retrieval_error"]
     rows = {
         f"wrong neighbour: {s}": row(lambda run, s=s: run["retrieval_error"][s]) for s in scores
     }
     rows |= {
-        f"out of distribution: {s}": row(outside(s)) for s in ("entropy", "gated", "agreement")
+        f"out of distribution: {s}": averaged("out_of_distribution", s)
+        for s in ("entropy", "gated", "agreement")
     }
     rows |= {
-        f"severity, rank correlation: {s}": row(severity(s))
+        f"severity, rank correlation: {s}": averaged("severity", s)
         for s in ("entropy", "gated", "agreement", "nearest cosine")
     }
     rows |= {

@@ -58,8 +58,8 @@ def read(path: Path) -> tuple[dict[str, Embeddings], np.ndarray | None]:
         )
         for number, name in enumerate(("fit", "held_out", "test"))
     }
+    kinds = ("view_", "outside_", "corrupted_")
     for name, array in arrays.items():
-        kinds = ("view_", "outside_", "corrupted_")
         if name.startswith(kinds) and not name.endswith("_features"):
             parts[name] = Embeddings(array, features=arrays.get(f"{name}_features"))
     return parts, arrays.get("votes")
