@@ -5,7 +5,8 @@
 
 A record, ``experiments/EXPERIMENT/NAME-seedN.json``, holds the configuration, versions, hardware
 and metrics of a run; one that is there is not made again, and a run that was interrupted goes on.
-Every run has one thread. Options after ``--`` go to ``probcl fit``.
+Every run has one thread, unless it emulates another machine. Options after ``--`` go to
+``probcl fit``.
 
 Fashion-MNIST is looked for in ``--data``, as torchvision leaves it (``FashionMNIST/raw``), MNIST's
 test split in ``MNIST_test`` beside it.
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,7 +65,20 @@ FASHION_MNIST = {
     "supcon": ["--model.program=SupCon", *POINT, *WARM],
     "varcon": ["--model.program=VarCon", *POINT, *WARM],
 }
-EXPERIMENTS = {"digits": (DIGITS, (0, 1, 2)), "fashion_mnist": (FASHION_MNIST, (0, 1))}
+# The default run on machines of other kinds, as far as one machine can be like another. The last is
+# made by the Python of an environment that has the lowest torch allowed.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+MACHINES = {
+    "one-thread": ONE_THREAD,
+    "two-threads": {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+    "avx2": ONE_THREAD | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "torch-2.5": ONE_THREAD,
+}
+EXPERIMENTS: dict[str, tuple[dict[str, list[str]], Sequence[int]]] = {
+    "digits": (DIGITS, range(3)),
+    "fashion_mnist": (FASHION_MNIST, range(2)),
+    "machines": ({name: [] for name in MACHINES}, range(10)),
+}
 
 
 def fashion_mnist(data: Path, runs: Path) -> list[str]:
@@ -140,8 +155,8 @@ def run_one(stem: str, runs: Path, records: Path, options: list[str]) -> bool:
         command = [*probcl, "fit", *options, f"--run_dir={folder}", "--ckpt_path=last",
                    "--trainer.enable_progress_bar=false"]  # fmt: skip
     started = time.perf_counter()
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
+    machine = MACHINES.get(stem.rpartition("-seed")[0], ONE_THREAD)
+    done = subprocess.run(command, env=os.environ | machine, capture_output=True, text=True)
     if done.returncode:
         print(f"{stem}: failed\n{done.stdout}{done.stderr}", flush=True)
         return False

@@ -49,6 +49,16 @@ DIGITS_QUESTIONS = {
     "contrast loss (Spearman)": "spearman_contrast",
     "all 17 corruptions (Spearman)": "corruption",
 }
+MACHINES = {
+    "one-thread": "one thread",
+    "two-threads": "two threads",
+    "avx2": "one thread, AVX2 in place of AVX-512",
+    "torch-2.5": "one thread, torch 2.5",
+}
+MACHINES_COLUMNS = COLUMNS | {
+    f"{name} (AUROC)": (f"unc/auroc_{name}/entropy", 2)
+    for name in ("inverted", "rotated", "shuffled")
+}
 FASHION_MNIST = {
     "vsimclr": "VSimCLR",
     "vsimclr-published": "VSimCLR, published form",
@@ -116,6 +126,23 @@ def digits() -> str:
         if runs_of("digits", name)
     }  # fmt: skip
     return markdown(list(COLUMNS), rows)
+
+
+def machines() -> str:
+    """Return a row for each machine, and one for all: mean, and the lowest and highest run."""
+    runs = {label: runs_of("machines", name) for name, label in MACHINES.items()}
+    runs = {label: found for label, found in runs.items() if found}
+    runs["all of them"] = [run for found in runs.values() for run in found]
+
+    def row(found: list[dict[str, float]]) -> list[str]:
+        cells = []
+        for metric, digits in MACHINES_COLUMNS.values():
+            values = values_of(found, metric)
+            spread = f"[{min(values):.{digits}f}, {max(values):.{digits}f}]"
+            cells.append(f"{mean(values):.{digits}f} {spread}")
+        return [str(len(found)), *cells]
+
+    return markdown(["runs", *MACHINES_COLUMNS], {name: row(found) for name, found in runs.items()})
 
 
 def digits_uncertainty() -> str:
@@ -207,6 +234,7 @@ def posteriors() -> str:
 
 TABLES = {
     "digits": digits,
+    "machines": machines,
     "posteriors": posteriors,
     "recovery": recovery,
     "digits/uncertainty": digits_uncertainty,

@@ -21,13 +21,13 @@ def test_the_interval_covers_one_more_run_as_often_as_it_says():
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
+def records(tmp_path_factory, small):
     """Two records of a short run, whose numbers are known to be those of one machine."""
     folder = tmp_path_factory.mktemp("records")
     for seed in (0, 1):
         run = folder / f"run{seed}"
-        options = [f"--seed_everything={seed}", f"--run_dir={run}", "--trainer.max_epochs=1"]
-        main(["fit", *options, "--trainer.enable_progress_bar=false", "--data.corrupted=30"])
+        options = [*small, "--model.program=SimCLR", f"--seed_everything={seed}"]
+        main(["fit", *options, f"--run_dir={run}", "--trainer.max_epochs=1"])
         (folder / f"short-seed{seed}.json").write_text(json.dumps(record_of_run(run)))
     return folder
 

@@ -169,6 +169,8 @@ class ProjectedNormalHead(_LocatedHead):
         tensor([0.9000, 0.9000])
     """
 
+    length: Tensor
+
     def __init__(
         self,
         dim: int = 128,

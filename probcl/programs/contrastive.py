@@ -17,7 +17,7 @@ from probcl.programs.program import (
     Views,
     require_labels,
 )  # fmt: skip
-from probcl.programs.shrinkage import expected_shrinkage
+from probcl.programs.shrinkage import corrected, expected_shrinkage
 
 __all__ = ["MCInfoNCE", "MCSupCon", "SimCLR", "SupCon", "VSimCLR", "VSupCon"]
 
@@ -55,9 +55,9 @@ class _Contrastive(VariationalProgram):
         """Weigh the directions by each anchor's factor; of several samples, by their mean."""
         shrinkage = self._shrinkage.take(z)
         temperature = self.temperature()
-        losses = self.contrastive(
-            z, labels, temperature if shrinkage is None else temperature * shrinkage
-        )
+        if shrinkage is not None:
+            temperature = corrected(temperature, shrinkage)
+        losses = self.contrastive(z, labels, temperature)
         if self.num_samples > 1:
             # Their plate keeps its place where stock Pyro has one of particles on its left.
             several = losses.dim() > 3

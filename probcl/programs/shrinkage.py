@@ -9,9 +9,10 @@ from probcl.distributions.covariance import Isotropic
 from probcl.distributions.posterior import SphereDistribution
 from probcl.objectives.collectives import mean_over_ranks
 
-__all__ = ["expected_shrinkage"]
+__all__ = ["corrected", "expected_shrinkage"]
 
 _LEAST = 0.1  # mean resultant length of a posterior that says nothing any more
+_LEAST_TEMPERATURE = 0.005  # twice what InfoNCE and SupCon bear
 
 
 @torch.no_grad()
@@ -45,3 +46,17 @@ def expected_shrinkage(q: Distribution, samples: int = 2) -> Tensor:
     # A number that is not finite is for the objective to name: the temperature is not at fault.
     mean = mean_over_ranks(squared.mean()).nan_to_num(1.0)
     return mean.clamp(_LEAST**2, 1.0) ** (samples / 2)
+
+
+def corrected(temperature: float | Tensor, shrinkage: Tensor) -> Tensor:
+    """Return ``temperature * shrinkage``, but no less than 0.005 or a temperature that is lower.
+
+    So posteriors that come near the uniform end no training; of them the correction is partial.
+
+    Args:
+        temperature: Positive number; a tensor, learned, is at least 0.01.
+        shrinkage: That of ``expected_shrinkage``.
+    """
+    fixed = isinstance(temperature, float)
+    least = min(temperature, _LEAST_TEMPERATURE) if fixed else _LEAST_TEMPERATURE
+    return (temperature * shrinkage).clamp(min=least)

@@ -21,7 +21,7 @@ from probcl.programs.program import (
     Views,
     require_labels,
 )  # fmt: skip
-from probcl.programs.shrinkage import expected_shrinkage
+from probcl.programs.shrinkage import corrected, expected_shrinkage
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
 
@@ -87,7 +87,7 @@ class ProbabilisticVarCon(VariationalProgram):
             # What an optimizer's step has moved out of the interval comes back to its end.
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors, q = self._posterior_directions(views)
-        shrinkage = expected_shrinkage(q, 1) if self.temperature_correction else 1.0
+        shrinkage = expected_shrinkage(q, 1) if self.temperature_correction else None
         log_p, classes = self._class_distribution(z, labels, shrinkage)
         self._found.put(z, (labels, (log_p, classes)))
         log_q, tau2 = adaptive_target(log_p, classes, temperature, self.epsilon)
@@ -104,14 +104,16 @@ class ProbabilisticVarCon(VariationalProgram):
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
 
     def _class_distribution(
-        self, z: Tensor, labels: Tensor | None, shrinkage: Tensor | float = 1.0
+        self, z: Tensor, labels: Tensor | None, shrinkage: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ``log p(r|z)``, ``(*, V, B, C)``, and the row of each label, ``(V, B)``."""
         views, batch = z.shape[-3:-1]
         labels = require_labels(self, labels, batch).repeat(views)
         directions = z.flatten(-3, -2)
         centroids = class_centroids(directions, labels)
-        temperature = self.temperature() * shrinkage
+        temperature = self.temperature()
+        if shrinkage is not None:
+            temperature = corrected(temperature, shrinkage)
         log_p = class_log_probabilities(directions, centroids, temperature)
         return log_p.unflatten(-2, (views, batch)), centroids.classes.unflatten(0, (views, batch))
 

@@ -8,8 +8,10 @@ from pyro import poutine
 
 from probcl.distributions import PowerSpherical, ProjectedNormal, VonMisesFisher
 from probcl.infer import ContrastiveELBO
+from probcl.nn import ConvNet, ProjectedNormalHead
 from probcl.objectives import info_nce
-from probcl.programs.shrinkage import expected_shrinkage
+from probcl.programs import ProbabilisticVarCon, VSimCLR, VSupCon
+from probcl.programs.shrinkage import corrected, expected_shrinkage
 from probcl.sphere import normalize
 
 
@@ -45,6 +47,22 @@ def test_posteriors_that_say_nothing_do_not_make_the_temperature_zero():
     uniform = VonMisesFisher(torch.eye(4), torch.zeros(4))
     assert expected_shrinkage(uniform).item() == pytest.approx(0.01)
     assert expected_shrinkage(uniform, 1).item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("program", [VSimCLR, VSupCon, ProbabilisticVarCon])
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 0.003])
+def test_posteriors_that_say_nothing_end_no_training(program, views, labels, temperature):
+    head = ProjectedNormalHead(8, initial_resultant_length=0.01)
+    options = {"epsilon": 0.0} if program is ProbabilisticVarCon else {}
+    program = program(ConvNet(), head, temperature=temperature, beta=0.0, **options)
+    program.materialize(views[0])
+    loss = ContrastiveELBO()(program.model, program.guide)(views, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in program.parameters() if p.grad is not None)
+    assert corrected(temperature, torch.tensor(0.01)).item() == pytest.approx(
+        min(temperature, 0.005)
+    )
 
 
 def test_the_corrected_temperature_is_that_of_the_directions(make, views):
