@@ -30,13 +30,10 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 POST_HOC = "-posthoc"
 
-# The form of the VCL paper, which programs chosen by name do not have. The head is JSON, because
-# jsonargparse takes "null" of a class within a class for a text.
-HEAD = {
-    "class_path": "probcl.nn.ProjectedNormalHead", "init_args": {"initial_resultant_length": None}
-}  # fmt: skip
+# The form of the VCL paper, which programs chosen by name do not have.
 PUBLISHED = ["--model.program.beta=1.0", "--model.program.temperature_correction=false",
-             f"--model.program.posterior={json.dumps(HEAD)}"]  # fmt: skip
+             "--model.program.posterior=ProjectedNormalHead",
+             "--model.program.posterior.initial_resultant_length=null"]  # fmt: skip
 # The default run, and every program with its own defaults.
 DIGITS: dict[str, list[str]] = {"default": []} | {
     name.lower(): [f"--model.program={name}"]

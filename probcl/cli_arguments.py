@@ -49,6 +49,9 @@ _NAMES_A_RUN = r"(-c|--config|--data|--model|--model\.program)(\.class_path)?(=|
 # Options whose value may be the name of a class; others, such as --data.root, take any text.
 _TAKES_A_CLASS = r"--data$|--data\.augmentation|--data\.out_of_distribution$|--model\."
 
+# An argument of a class that is itself an argument of a class.
+_OF_AN_INNER_CLASS = r"(--model\.program\.\w+|--data\.\w+)(?:\.init_args)?\.(\w+)"
+
 
 def names_a_run(args: list[str]) -> bool:
     """Tell whether the arguments name a program, data or a configuration: not the default run."""
@@ -105,12 +108,18 @@ def _without_downloads(data: dict[str, Any]) -> None:
 def with_our_names(args: list[str]) -> list[str]:
     """Put the import path for the name of a class of ours, which torchvision may have too.
 
-    A data set's name stands for ``Named`` with that name.
+    A data set's name stands for ``Named`` with that name; and ``null`` stays null for an argument of
+    a class within a class, where jsonargparse would make a text of it.
     """
     expanded: list[str] = []
     for before, arg in pairwise(["", *args]):
         option, equals, value = arg.partition("=") if "=" in arg else (before, "", arg)
         name = value
+        inner = re.fullmatch(_OF_AN_INNER_CLASS, option)
+        if inner and value == "null":
+            del expanded[len(expanded) - (not equals) :]  # the option, where it stands by itself
+            expanded.append(f'{inner[1]}={{"init_args": {{"{inner[2]}": null}}}}')
+            continue
         if re.match(_TAKES_A_CLASS, option):
             name = "probcl.training.Named" if value in DATASETS else OUR_CLASSES.get(value, value)
         expanded.append(f"{option}=" * bool(equals) + name)

@@ -63,6 +63,23 @@ def weights(run):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.parametrize(
+    "null",
+    [
+        [".initial_resultant_length=null"],
+        [".initial_resultant_length", "null"],
+        [".init_args.initial_resultant_length=null"],
+    ],
+)
+def test_null_is_null_of_a_class_within_a_class_too(capsys, null):
+    head = "--model.program.posterior"
+    null = [head + null[0], *null[1:]]
+    options = [f"{head}=ProjectedNormalHead", f"{head}.dim=7", *null, f"{head}.hidden=5"]
+    config = printed(capsys, "--model.program=VSimCLR", *options)
+    found = config["model"]["program"]["init_args"]["posterior"]["init_args"]
+    assert (found["initial_resultant_length"], found["dim"], found["hidden"]) == (None, 7, 5)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_by_name_has_its_published_defaults(name, capsys):
     init = printed(capsys, f"--model.program={name}")["model"]["program"]["init_args"]
