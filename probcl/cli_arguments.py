@@ -108,8 +108,8 @@ def _without_downloads(data: dict[str, Any]) -> None:
 def with_our_names(args: list[str]) -> list[str]:
     """Put the import path for the name of a class of ours, which torchvision may have too.
 
-    A data set's name stands for ``Named`` with that name; and ``null`` stays null for an argument of
-    a class within a class, where jsonargparse would make a text of it.
+    A data set's name stands for ``Named`` with that name; and ``null`` stays null for an argument
+    of a class within a class, where jsonargparse would make a text of it.
     """
     expanded: list[str] = []
     for before, arg in pairwise(["", *args]):
