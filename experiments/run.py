@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -74,18 +75,67 @@ MACHINES = {
     "avx2": ONE_THREAD | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "torch-2.5": ONE_THREAD,
 }
-EXPERIMENTS: dict[str, tuple[dict[str, list[str]], Sequence[int]]] = {
-    "digits": (DIGITS, range(3)),
-    "fashion_mnist": (FASHION_MNIST, range(2)),
-    "machines": ({name: [] for name in MACHINES}, range(10)),
+# Twins at full size: their numbers of accuracy, and each entropy's of a wrong neighbour.
+TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
+    f"{name}-degraded": [*FASHION_MNIST[name], *DEGRADED] for name in ("simclr", "vsimclr")
+}
+QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
+
+# One change at a time: of the default form, and of the published form towards it.
+HEAD = "--model.program.posterior"
+CHANGES = {
+    "start-0.3": [f"{HEAD}.initial_resultant_length=0.3"],
+    "start-0.97": [f"{HEAD}.initial_resultant_length=0.97"],
+    "start-published": [f"{HEAD}.initial_resultant_length=null"],
+    "uncorrected": ["--model.program.temperature_correction=false"],
+    "beta-0": ["--model.program.beta=0"],
+    "beta-1": ["--model.program.beta=1"],
+    "kl-not-divided": ["--model.program.beta=6.4"],  # 0.1 d
+    "kl-bound": ["--model.kl=gaussian_bound"],
+    "samples-8": ["--model.program.num_samples=8"],
+    "isotropic": [f"{HEAD}.covariance=isotropic"],
+    "low-rank": [f"{HEAD}.covariance=low_rank"],
+    "von-mises-fisher": VMF,
+    "power-spherical": [f"{HEAD}=PowerSphericalHead", f"{HEAD}.dim=64"],
+    "dim-16": [f"{HEAD}.dim=16"],
+    "dim-256": [f"{HEAD}.dim=256"],
+}
+TOWARDS = {
+    "published-started": [f"{HEAD}.initial_resultant_length=0.9"],
+    "published-corrected": ["--model.program.temperature_correction=true"],
+    "published-beta-0.1": ["--model.program.beta=0.1"],
+}
+VARIATIONAL = {
+    f"{name}-{change}": [*FASHION_MNIST[base], *options]
+    for name in ("vsimclr", "vsupcon")
+    for changes, base in ((CHANGES, name), (TOWARDS, f"{name}-published"))
+    for change, options in changes.items()
 }
 
 
-def fashion_mnist(data: Path, runs: Path) -> list[str]:
-    """Write 20,000 training images, all test images and MNIST's as arrays; return the options."""
+class Experiment(NamedTuple):
+    """The programs by name, with their options; and what all their runs have."""
+
+    programs: dict[str, list[str]]
+    seeds: Sequence[int]
+    items: int = 0  # images of Fashion-MNIST to train with; without, it is on the digits
+    options: Sequence[str] = ()
+
+
+EXPERIMENTS = {
+    "digits": Experiment(DIGITS, range(3)),
+    "machines": Experiment({name: [] for name in MACHINES}, range(10)),
+    "fashion_mnist": Experiment(FASHION_MNIST, range(2), 20_000),
+    "variational": Experiment(VARIATIONAL, range(2), 20_000, QUICK),
+    "twins": Experiment(TWINS, range(5), 60_000, [*QUICK, "--trainer.max_epochs=10"]),
+}
+
+
+def fashion_mnist(data: Path, runs: Path, items: int) -> list[str]:
+    """Write some training images, all test images and MNIST's as arrays; return the options."""
     runs.mkdir(parents=True, exist_ok=True)
     images, labels = read_idx(data / "FashionMNIST/raw", "train")
-    rows = np.random.default_rng(0).permutation(len(images))[:20_000]
+    rows = np.random.default_rng(0).permutation(len(images))[:items]
     test = read_idx(data / "FashionMNIST/raw", "t10k")
     mnist = read_idx(data / "MNIST_test", "t10k")
     names = ("train_images", "train_labels", "test_images", "test_labels")
@@ -178,11 +228,12 @@ def main() -> bool:
     parser.add_argument("--records", type=Path, help="by default the folder of the experiment")
     parser.add_argument("--runs", type=Path, help="by default runs/EXPERIMENT")
     chosen = parser.parse_args(own[: len(own) - len(extra) - ("--" in own)])
-    programs, seeds = EXPERIMENTS[chosen.experiment]
+    programs, seeds, items, common = EXPERIMENTS[chosen.experiment]
     records = chosen.records or HERE / chosen.experiment
     runs = chosen.runs or Path("runs") / chosen.experiment
     records.mkdir(parents=True, exist_ok=True)
-    common = fashion_mnist(chosen.data, runs) if chosen.experiment == "fashion_mnist" else []
+    if items:
+        common = [*fashion_mnist(chosen.data, runs, items), *common]
     options = {
         f"{name}-seed{seed}": [*common, *programs[name], f"--seed_everything={seed}", *extra]
         for seed in chosen.seeds or seeds

@@ -7,12 +7,15 @@ prints nothing: it writes each table into the README that shows it, below a line
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from scipy.stats import t
 
 from probcl.evaluation import SCORES
 
@@ -48,6 +51,48 @@ DIGITS_QUESTIONS = {
     "occlusion (Spearman)": "spearman_occlusion",
     "contrast loss (Spearman)": "spearman_contrast",
     "all 17 corruptions (Spearman)": "corruption",
+}
+TWINS = {
+    "simclr": "SimCLR", "vsimclr": "VSimCLR", "supcon": "SupCon", "vsupcon": "VSupCon",
+    "simclr-degraded": "SimCLR, degraded views", "vsimclr-degraded": "VSimCLR, degraded views",
+}  # fmt: skip
+TWINS_COLUMNS = {
+    "k-NN": ("knn/top1", 3),
+    "R@1": ("retrieval/recall_at_1", 3),
+    "linear probe": ("probe/top1", 3),
+    "effective rank": ("collapse/effective_rank", 1),
+    "wrong neighbour: entropy": ("unc/retrieval_error/entropy", 3),
+    "nearest cosine": ("unc/retrieval_error/nearest_cosine", 3),
+    "agreement": ("unc/retrieval_error/agreement", 3),
+}
+CHANGES = {
+    "twin": "the deterministic twin",
+    "": "default: started at 0.9, corrected, beta 0.1",
+    "start-0.3": "started at 0.3",
+    "start-0.97": "started at 0.97",
+    "start-published": "started as published",
+    "uncorrected": "temperature not corrected",
+    "beta-0": "beta 0: no KL",
+    "beta-1": "beta 1",
+    "kl-not-divided": "KL not divided by d",
+    "kl-bound": "the paper's bound on the KL",
+    "samples-8": "8 samples, inside the logarithm",
+    "isotropic": "isotropic projected normal",
+    "low-rank": "projected normal of low rank",
+    "von-mises-fisher": "von Mises-Fisher",
+    "power-spherical": "Power Spherical",
+    "dim-16": "d = 16",
+    "dim-256": "d = 256",
+    "published": "published: started near the uniform, not corrected, beta 1",
+    "published-started": "published, but started at 0.9",
+    "published-corrected": "published, but corrected",
+    "published-beta-0.1": "published, but beta 0.1",
+}
+CHANGES_COLUMNS = {
+    "k-NN": ("knn/top1", 3),
+    "R@1": ("retrieval/recall_at_1", 3),
+    "effective rank": ("collapse/effective_rank", 1),
+    "wrong neighbour: entropy": ("unc/retrieval_error/entropy", 2),
 }
 MACHINES = {
     "one-thread": "one thread",
@@ -117,15 +162,62 @@ def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def digits() -> str:
-    """Return a row for each program."""
+def by_program(
+    experiment: str, programs: Mapping[str, str], columns: Mapping[str, tuple[str, int]]
+) -> str:
+    """Return a row for each program that is measured, and a column for each metric."""
     rows = {
-        label: [cell(values_of(runs_of("digits", name), metric), precision)
-                for metric, precision in COLUMNS.values()]
-        for name, label in DIGITS.items()
-        if runs_of("digits", name)
+        label: [cell(values_of(runs_of(experiment, name), metric), precision)
+                for metric, precision in columns.values()]
+        for name, label in programs.items()
+        if runs_of(experiment, name)
     }  # fmt: skip
-    return markdown(list(COLUMNS), rows)
+    return markdown(list(columns), rows)
+
+
+def variational() -> str:
+    """Return a row for each change of the variational form, beside the form itself and its twin."""
+    rows = {}
+    for change, label in CHANGES.items():
+        cells = []
+        for name in ("vsimclr", "vsupcon"):
+            runs = runs_of("variational", f"{name}-{change}")
+            if change in ("", "published", "twin"):
+                of = {"": name, "published": f"{name}-published", "twin": name[1:]}[change]
+                runs = runs_of("fashion_mnist", of)
+            cells += [
+                cell(values_of(runs, metric), precision, half_range=True)
+                for metric, precision in CHANGES_COLUMNS.values()
+            ]
+        if any(cells):
+            rows[label] = cells
+    columns = [f"{program}: {column}" for program in ("VSimCLR", "VSupCon")
+               for column in CHANGES_COLUMNS]  # fmt: skip
+    return markdown(columns, rows)
+
+
+def differences() -> str:
+    """Return a row for each variational program: by how much it is above its twin, seed by seed."""
+    rows = {}
+    for name in ("vsimclr", "vsupcon"):
+        runs, twins = (runs_of("twins", each) for each in (name, name[1:]))
+        cells = []
+        for metric, precision in TWINS_COLUMNS.values():
+            pairs = zip(values_of(runs, metric), values_of(twins, metric), strict=False)
+            above = [one - other for one, other in pairs]
+            low, high = mean_interval(above) if len(above) > 1 else (math.nan, math.nan)
+            cells.append(
+                f"{mean(above):+.{precision}f} [{low:+.{precision}f}, {high:+.{precision}f}]"
+                if above else ""
+            )  # fmt: skip
+        rows[f"{TWINS[name]} - {TWINS[name[1:]]}"] = cells
+    return markdown(list(TWINS_COLUMNS), rows)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean, by Student's t."""
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return mean(values) - half, mean(values) + half
 
 
 def machines() -> str:
@@ -233,8 +325,11 @@ def posteriors() -> str:
 
 
 TABLES = {
-    "digits": digits,
+    "digits": partial(by_program, "digits", DIGITS, COLUMNS),
     "machines": machines,
+    "twins": partial(by_program, "twins", TWINS, TWINS_COLUMNS),
+    "twins/differences": differences,
+    "variational": variational,
     "posteriors": posteriors,
     "recovery": recovery,
     "digits/uncertainty": digits_uncertainty,

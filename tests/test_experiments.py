@@ -13,9 +13,9 @@ EXPERIMENTS = RUN["EXPERIMENTS"]
 TABLES = runpy.run_path(str(ROOT / "experiments/tables.py"))
 RUNS = {
     f"{experiment}/{name}-seed{seed}": ROOT / f"experiments/{experiment}/{name}-seed{seed}.json"
-    for experiment, (programs, seeds) in EXPERIMENTS.items()
-    for name in programs
-    for seed in seeds
+    for experiment, of in EXPERIMENTS.items()
+    for name in of.programs
+    for seed in of.seeds
 }
 RECORDS = {name: path for name, path in RUNS.items() if path.is_file()}
 runs_of = TABLES["runs_of"]
@@ -69,7 +69,7 @@ def measured(experiment, program):
     return runs
 
 
-@pytest.mark.parametrize("program", EXPERIMENTS["digits"][0])
+@pytest.mark.parametrize("program", EXPERIMENTS["digits"].programs)
 def test_each_seed_of_each_program_classifies_the_digits(program):
     assert min(run["probe/top1"] for run in measured("digits", program)) >= 0.95
 
@@ -115,7 +115,7 @@ def test_scores_on_fashion_mnist_meet_their_bars(program, metric, bar):
     assert mean(run[metric] for run in measured("fashion_mnist", program)) >= bar
 
 
-@pytest.mark.parametrize("program", EXPERIMENTS["fashion_mnist"][0])
+@pytest.mark.parametrize("program", EXPERIMENTS["fashion_mnist"].programs)
 def test_mahalanobis_distances_find_what_is_out_of_distribution(program):
     runs = measured("fashion_mnist", program)
     assert mean(run["unc/out_of_distribution/mahalanobis"] for run in runs) >= 0.95
