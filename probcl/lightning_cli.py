@@ -190,6 +190,8 @@ class ProbclCLI(LightningCLI):
                 self._lock = lock_run_dir(run)
         checkpoint, torn = newest_checkpoint(run) if run else (None, [])
         if run and self.resumed:
+            # It says every value: what is null there is not that of the default run's recipe.
+            self._subcommand_parsers["fit"].default_config_files = [DEFAULT]
             self.config = parser.parse_args(["fit", f"--config={run / 'config.yaml'}", *given[1:]])
         for path in torn:
             say(f"{path} is not a whole checkpoint: it is left out.")

@@ -53,7 +53,7 @@ def prediction_interval(values: Sequence[float], confidence: float = _CONFIDENCE
         raise ValueError(
             f"values must be 2 at least for a spread, got {len(values)}: run more seeds."
         )
-    half = t.ppf((1 + confidence) / 2, len(values) - 1) * stdev(values)
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values)
     half *= (1 + 1 / len(values)) ** 0.5
     return Interval(mean(values), mean(values) - half, mean(values) + half)
 

@@ -45,8 +45,8 @@ def test_it_is_the_mean_cosine_of_two_samples(family, dtype):
 
 def test_posteriors_that_say_nothing_do_not_make_the_temperature_zero():
     uniform = VonMisesFisher(torch.eye(4), torch.zeros(4))
-    assert expected_shrinkage(uniform).item() == pytest.approx(0.01)
-    assert expected_shrinkage(uniform, 1).item() == pytest.approx(0.1)
+    assert expected_shrinkage(uniform).item() == pytest.approx(0.25)
+    assert expected_shrinkage(uniform, 1).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("program", [VSimCLR, VSupCon, ProbabilisticVarCon])

@@ -37,7 +37,8 @@ class Repeatable(ProjectedNormal):
 
 class RepeatableHead(ProjectedNormalHead):
     def forward(self, features: Tensor) -> Repeatable:
-        return Repeatable(self.loc(features), torch.exp(self.log_scale(features)))
+        q = super().forward(features)
+        return Repeatable(q.loc, q.scale)
 
 
 class Shift(nn.Module):
