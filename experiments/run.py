@@ -60,12 +60,13 @@ FASHION_MNIST = {
     "simclr": ["--model.program=SimCLR", *POINT, *WARM],
     "simclr-degraded": ["--model.program=SimCLR", *POINT, *WARM, *DEGRADED],
     "simclr-degraded-posthoc": [],
-    "expectedlikelihood": ["--model.program=ExpectedLikelihood", *VMF],
+    "expectedlikelihood": ["--model.program=ExpectedLikelihood", *VMF,
+                           "--model.program.posterior.initial_resultant_length=0.62"],
     "vsupcon": ["--model.program=VSupCon", *NORMAL, *WARM],
     "vsupcon-published": ["--model.program=VSupCon", *PUBLISHED, *NORMAL[1:], *WARM],
     "supcon": ["--model.program=SupCon", *POINT, *WARM],
     "varcon": ["--model.program=VarCon", *POINT, *WARM],
-}
+}  # fmt: skip
 # The default run on machines of other kinds, as far as one machine can be like another. The last is
 # made by the Python of an environment that has the lowest torch allowed.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -25,7 +25,9 @@ class ExpectedLikelihood(Program):
     Args:
         encoder: Images to features.
         posterior: Features to a ``VonMisesFisher`` or an isotropic ``ProjectedNormal``; by default
-            ``VonMisesFisherHead()``.
+            ``VonMisesFisherHead(initial_resultant_length=0.62)``, a concentration of about ``dim``:
+            nothing is sampled, so a wide start makes no noise, and a narrow one is a low
+            temperature.
         positive_concentration: Concentration of a von Mises-Fisher kernel between the directions
             of two views; None if both views show one direction.
     """
@@ -38,7 +40,9 @@ class ExpectedLikelihood(Program):
         posterior: nn.Module | None = None,
         positive_concentration: float | None = None,
     ) -> None:
-        super().__init__(encoder, VonMisesFisherHead() if posterior is None else posterior)
+        if posterior is None:
+            posterior = VonMisesFisherHead(initial_resultant_length=0.62)
+        super().__init__(encoder, posterior)
         self.positive_concentration = positive_concentration
 
     def model(self, views: Views, labels: Tensor | None = None) -> None:
