@@ -210,7 +210,8 @@ def differences() -> str:
                 f"{mean(above):+.{precision}f} [{low:+.{precision}f}, {high:+.{precision}f}]"
                 if above else ""
             )  # fmt: skip
-        rows[f"{TWINS[name]} - {TWINS[name[1:]]}"] = cells
+        if any(cells):
+            rows[f"{TWINS[name]} - {TWINS[name[1:]]}"] = cells
     return markdown(list(TWINS_COLUMNS), rows)
 
 
@@ -224,7 +225,8 @@ def machines() -> str:
     """Return a row for each machine, and one for all: mean, and the lowest and highest run."""
     runs = {label: runs_of("machines", name) for name, label in MACHINES.items()}
     runs = {label: found for label, found in runs.items() if found}
-    runs["all of them"] = [run for found in runs.values() for run in found]
+    if runs:
+        runs["all of them"] = [run for found in runs.values() for run in found]
 
     def row(found: list[dict[str, float]]) -> list[str]:
         cells = []
