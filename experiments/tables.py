@@ -243,7 +243,7 @@ def digits_uncertainty() -> str:
     """Return a row for each question asked of the default run's scores, the best in bold."""
     rows = {}
     for question, metric in DIGITS_QUESTIONS.items():
-        runs = runs_of("digits", "default")
+        runs = runs_of("machines", "one-thread")
         columns = [values_of(runs, f"unc/{metric}/{score}") for score in DIGITS_SCORES]
         best = max((round(mean(values), 2) for values in columns if values), default=0.0)
         rows[question] = [
@@ -278,7 +278,7 @@ def recovery() -> str:
         trained = method["steps"] > 0
         rows[name] = [
             f"{method['steps']:,} x {method['batch']}" if trained else "none",
-            *(cell([run[metric] for run in runs], 3) for metric in list(columns.values())[1:3]),
+            *(cell(values_of(runs, metric), 3) for metric in list(columns.values())[1:3]),
             cell([run["mean log bias"] for run in runs], 2),
         ]
     return markdown(list(columns), rows)

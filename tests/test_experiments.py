@@ -34,7 +34,7 @@ def test_there_are_no_records_but_those_of_the_runs():
         path for experiment in EXPERIMENTS for path in ROOT.glob(f"experiments/{experiment}/*.json")
     }
     assert found == set(RECORDS.values())
-    assert {f"digits/default-seed{seed}" for seed in (0, 1, 2)} <= RECORDS.keys()
+    assert {f"machines/one-thread-seed{seed}" for seed in range(10)} <= RECORDS.keys()
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -75,7 +75,7 @@ def test_each_seed_of_each_program_classifies_the_digits(program):
 
 
 def test_each_seed_of_the_default_run_meets_its_bars():
-    for run in runs_of("digits", "default"):
+    for run in runs_of("machines", "one-thread"):
         assert run["probe/top1"] >= 0.97
         assert run["knn/top1"] >= 0.96
         assert run["cal/ece"] <= 0.03
@@ -93,7 +93,7 @@ def test_each_seed_of_the_default_run_meets_its_bars():
     ],
 )
 def test_the_default_runs_entropy_notices_what_it_should(question, bar):
-    runs = runs_of("digits", "default")
+    runs = runs_of("machines", "one-thread")
     assert mean(run[f"unc/{question}/entropy"] for run in runs) >= bar
     scores = TABLES["DIGITS_SCORES"]
     assert all(f"unc/{question}/{score}" in run for run in runs for score in scores)

@@ -102,15 +102,17 @@ def train(program: Program, source: ConjugateGenerator, steps: int, batch: int) 
 
 @torch.no_grad()
 def measure(program: Program, source: ConjugateGenerator) -> dict[str, float]:
-    """Compare the posteriors of new items with the true ones."""
+    """Compare the posteriors of new items with the true ones; a constant has no correlation."""
     items = SETTING["new items"]
     (views,), (loc,), (concentration,), _ = source.sample(items, views=1)
     posterior = program.eval()(views)
     pairs = torch.triu_indices(items, items, offset=1).unbind()
     cosines = [(mean @ mean.T)[pairs] for mean in (posterior.mean_direction, loc)]
     bias = posterior.concentration.log().mean() - concentration.log().mean()
-    correlations = spearmanr(posterior.concentration, concentration)[0], spearmanr(*cosines)[0]
-    return dict(zip(MEASURES, (*correlations, bias.item()), strict=True))
+    found = dict(zip(MEASURES[1:], (spearmanr(*cosines)[0], bias.item()), strict=True))
+    if posterior.concentration.unique().numel() == 1:
+        return found
+    return {MEASURES[0]: spearmanr(posterior.concentration, concentration)[0]} | found
 
 
 def configuration(method: Method) -> dict[str, Any]:
