@@ -100,6 +100,7 @@ def conjugate():
     return (data, prior_loc, 2.0, 4.0), posterior
 
 
+@pytest.mark.slow
 def test_nuts_recovers_a_conjugate_posterior(conjugate) -> None:
     arguments, posterior = conjugate
     kernel = NUTS(reparametrised(conjugate_model), jit_compile=False)

@@ -108,6 +108,7 @@ def test_files_that_are_cut_off_leave_ranks_in_step(ranks):
             assert weight.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_two_devices_and_reports_once(tmp_path):
     script = str(Path(sys.executable).with_name("probcl"))
     options = [

@@ -43,7 +43,7 @@ def cifar(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("program", ["VSimCLR", "VarCon"])
+@pytest.mark.parametrize("program", ["VSimCLR", pytest.param("VarCon", marks=pytest.mark.slow)])
 def test_two_epochs_on_photographs_teach_something(program, cifar, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main([
