@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -233,12 +234,16 @@ def main() -> bool:
     records = chosen.records or HERE / chosen.experiment
     runs = chosen.runs or Path("runs") / chosen.experiment
     records.mkdir(parents=True, exist_ok=True)
+    names = chosen.names or list(programs)
+    if "torch-2.5" in names and not version("torch").startswith("2.5"):
+        print(f"torch-2.5 is left out: this Python has torch {version('torch')}", flush=True)
+        names.remove("torch-2.5")
     if items:
         common = [*fashion_mnist(chosen.data, runs, items), *common]
     options = {
         f"{name}-seed{seed}": [*common, *programs[name], f"--seed_everything={seed}", *extra]
         for seed in chosen.seeds or seeds
-        for name in chosen.names or programs
+        for name in names
     }
     todo = [stem for stem in options if not (records / f"{stem}.json").is_file()]
     print(f"{len(options) - len(todo)} of {len(options)} runs have their records", flush=True)

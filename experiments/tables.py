@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from scipy.stats import t
+from scipy.stats import sem, t
 
 from probcl.evaluation import SCORES
 
@@ -52,10 +52,6 @@ DIGITS_QUESTIONS = {
     "contrast loss (Spearman)": "spearman_contrast",
     "all 17 corruptions (Spearman)": "corruption",
 }
-TWINS = {
-    "simclr": "SimCLR", "vsimclr": "VSimCLR", "supcon": "SupCon", "vsupcon": "VSupCon",
-    "simclr-degraded": "SimCLR, degraded views", "vsimclr-degraded": "VSimCLR, degraded views",
-}  # fmt: skip
 TWINS_COLUMNS = {
     "k-NN": ("knn/top1", 3),
     "R@1": ("retrieval/recall_at_1", 3),
@@ -89,10 +85,8 @@ CHANGES = {
     "published-beta-0.1": "published, but beta 0.1",
 }
 CHANGES_COLUMNS = {
-    "k-NN": ("knn/top1", 3),
-    "R@1": ("retrieval/recall_at_1", 3),
-    "effective rank": ("collapse/effective_rank", 1),
-    "wrong neighbour: entropy": ("unc/retrieval_error/entropy", 2),
+    name: TWINS_COLUMNS[name]
+    for name in ("k-NN", "R@1", "effective rank", "wrong neighbour: entropy")
 }
 MACHINES = {
     "one-thread": "one thread",
@@ -116,6 +110,10 @@ FASHION_MNIST = {
     "vsupcon-published": "VSupCon, published form",
     "supcon": "SupCon",
     "varcon": "VarCon",
+}
+TWINS = {
+    name: FASHION_MNIST[name]
+    for name in ("simclr", "vsimclr", "supcon", "vsupcon", "simclr-degraded", "vsimclr-degraded")
 }
 FASHION_MNIST_ROWS = {
     "linear probe": "probe/top1",
@@ -205,7 +203,11 @@ def differences() -> str:
         for metric, precision in TWINS_COLUMNS.values():
             pairs = zip(values_of(runs, metric), values_of(twins, metric), strict=False)
             above = [one - other for one, other in pairs]
-            low, high = mean_interval(above) if len(above) > 1 else (math.nan, math.nan)
+            low, high = (
+                t.interval(0.95, len(above) - 1, mean(above), sem(above))
+                if len(above) > 1
+                else (math.nan, math.nan)
+            )
             cells.append(
                 f"{mean(above):+.{precision}f} [{low:+.{precision}f}, {high:+.{precision}f}]"
                 if above else ""
@@ -213,12 +215,6 @@ def differences() -> str:
         if any(cells):
             rows[f"{TWINS[name]} - {TWINS[name[1:]]}"] = cells
     return markdown(list(TWINS_COLUMNS), rows)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean, by Student's t."""
-    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return mean(values) - half, mean(values) + half
 
 
 def machines() -> str:
