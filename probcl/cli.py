@@ -2,6 +2,7 @@
 
 import sys
 from argparse import ArgumentParser
+from importlib import import_module
 from pathlib import Path
 
 __all__ = ["main"]
@@ -17,6 +18,7 @@ Probabilistic contrastive learning on the hypersphere.
   compare    set runs side by side on one page
   posterior  fit a posterior to embeddings in a file, or of an encoder, and write a report
   evaluate   write a report on embeddings in a file, without fitting
+  sweep      make runs that differ in a few options, as a grid or a search
   reproduce  make the run of a record again, and compare its numbers
 
 probcl fit                              train VSimCLR on handwritten digits
@@ -44,10 +46,8 @@ def main(args: list[str] | None = None) -> None:
         from probcl.embedding_commands import run as run_on_embeddings
 
         run_on_embeddings(given[0], given[1:])
-    elif given[0] == "reproduce":
-        from probcl.reproduce import run as reproduce
-
-        reproduce(given[1:])
+    elif given[0] in ("reproduce", "sweep"):
+        import_module(f"probcl.{given[0]}").run(given[1:])
     else:
         from probcl.lightning_cli import run
 
