@@ -5,6 +5,8 @@ from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
+from probcl import __version__
+
 __all__ = ["main"]
 
 HELP = """\
@@ -20,6 +22,9 @@ Probabilistic contrastive learning on the hypersphere.
   evaluate   write a report on embeddings in a file, without fitting
   sweep      make runs that differ in a few options, as a grid or a search
   reproduce  make the run of a record again, and compare its numbers
+  datasets   list the data sets that --data takes by name
+  programs   list the programs that fit can train
+  scores     list the scores of uncertainty, each with the question that it answers
 
 probcl fit                              train VSimCLR on handwritten digits
 probcl fit --model.program SupCon       train another program, with its own defaults
@@ -28,6 +33,7 @@ probcl fit --evaluate false             train only; probcl test gives the number
 probcl fit --print_config               show every value that can be set
 probcl posterior embeddings.npz         which of these embeddings can be trusted?
 probcl COMMAND --help                   show every option of a command
+probcl --version                        show the version
 """
 
 
@@ -40,6 +46,10 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     if not given or given[0] in ("-h", "--help"):
         print(HELP, end="")
+    elif given[0] == "--version":
+        print(f"probcl {__version__}")
+    elif given[0] in ("datasets", "programs", "scores") and not given[1:]:
+        import_module("probcl.cli_help").print_table(given[0])
     elif given[0] == "compare":
         _compare(given[1:])
     elif given[0] in ("posterior", "evaluate"):
