@@ -117,9 +117,9 @@ def _option(action: Action, command: str, default: Any) -> Iterator[str]:
     value = default if isinstance(default, str | float | int) else _class_of(default)
     if value is not None and action.dest not in ("help", "print_config"):
         text += f" (default: {str(value).lower() if isinstance(value, bool) else value})"
-    takes = action.metavar if str(action.metavar).startswith("{") else ""
-    head = "  " + " ".join([", ".join(o for o in action.option_strings if o[-1] != "+"), *[takes]])
-    first = f"{head.rstrip():{_COLUMN}}"
+    names = ", ".join(option for option in action.option_strings if option[-1] != "+")
+    takes = f" {action.metavar}" if str(action.metavar).startswith("{") else ""
+    first = f"{f'  {names}{takes}':{_COLUMN}}"
     if len(first) > _COLUMN or first[-1] != " ":
         yield first.rstrip()
         first = " " * _COLUMN
