@@ -164,7 +164,8 @@ def test_links_lead_somewhere(name):
         assert target.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
-            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, link
+            slugs = (re.sub(r"[^\w -]", "", heading.lower()) for heading in headings)
+            assert anchor in {slug.replace(" ", "-") for slug in slugs}, link
     named = re.findall(r"`((?:probcl|notebooks|experiments)/[\w./]*)`", text)
     assert not [path for path in named if not (ROOT / path).exists()]
 
