@@ -48,7 +48,9 @@ def main(args: list[str] | None = None) -> None:
         print(HELP, end="")
     elif given[0] == "--version":
         print(f"probcl {__version__}")
-    elif given[0] in ("datasets", "programs", "scores") and not given[1:]:
+    elif given[0] in ("datasets", "programs", "scores"):
+        parser = ArgumentParser(prog=f"probcl {given[0]}", description=f"List the {given[0]}.")
+        parser.parse_args(given[1:])
         import_module("probcl.cli_help").print_table(given[0])
     elif given[0] == "compare":
         _compare(given[1:])
@@ -58,10 +60,12 @@ def main(args: list[str] | None = None) -> None:
         run_on_embeddings(given[0], given[1:])
     elif given[0] in ("reproduce", "sweep"):
         import_module(f"probcl.{given[0]}").run(given[1:])
-    else:
+    elif given[0] in ("fit", "test", "predict") or given[0].startswith("-"):
         from probcl.lightning_cli import run
 
         run(given)
+    else:
+        sys.exit(f"probcl: error: there is no command {given[0]}: see probcl --help.")
 
 
 def _compare(args: list[str]) -> None:

@@ -319,6 +319,12 @@ def test_a_table_is_listed_a_row_a_line_with_its_meaning(table, names, capsys):
     assert all(len(meaning) > 10 for _, meaning in rows)
 
 
+def test_a_command_that_is_not_there_gets_one_sentence():
+    with pytest.raises(SystemExit) as stopped:
+        main(["trian"])
+    assert stopped.value.code == "probcl: error: there is no command trian: see probcl --help."
+
+
 @pytest.mark.slow
 def test_listing_the_tables_does_not_load_lightning(here):
     code = (
