@@ -38,7 +38,7 @@ COMMANDS = sorted({
 })  # fmt: skip
 LIGHTNING = [words for words in COMMANDS if words[0] in ("fit", "test", "predict")]
 OTHERS = [words for words in COMMANDS if words not in LIGHTNING]
-QUICK = 6  # commands of Lightning that are parsed in every run of the tests, the longest ones
+QUICK = 3  # commands of Lightning that are parsed in every run of the tests, the longest ones
 
 
 def of_my_own() -> str:
