@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -84,13 +85,14 @@ class AutoSphere(AutoGuideList):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        sites = dict(self.prototype_trace.iter_stochastic_nodes())
-        directions = [name for name, site in sites.items() if is_sphere(site["fn"].support)]
-        if len(directions) < len(sites):
-            part = poutine.block(self.model, hide=directions)
-            self.append(AutoNormal(part, init_scale=self._init_scale))
-        part = poutine.block(self.model, expose=directions)
-        self.append(_AutoDirections(part, self._family, self._init_scale))
+        sites = self.prototype_trace.iter_stochastic_nodes()
+        # One part for each run of sites of one kind: ELBOs ask for the order of the model.
+        for on_sphere, run in groupby(sites, lambda item: is_sphere(item[1]["fn"].support)):
+            part = poutine.block(self.model, expose=[name for name, _ in run])
+            if on_sphere:
+                self.append(_AutoDirections(part, self._family, self._init_scale))
+            else:
+                self.append(AutoNormal(part, init_scale=self._init_scale))
 
     def directions(self) -> dict[str, SphereDistribution]:
         """Return the guide of every site on the sphere by name, in full where it is subsampled.
