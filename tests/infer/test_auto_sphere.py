@@ -326,15 +326,17 @@ def test_intervals_cover_the_truth_as_often_as_they_say(family):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_nuts_agrees():
-    sizes = 1, 6, 8
+    sizes = 1, 5, 6
     with torch.no_grad():
         data = hierarchy(*sizes)
     guide = AutoSphere(hierarchy)
     fit(hierarchy, guide, *sizes, data, steps=400)
     free = {"north": SphereReparam(), "z": SphereReparam()}
-    kernel = NUTS(poutine.reparam(hierarchy, config=free), max_tree_depth=5)
-    mcmc = MCMC(kernel, num_samples=200, warmup_steps=80, disable_progbar=True)
+    model = poutine.reparam(hierarchy, config=free)
+    kernel = NUTS(model, max_tree_depth=4, jit_compile=True, ignore_jit_warnings=True)
+    mcmc = MCMC(kernel, num_samples=150, warmup_steps=80, disable_progbar=True)
     mcmc.run(*sizes, data)
     draws = mcmc.get_samples()
     for name, q in guide.directions().items():
@@ -346,5 +348,7 @@ def test_nuts_agrees():
         assert 0.7 < spread.mean() < 1.6
     for name, (low, high) in guide.quantiles([0.16, 0.84]).items():
         middle, width = draws[name].log().mean(), draws[name].log().std()
-        assert abs(middle - (low * high).log() / 2) < 0.4 * width
+        assert (
+            abs(middle - (low * high).log() / 2) < 0.6 * width
+        )  # of five groups: the guide, and the error of the draws
         assert 0.7 < width / ((high / low).log() / 2) < 1.5
