@@ -58,6 +58,7 @@ class AutoSphere(AutoGuideList):
         ...     z = pyro.sample("z", HypersphericalUniform(3))
         ...     with pyro.plate("data", len(data)):
         ...         pyro.sample("x", VonMisesFisher(z, kappa), obs=data)
+        >>> pyro.clear_param_store()
         >>> guide = AutoSphere(model)
         >>> {name: value.shape for name, value in guide(torch.eye(3)).items()}
         {'kappa': torch.Size([]), 'z': torch.Size([3])}

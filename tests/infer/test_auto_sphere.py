@@ -28,6 +28,8 @@ families = pytest.mark.parametrize("family", [VonMisesFisher, ProjectedNormal])
 def seed():
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
 
 
 def fit(model, guide, *args, steps=150, loss=None):
