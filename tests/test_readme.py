@@ -14,8 +14,9 @@ def test_the_examples_run(capsys, tmp_path, monkeypatch):
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
         shown.append(capsys.readouterr().out)
-    program, objectives, posterior, evaluation = shown
+    program, direction, objectives, posterior, evaluation = shown
     assert "torch.Size([5, 256, 64])" in program
+    assert "VonMisesFisher(loc: torch.Size([2])" in direction
     assert len(re.findall(r"tensor\(\d+\.\d+\)", objectives)) == 3
     assert posterior.startswith("match likelihood of 720 items, 80 held out")
     assert "torch.Size([200, 5])" in posterior
