@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probcl.evaluation import calibration, geometry, information
+from probcl.evaluation import calibration, geometry, information, scaling
 from probcl.evaluation.conformal import Method, fit_conformal, set_coverage, set_size
 from probcl.evaluation.knn import map_at_r
 from probcl.evaluation.probe import accuracy, few_shot_accuracy, top_k_accuracy
@@ -177,13 +177,13 @@ METRICS = {
     "cal/smooth_ece": Metric("|accuracy - confidence|, smoothed instead of put into bins",
         partial(_of_probe, calibration.smooth_calibration_error)),
     "cal/nll_temperature_scaled": Metric("nll after temperature scaling",
-        partial(_scaled, calibration.fit_temperature, calibration.negative_log_likelihood)),
+        partial(_scaled, scaling.fit_temperature, calibration.negative_log_likelihood)),
     "cal/ece_temperature_scaled": Metric("ece after temperature scaling",
-        partial(_scaled, calibration.fit_temperature, calibration.calibration_error)),
+        partial(_scaled, scaling.fit_temperature, calibration.calibration_error)),
     "cal/nll_vector_scaled": Metric("nll after vector scaling",
-        partial(_scaled, calibration.fit_vector, calibration.negative_log_likelihood)),
+        partial(_scaled, scaling.fit_vector, calibration.negative_log_likelihood)),
     "cal/ece_vector_scaled": Metric("ece after vector scaling",
-        partial(_scaled, calibration.fit_vector, calibration.calibration_error)),
+        partial(_scaled, scaling.fit_vector, calibration.calibration_error)),
     "conformal/coverage_threshold": Metric("share of threshold sets with the class",
         partial(_of_sets, "threshold", set_coverage)),
     "conformal/size_threshold": Metric("mean size of threshold sets",
