@@ -24,7 +24,7 @@ Reduction = Literal["mean", "none"]
 
 # Numbers in a tile: on a CPU it should stay in a core's cache, on a GPU fill the device.
 _CPU_TILE, _GPU_TILE = 2**18, 2**24
-_LEAST_SIDE = 128  # of a tile: many samples at once take more memory, not many small steps
+_LEAST_SIDE = 256  # of a tile: many samples at once take more memory, not many small steps
 _CPU_KEPT, _GPU_KEPT = 2**22, 2**25  # numbers kept for the backward pass, at most
 
 
@@ -50,7 +50,7 @@ def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor
         scale: float | Tensor = temperature.to(items).rsqrt()
     else:
         scale = temperature**-0.5
-    return (items * scale).movedim(0, 1).contiguous()
+    return items.movedim(0, 1).clone(memory_format=torch.contiguous_format).mul_(scale)
 
 
 def pair_sums(
