@@ -102,23 +102,23 @@ class _DiagonalLogLaplace(torch.autograd.Function):
             plain = partial(_plain_diagonal, tau=tau)
             return *grad_of_plain(plain, (variance, squared_loc), grad), None
         # tau / (1 + 2 tau v) = 1 / (2 v + 1 / tau) = inverse / 2
-        parts = []
-        for v, m, shift, weight in _blocks(variance, squared_loc, 0.5 / tau, 0.5 * grad):
+        by_variance, by_loc = variance.new_empty(2, *variance.shape)
+        inputs = variance, squared_loc, 0.5 / tau, 0.5 * grad
+        for v, m, shift, weight, second, first in _blocks(*inputs, by_variance, by_loc):
             inverse = (v[..., None, :] + shift[..., None]).reciprocal_()
-            first = torch.bmm(weight[:, None], inverse)[:, 0]
-            second = torch.bmm(weight[:, None], inverse.square_())[:, 0]
-            parts.append((second.mul_(m).sub_(first), first.neg_()))
-        by_variance, by_loc = (
-            torch.cat(part).view(variance.shape) for part in zip(*parts, strict=True)
-        )
-        return by_variance, by_loc, None
+            torch.bmm(weight[:, None], inverse, out=first[:, None])
+            torch.bmm(weight[:, None], inverse.square_(), out=second[:, None])
+            second.mul_(m).sub_(first)
+        return by_variance, by_loc.neg_(), None
 
 
-def _blocks(variance: Tensor, squared_loc: Tensor, *of_nodes: Tensor) -> Iterator[list[Tensor]]:
+def _blocks(
+    variance: Tensor, squared_loc: Tensor, of_nodes: Tensor, *others: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
     """Split all into blocks of rows, of which a core's cache holds every node and coordinate."""
-    size = variance.shape[-1] * of_nodes[0].shape[-1]
+    size = variance.shape[-1] * of_nodes.shape[-1]
     rows = max((_GPU_BLOCK if variance.is_cuda else _CPU_BLOCK) // max(size, 1), 1)
-    tensors = (variance, squared_loc, *of_nodes)
+    tensors = (variance, squared_loc, of_nodes, *others)
     flat = [x.reshape(-1, x.shape[-1]).split(rows) for x in tensors]
     return zip(*flat, strict=True)
 
