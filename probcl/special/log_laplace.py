@@ -138,8 +138,7 @@ class _ScaledSquare(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, factor = ctx.saved_tensors
-        # The factor's square may overflow.
-        return (x * factor).mul_(grad).mul_(2.0 * factor), None
+        return x * factor * grad * (2.0 * factor), None  # the factor's square may overflow
 
 
 class _DiagonalSums(torch.autograd.Function):
