@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from probcl.evaluation import calibration, geometry, information
-from probcl.evaluation.conformal import Method, fit_conformal, set_coverage, set_size
 from probcl.evaluation.knn import map_at_r
 from probcl.evaluation.probe import accuracy, few_shot_accuracy, top_k_accuracy
 from probcl.evaluation.progress import step
@@ -74,7 +73,6 @@ def compute_metric(name: str, query: Query) -> float | None:
 
 
 Measure = Callable[[Tensor, Tensor], float]
-Scale = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
 
 
 def _few_shot(shots: int, q: Query) -> float | None:
@@ -91,21 +89,6 @@ def _of_neighbours(k: int, q: Query) -> float:
 
 def _of_probe(measure: Measure, q: Query) -> float:
     return measure(q.probabilities, q.labels)
-
-
-def _scaled(fit: Scale, measure: Measure, q: Query) -> float | None:
-    if q.held_out is None:
-        return None
-    logits, labels, own = q.held_out
-    return measure(fit(logits, labels)(own).double().softmax(-1), q.labels)
-
-
-def _of_sets(method: Method, measure: Measure, q: Query) -> float | None:
-    if q.held_out is None:
-        return None
-    logits, labels, own = q.held_out
-    rule = fit_conformal(logits.double().softmax(-1), labels, 0.9, method)
-    return measure(rule(own.double().softmax(-1)), q.labels)
 
 
 def _shift(measure: str, q: Query) -> float:
@@ -177,21 +160,21 @@ METRICS = {
     "cal/smooth_ece": Metric("|accuracy - confidence|, smoothed instead of put into bins",
         partial(_of_probe, calibration.smooth_calibration_error)),
     "cal/nll_temperature_scaled": Metric("nll after temperature scaling",
-        partial(_scaled, calibration.fit_temperature, calibration.negative_log_likelihood)),
+        lambda q: q.calibrated.get("nll_temperature")),
     "cal/ece_temperature_scaled": Metric("ece after temperature scaling",
-        partial(_scaled, calibration.fit_temperature, calibration.calibration_error)),
+        lambda q: q.calibrated.get("ece_temperature")),
     "cal/nll_vector_scaled": Metric("nll after vector scaling",
-        partial(_scaled, calibration.fit_vector, calibration.negative_log_likelihood)),
+        lambda q: q.calibrated.get("nll_vector")),
     "cal/ece_vector_scaled": Metric("ece after vector scaling",
-        partial(_scaled, calibration.fit_vector, calibration.calibration_error)),
+        lambda q: q.calibrated.get("ece_vector")),
     "conformal/coverage_threshold": Metric("share of threshold sets with the class",
-        partial(_of_sets, "threshold", set_coverage)),
+        lambda q: q.calibrated.get("coverage_threshold")),
     "conformal/size_threshold": Metric("mean size of threshold sets",
-        partial(_of_sets, "threshold", lambda sets, _: set_size(sets))),
+        lambda q: q.calibrated.get("size_threshold")),
     "conformal/coverage_adaptive": Metric("share of adaptive sets with the class",
-        partial(_of_sets, "adaptive", set_coverage)),
+        lambda q: q.calibrated.get("coverage_adaptive")),
     "conformal/size_adaptive": Metric("mean size of adaptive sets",
-        partial(_of_sets, "adaptive", lambda sets, _: set_size(sets))),
+        lambda q: q.calibrated.get("size_adaptive")),
     "shift/top1": Metric("accuracy of the probe on corrupted items",
         partial(_shift, "top1"), headline=True, needs=("test labels", "corrupted")),
     "shift/nll": Metric("negative log likelihood of the probe on corrupted items",
