@@ -10,7 +10,7 @@ from probcl.evaluation.progress import step
 __all__ = ["minimise"]
 
 _HISTORY, _ITERATIONS, _TRIALS = 10, 500, 20
-_ENOUGH = 1e-8  # of the fall that is still to be expected
+_ENOUGH = 2e-9  # of the fall that is still to be expected
 _NOISE = 1e-7  # of a function that is computed in float32
 
 

@@ -104,12 +104,12 @@ def info_nce_information_bound(
     References:
         van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
     """
-    a = as_matrix("first", first, least=2).double()
-    b = as_matrix("second", second, len(a)).double()
+    a = as_matrix("first", first, least=2)
+    b = as_matrix("second", second, len(a))
     size = min(batch, len(a))
     losses = []
     for rows in torch.arange(len(a) // size * size).split(size):
-        log_p = (a[rows] @ b[rows].T / temperature).log_softmax(-1)
+        log_p = (a[rows].double() @ b[rows].double().T / temperature).log_softmax(-1)
         losses.append(-log_p.diagonal().mean())
     return math.log(size) - torch.stack(losses).mean().item()
 
@@ -136,10 +136,10 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
         Ross (2014), Mutual information between discrete and continuous data sets.
         https://doi.org/10.1371/journal.pone.0087357
     """
-    z = as_matrix("embedding", embedding).double()
+    z = as_matrix("embedding", embedding)
     y = as_labels("labels", labels, len(z))
     rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
-    z, y = z[rows], y[rows]
+    z, y = z[rows].double(), y[rows]
     counts = y.bincount()
     kept = counts[y] > 1
     if not kept.any():

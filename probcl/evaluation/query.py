@@ -69,7 +69,7 @@ class Reference(Embeddings):
     def standardised(self, items: Embeddings) -> Tensor:
         """Return features and direction of items beside each other, standardised; ``(N, G)``."""
         mean, scale = self._standard
-        return (items.joint - mean) / scale
+        return (items.joint - mean).div_(scale)
 
     @cached_property
     def gaussian(self) -> Gaussians:
