@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from sklearn.cluster import AgglomerativeClustering
+from scipy.cluster.hierarchy import cut_tree, ward
 from sklearn.metrics import (
     adjusted_rand_score,
     homogeneity_completeness_v_measure,
     normalized_mutual_info_score,
 )
 from sklearn.metrics.cluster import contingency_matrix
+from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix
 
@@ -66,5 +67,14 @@ def ward_clustering(
     number = len(y.unique()) if clusters is None else clusters
     if not 1 <= number <= len(rows):
         raise ValueError(f"clusters must be from 1 to {len(rows)}, the items, got {number}.")
-    found = AgglomerativeClustering(n_clusters=number, linkage="ward").fit_predict(z[rows].numpy())
+    found = cut_tree(ward(_distances(z[rows].double())), number)[:, 0]
     return clustering_scores(found, y[rows]) | {"count": float(len(rows))}
+
+
+def _distances(z: Tensor) -> Tensor:
+    """Return the distances of all pairs, in SciPy's order, by products of matrices."""
+    blocks = (
+        torch.cdist(part, z[512 * block :], compute_mode="use_mm_for_euclid_dist")
+        for block, part in enumerate(z.split(512))
+    )
+    return torch.cat([row[i + 1 :] for block in blocks for i, row in enumerate(block)])

@@ -12,6 +12,8 @@ from probcl.checks import as_labels, as_probabilities
 __all__ = ["ConformalSets", "class_coverage", "fit_conformal", "set_coverage", "set_size"]
 
 Method = Literal["threshold", "adaptive", "regularised"]
+METHODS: tuple[Method, ...] = get_args(Method)
+_BLOCK = 2**22  # probabilities that are sorted at once
 
 # Of a regularised set, each class beyond so many costs so much: the paper's for many classes.
 _FREE, _PENALTY = 5, 0.01
@@ -32,7 +34,10 @@ class ConformalSets:
     def __call__(self, probabilities: Any) -> Tensor:
         """Map probabilities ``(N, C)`` to sets, truth values of shape ``(N, C)``."""
         p = as_probabilities("probabilities", probabilities)
-        return _nonconformity(p, self.method) <= self.threshold + 1e-12
+        return torch.cat([
+            _nonconformity(part, self.method) <= self.threshold + 1e-12
+            for part in p.split(max(1, _BLOCK // p.shape[1]))
+        ])  # fmt: skip
 
 
 def fit_conformal(
@@ -63,8 +68,8 @@ def fit_conformal(
     """
     if not 0 < coverage < 1:
         raise ValueError(f"coverage must be above 0 and below 1, got {coverage}.")
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     p = as_probabilities("probabilities", probabilities)
     y = as_labels("labels", labels, len(p))
     own = _nonconformity(p, method).gather(1, y[:, None])[:, 0].sort().values

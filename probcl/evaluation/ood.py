@@ -220,14 +220,14 @@ class Aggregate:
 
     def surprise(self, samples: Tensor) -> Tensor:
         """Return -log density, mean over samples ``(S, N, d)``; shape ``(N,)``."""
-        rows = max(1, 2**22 // (len(samples) * len(self.pull)))
+        rows = max(1, 2**18 // (len(samples) * len(self.pull)))  # what a processor's cache holds
         parts = []
         for z in samples.to(self.pull).split(rows, dim=1):
-            terms = z @ self.pull.T + self.log_weight
+            terms = torch.addmm(self.log_weight, z.flatten(0, 1), self.pull.T)
             largest = terms.amax(-1, keepdim=True)
             # Terms below e^-60 of the largest add nothing, and denormal numbers are slow.
             rest = terms.sub_(largest).clamp_(min=-60).exp_().sum(-1).log()
-            parts.append(-(rest + largest[..., 0]).mean(0))
+            parts.append(-(rest + largest[:, 0]).view(len(samples), -1).mean(0))
         return torch.cat(parts)
 
 
