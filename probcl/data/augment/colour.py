@@ -121,21 +121,27 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """
     if check_channels(images).shape[-3] == 1:
         order = order.where(order < _SATURATION, -1)
+    order = order.gather(0, (order < 0).int().argsort(dim=0, stable=True))  # no change comes last
+    busy = (order >= 0).any(1).tolist()
+    # Images whose hue turns at the same step go together, so that each of the other changes is one
+    # blend for all of them; then those whose hue stays. The last are those that all of it leaves.
+    kinds = torch.cat([order == _HUE, order[:1] >= 0, order[:1] < 0])
+    kind = kinds.int().argmax(0)  # the first that holds
+    rows, counts = kind.argsort(), torch.bincount(kind, minlength=len(kinds)).tolist()
     factors = factors.to(images.dtype)
-    turns, blends = order == _HUE, (order >= 0) & (order != _HUE)
-    blends_before = torch.where(turns.any(0), (blends & (turns.cumsum(0) == 0)).sum(0), -1)
-    # The first blend of all images is made at once, then the second, then the third; the hue of
-    # each image turns in between.
-    order = order.where(blends, -1).gather(0, (~blends).int().argsort(dim=0, stable=True))
-    shares = sent(_shares(factors, order), images)[..., None, None]
+    shares = sent(_shares(factors, order)[..., rows], images)[..., None, None].split(counts, 2)
+    angles = sent(factors[_HUE, rows, None], images).split(counts)
     changed = images.flatten(2).clone()
-    for step in range(len(order)):
-        rows = (blends_before == step).nonzero()[:, 0]
-        if len(rows):
-            angles, rows = sent(factors[_HUE, rows, None], images), sent(rows, images)
-            changed.index_copy_(0, rows, _turn_hue(changed.index_select(0, rows), angles))
-        if (order[step] >= 0).any():
-            _blend(changed, *shares[:, step])
+    for turn, chosen in enumerate(sent(rows, images).split(counts)[:-1]):
+        if not len(chosen):
+            continue
+        part = changed.index_select(0, chosen)
+        for step, amounts in enumerate(shares[turn].unbind(1)):
+            if step == turn:
+                part = _turn_hue(part, angles[turn])
+            elif busy[step]:
+                _blend(part, *amounts)
+        changed.index_copy_(0, chosen, part)
     return changed.view_as(images)
 
 
@@ -167,9 +173,9 @@ def _shares(factors: Tensor, order: Tensor) -> Tensor:
     """Return the shares ``(3, 4, N)`` of an image, its mean and its greys in what each blend makes.
 
     Brightness blends an image with black, contrast with the mean of its greys, saturation with its
-    greys; where the order is -1 the image stays.
+    greys; a step that does something else, or nothing, keeps the whole image.
     """
-    kept = factors.gather(0, order.clamp_min(0)).where(order >= 0, 1)
+    kept = factors.gather(0, order.clamp_min(0)).where((order >= 0) & (order < _HUE), 1)
     rest = 1 - kept
     return torch.stack(
         [kept, rest.where(order == _CONTRAST, 0), rest.where(order == _SATURATION, 0)]
@@ -180,7 +186,7 @@ def _blend(images: Tensor, kept: Tensor, of_mean: Tensor, of_greys: Tensor) -> N
     """Blend images ``(N, channels, pixels)``, in place, with the mean of their greys and these."""
     greys = _greys(images)
     mean = greys.mean(-1, keepdim=True)
-    other = torch.addcmul(of_mean * mean, greys, of_greys)
+    other = (greys * of_greys).add_(mean * of_mean)
     torch.addcmul(other, images, kept, out=images).clamp_(0, 1)
 
 
@@ -202,25 +208,22 @@ def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     most, least = torch.maximum(green, blue), torch.minimum(green, blue)
     high, middle = torch.maximum(red, most), torch.minimum(red, most)
     low = torch.minimum(middle, least)
-    slope = 6 * (high - low)  # of a channel, in a turn
-    # The hue in turns is the distance of (middle - least) / slope from 0 or 1 where red is highest,
-    # from 1/3 where green is, and from -2/3 where blue is.
+    chroma = high - low
+    # In half precision the reciprocal of the smallest normal number is still finite.
+    divisor = chroma.clamp_min(torch.finfo(chroma.dtype).tiny)
+    # The hue in turns is the distance of (middle - least) / (6 chroma) from 0 or 1 where red is
+    # highest, from 1/3 where green is, and from -2/3 where blue is.
     half = torch.tensor(0.5, dtype=images.dtype)
     hue = torch.copysign(half, green - blue).sub_(1 / 3)
     hue.mul_(torch.copysign(2 * half, red - most)).sub_(1 / 6)
-    # In half precision the reciprocal of the smallest normal number is still finite.
-    hue.add_(middle.sub_(least).div_(slope.clamp_min(torch.finfo(slope.dtype).tiny))).abs_()
-    hue.add_(turns + 1).frac_()
+    hue.addcdiv_(middle.sub_(least), divisor, value=1 / 6).abs_()
+    hue.add_(turns + 1).frac_().mul_(6)
     # A channel is high within a sixth of its own hue, low within a sixth of the opposite one. Red
-    # is told by the opposite, as its own hue is both 0 and 1.
+    # is told by the opposite, as its own hue is both 0 and 6 sixths.
     turned = torch.empty_like(images)
-    for channel, centre, base, sign in (
-        (0, 1 / 2, low, 1),
-        (1, 1 / 3, high, -1),
-        (2, 2 / 3, high, -1),
-    ):
-        away = (hue - centre).abs_().sub_(1 / 6).clamp_(0, 1 / 6)
-        torch.addcmul(base, slope, away, value=sign, out=turned[:, channel])
+    for channel, (centre, base, sign) in enumerate(((3, low, 1), (2, high, -1), (4, high, -1))):
+        away = (hue - centre).abs_().sub_(1).clamp_(0, 1)
+        torch.addcmul(base, chroma, away, value=sign, out=turned[:, channel])
     return turned
 
 
