@@ -7,25 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcl.evaluation.calibration import (
-    calibration_error,
-    fit_temperature,
-    fit_vector,
-    negative_log_likelihood,
-)
+from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
 from probcl.evaluation.clustering import ward_clustering
-from probcl.evaluation.conformal import METHODS, fit_conformal, set_coverage, set_size
+from probcl.evaluation.conformal import (
+    METHODS,
+    class_coverage,
+    fit_conformal,
+    set_coverage,
+    set_size,
+)
+from probcl.evaluation.detectors import (
+    Rectified,
+    VirtualLogit,
+    fit_rectified,
+    fit_virtual_logit,
+)
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.geometry import singular_spectrum
 from probcl.evaluation.knn import Neighbours, nearest, nearest_is_wrong, neighbour_vote
 from probcl.evaluation.ood import Aggregate, Gate, Gaussians, fit_aggregate, fit_gate, fit_gaussians
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.progress import step
+from probcl.evaluation.retrieval import Retrieval, retrieval
+from probcl.evaluation.scaling import fit_temperature, fit_vector
 
 __all__ = ["Query", "Reference"]
 
 _NEIGHBOURS, _NEAR, _TEMPERATURE = 20, 5, 0.1
 _HELD_OUT = 10  # one reference item in ten
+_QUERIES = 1000
 _DRAWS, _PASSES = 8, 8  # samples that are held at once, and how often
 
 
@@ -81,6 +91,16 @@ class Reference(Embeddings):
         """One Gaussian of each class, of one covariance."""
         rest = self.split[1]
         return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
+
+    @cached_property
+    def virtual_logit(self) -> VirtualLogit:
+        """The residual of the features beside their principal space, against the probe."""
+        return fit_virtual_logit(self.features, self.probe)
+
+    @cached_property
+    def rectified(self) -> Rectified:
+        """The probe's energy of clipped features."""
+        return fit_rectified(self.features, self.probe)
 
     @cached_property
     def fitted_gate(self) -> Gate:
@@ -147,6 +167,11 @@ class Query(Embeddings):
     def distance(self) -> Tensor:
         """Mahalanobis distance to the reference items' Gaussian, shape ``(N,)``."""
         return self.reference.gaussian.distance(self.reference.standardised(self))
+
+    @cached_property
+    def class_distance(self) -> Tensor:
+        """Mahalanobis distance to the nearest of the classes' Gaussians, shape ``(N,)``."""
+        return self.reference.class_gaussians.distance(self.reference.standardised(self))
 
     @cached_property
     def typicality(self) -> Tensor:
@@ -227,6 +252,11 @@ class Query(Embeddings):
             if method == "threshold":
                 said["worst_class_coverage"] = min(class_coverage(sets, self.labels).values())
         return said
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        """Retrieval among the items themselves, of 1,000 queries at most."""
+        return retrieval(self.direction, self.labels, queries=_QUERIES)
 
     @cached_property
     def clustering(self) -> dict[str, float]:

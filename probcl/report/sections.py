@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from sklearn.manifold import TSNE
 
 from probcl.evaluation import Evaluation
 from probcl.evaluation.selective import risk_coverage
@@ -61,6 +60,8 @@ def _loss(run_dir: Path) -> Section:
 
 
 def _map(evaluation: Evaluation, score: str | None) -> Section:
+    from sklearn.manifold import TSNE  # takes a third as long to import as torch
+
     test = evaluation.test
     count = len(test)
     shown = np.linspace(0, count - 1, min(count, LARGEST_MAP)).round().astype(int)
