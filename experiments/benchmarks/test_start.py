@@ -57,8 +57,8 @@ def test_start() -> None:
     record(
         "start",
         {
-            "setting": f"CPU seconds, medians of {PAIRS} interleaved pairs: the import against that of "
-            "torch, pyro and torchvision, the commands against those of an older build",
+            "setting": f"CPU seconds, medians of {PAIRS} interleaved pairs: the import against "
+            "torch, pyro and torchvision together, the commands against an older build",
             "hardware": hardware(),
             "cpu_seconds": {name: ours for name, (ours, _) in medians.items()},
             "ratio": ratios,
