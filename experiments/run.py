@@ -9,7 +9,7 @@ Every run has one thread, unless it emulates another machine. Options after ``--
 ``probcl fit``.
 
 Fashion-MNIST is looked for in ``--data``, as torchvision leaves it (``FashionMNIST/raw``), MNIST's
-test split in ``MNIST_test`` beside it.
+test split in ``MNIST_test`` beside it; CIFAR-10 as packed image files, ``cifar10.npz``.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -115,25 +116,19 @@ VARIATIONAL = {
 }
 
 
-class Experiment(NamedTuple):
-    """The programs by name, with their options; and what all their runs have."""
-
-    programs: dict[str, list[str]]
-    seeds: Sequence[int]
-    items: int = 0  # images of Fashion-MNIST to train with; without, it is on the digits
-    options: Sequence[str] = ()
-
-
-EXPERIMENTS = {
-    "digits": Experiment(DIGITS, range(3)),
-    "machines": Experiment({name: [] for name in MACHINES}, range(10)),
-    "fashion_mnist": Experiment(FASHION_MNIST, range(2), 20_000),
-    "variational": Experiment(VARIATIONAL, range(2), 20_000, QUICK),
-    "twins": Experiment(TWINS, range(5), 60_000, [*QUICK, "--trainer.max_epochs=10"]),
-}
+# The paper's own measures on its own data: twins, VarCon beside its rivals, beta, and no KL at all.
+CIFAR10 = {
+    name: FASHION_MNIST[name]
+    for name in ("simclr", "vsimclr", "vsimclr-published", "supcon", "vsupcon",
+                 "vsupcon-published", "varcon")
+} | {"crossentropy": ["--model.program=CrossEntropy", "--model.program.num_classes=10"]} | {
+    f"{name}-beta-{beta}": [*FASHION_MNIST[name], f"--model.program.beta={beta}"]
+    for name in ("vsimclr", "vsupcon")
+    for beta in (0, 1, 10)
+}  # fmt: skip
 
 
-def fashion_mnist(data: Path, runs: Path, items: int) -> list[str]:
+def fashion_mnist(items: int, data: Path, runs: Path) -> list[str]:
     """Write some training images, all test images and MNIST's as arrays; return the options."""
     runs.mkdir(parents=True, exist_ok=True)
     images, labels = read_idx(data / "FashionMNIST/raw", "train")
@@ -151,6 +146,35 @@ def fashion_mnist(data: Path, runs: Path, items: int) -> list[str]:
         f"--data.path={runs / 'fashion.npz'}", "--data.out_of_distribution=Arrays",
         f"--data.out_of_distribution.path={runs / 'mnist.npz'}",
     ]  # fmt: skip
+
+
+def cifar10(data: Path, runs: Path) -> list[str]:
+    """Return the options of CIFAR-10 from packed image files."""
+    return [
+        f"--config={HERE / 'cifar10/recipe.yaml'}", "--data=Arrays",
+        f"--data.path={(data / 'cifar10.npz').absolute()}",
+    ]  # fmt: skip
+
+
+class Experiment(NamedTuple):
+    """The programs by name, with their options; and what all their runs have."""
+
+    programs: dict[str, list[str]]
+    seeds: Sequence[int]
+    data: Callable[[Path, Path], list[str]] | None = None  # by default the digits
+    options: Sequence[str] = ()
+
+
+EXPERIMENTS = {
+    "digits": Experiment(DIGITS, range(3)),
+    "machines": Experiment({name: [] for name in MACHINES}, range(10)),
+    "fashion_mnist": Experiment(FASHION_MNIST, range(2), partial(fashion_mnist, 20_000)),
+    "variational": Experiment(VARIATIONAL, range(2), partial(fashion_mnist, 20_000), QUICK),
+    "twins": Experiment(
+        TWINS, range(5), partial(fashion_mnist, 60_000), [*QUICK, "--trainer.max_epochs=10"]
+    ),
+    "cifar10": Experiment(CIFAR10, range(3), cifar10, QUICK[1:]),
+}
 
 
 def read_idx(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -230,7 +254,7 @@ def main() -> bool:
     parser.add_argument("--records", type=Path, help="by default the folder of the experiment")
     parser.add_argument("--runs", type=Path, help="by default runs/EXPERIMENT")
     chosen = parser.parse_args(own[: len(own) - len(extra) - ("--" in own)])
-    programs, seeds, items, common = EXPERIMENTS[chosen.experiment]
+    programs, seeds, data, common = EXPERIMENTS[chosen.experiment]
     records = chosen.records or HERE / chosen.experiment
     runs = chosen.runs or Path("runs") / chosen.experiment
     records.mkdir(parents=True, exist_ok=True)
@@ -238,8 +262,8 @@ def main() -> bool:
     if "torch-2.5" in names and not version("torch").startswith("2.5"):
         print(f"torch-2.5 is left out: this Python has torch {version('torch')}", flush=True)
         names.remove("torch-2.5")
-    if items:
-        common = [*fashion_mnist(chosen.data, runs, items), *common]
+    if data:
+        common = [*data(chosen.data, runs), *common]
     options = {
         f"{name}-seed{seed}": [*common, *programs[name], f"--seed_everything={seed}", *extra]
         for seed in chosen.seeds or seeds

@@ -2,7 +2,7 @@
 
     python experiments/tables.py
 
-prints nothing: it writes each table into the README that shows it, below a line such as
+prints nothing: it writes each table into the README or page that shows it, below a line such as
 ``<!-- table: digits -->``.
 """
 
@@ -20,7 +20,11 @@ from scipy.stats import sem, t
 from probcl.evaluation import SCORES
 
 HERE = Path(__file__).parent
-READMES = [HERE.parent / "README.md", *sorted(HERE.glob("*/README.md"))]
+READMES = [
+    HERE.parent / "README.md",
+    *sorted(HERE.glob("*/README.md")),
+    *sorted(HERE.glob("../notebooks/pages/*.md")),
+]
 
 DIGITS = {
     "default": "`probcl fit`", "vsimclr": "`VSimCLR`",

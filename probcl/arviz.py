@@ -14,6 +14,8 @@ from probcl.distributions import as_posterior
 
 __all__ = ["to_arviz"]
 
+DIMENSIONS = ("chain", "draw", "item", "dim", "class")
+
 
 def to_arviz(
     posterior: Distribution,
@@ -42,7 +44,8 @@ def to_arviz(
             ``chains x draws x d`` numbers.
         labels: Classes, shape ``(N,)``.
         index: Names of the items, such as rows of a data set, shape ``(N,)``; by default from 0.
-        scores: Uncertainty by name, each of shape ``(N,)``.
+        scores: Uncertainty by name, each of shape ``(N,)``. A name may be that of an array of
+            another group, not that of a dimension.
         classify: Embeddings ``(*, d)`` to class probabilities ``(*, C)``, such as
             ``LinearProbe.probabilities``.
         draws: Draws of each chain, at least 1.
@@ -86,6 +89,7 @@ def to_arviz(
     if labels is not None:
         groups["observed_data"] = {"label": (per_item, _per_item("labels", labels, count))}
     if scores:
+        _check_names(scores)
         groups["constant_data"] = {
             name: (per_item, _per_item(f"scores[{name!r}]", values, count))
             for name, values in scores.items()
@@ -110,6 +114,15 @@ def _assembled(groups: dict[str, Any], coords: dict[str, np.ndarray]) -> Any:
     if int(arviz.__version__.partition(".")[0]) < 1:
         return arviz.InferenceData(**sets)
     return xarray.DataTree.from_dict(sets)
+
+
+def _check_names(scores: Mapping[str, Tensor]) -> None:
+    for name in scores:
+        if not isinstance(name, str) or not name or "/" in name or name in DIMENSIONS:
+            raise ValueError(
+                f"scores can't have the name {name!r}: that of an array in ArviZ is a text without"
+                f" '/', and not a dimension ({', '.join(DIMENSIONS)}); rename it."
+            )
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 import sys
 from argparse import ArgumentParser
+from importlib import import_module
 from pathlib import Path
+
+from probcl import __version__
 
 __all__ = ["main"]
 
@@ -14,10 +17,15 @@ Probabilistic contrastive learning on the hypersphere.
   fit        train a program, evaluate it and write a report
   test       evaluate a checkpoint and write a report
   predict    write the embeddings of a checkpoint's images to one .npz file
+  report     write the report of a run anew, from what its folder holds
   compare    set runs side by side on one page
   posterior  fit a posterior to embeddings in a file, or of an encoder, and write a report
   evaluate   write a report on embeddings in a file, without fitting
+  sweep      make runs that differ in a few options, as a grid or a search
   reproduce  make the run of a record again, and compare its numbers
+  datasets   list the data sets that --data takes by name
+  programs   list the programs that fit can train
+  scores     list the scores of uncertainty, each with the question that it answers
 
 probcl fit                              train VSimCLR on handwritten digits
 probcl fit --model.program SupCon       train another program, with its own defaults
@@ -26,6 +34,7 @@ probcl fit --evaluate false             train only; probcl test gives the number
 probcl fit --print_config               show every value that can be set
 probcl posterior embeddings.npz         which of these embeddings can be trusted?
 probcl COMMAND --help                   show every option of a command
+probcl --version                        show the version
 """
 
 
@@ -38,20 +47,26 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     if not given or given[0] in ("-h", "--help"):
         print(HELP, end="")
-    elif given[0] == "compare":
-        _compare(given[1:])
+    elif given[0] == "--version":
+        print(f"probcl {__version__}")
+    elif given[0] in ("datasets", "programs", "scores"):
+        parser = ArgumentParser(prog=f"probcl {given[0]}", description=f"List the {given[0]}.")
+        parser.parse_args(given[1:])
+        import_module("probcl.cli_help").print_table(given[0])
+    elif given[0] in ("compare", "report"):
+        {"compare": _compare, "report": _report}[given[0]](given[1:])
     elif given[0] in ("posterior", "evaluate"):
         from probcl.embedding_commands import run as run_on_embeddings
 
         run_on_embeddings(given[0], given[1:])
-    elif given[0] == "reproduce":
-        from probcl.reproduce import run as reproduce
-
-        reproduce(given[1:])
-    else:
+    elif given[0] in ("reproduce", "sweep"):
+        import_module(f"probcl.{given[0]}").run(given[1:])
+    elif given[0] in ("fit", "test", "predict") or given[0].startswith("-"):
         from probcl.lightning_cli import run
 
         run(given)
+    else:
+        sys.exit(f"probcl: error: there is no command {given[0]}: see probcl --help.")
 
 
 def _compare(args: list[str]) -> None:
@@ -65,5 +80,19 @@ def _compare(args: list[str]) -> None:
 
     try:
         compare_runs(chosen.runs, chosen.output)
+    except ValueError as error:
+        sys.exit(f"probcl: error: {error}")
+
+
+def _report(args: list[str]) -> None:
+    """Run ``probcl report``."""
+    about = "Write the report of a run anew, from what its folder holds: nothing is computed again."
+    parser = ArgumentParser(prog="probcl report", description=about)
+    parser.add_argument("run", type=Path, help="folder of a run that was evaluated")
+    chosen = parser.parse_args(args)
+    from probcl.report import rewrite_report
+
+    try:
+        print(f"report: {rewrite_report(chosen.run)}")
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")

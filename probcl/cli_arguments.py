@@ -112,6 +112,9 @@ def with_our_names(args: list[str]) -> list[str]:
     of a class within a class, where jsonargparse would make a text of it.
     """
     expanded: list[str] = []
+    args = [
+        "Named" if b == "--data.help" and a in DATASETS else a for b, a in pairwise(["", *args])
+    ]
     for before, arg in pairwise(["", *args]):
         option, equals, value = arg.partition("=") if "=" in arg else (before, "", arg)
         name = value

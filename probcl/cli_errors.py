@@ -4,7 +4,6 @@ import errno
 import re
 import sys
 import traceback
-from inspect import isabstract, isclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from safetensors import SafetensorError
 
-import probcl.programs
+from probcl.cli_help import program_names, short_help
 from probcl.data import DATASETS
 
 __all__ = ["LOST_RANK", "Parser", "answer_to_bad_input"]
@@ -37,15 +36,21 @@ class Parser(LightningArgumentParser):
     """Parser that answers bad input with one sentence, and asks for help with not too many."""
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """Return the help, without the list of every module of PyTorch where any would do."""
-        return re.sub(
-            r",\s+known\s+subclasses:\s+torch\.nn\.Module,[^)]*", "", super().format_help()
-        )
+        """Return the help, without lists of classes of other libraries where any would do."""
+        if "--trainer" in self._option_string_actions:  # fit, test and predict
+            return short_help(self, self.get_defaults())
+        return re.sub(r",\s+known\s+subclasses:\s+([^)]*)", _if_ours, super().format_help())
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the reason and exit with status 2."""
         sys.stderr.write(f"probcl: error: {_sentence(message)}\n")
         sys.exit(2)
+
+
+def _if_ours(classes: re.Match) -> str:
+    """Return a list of classes unless it names one that is not of this package."""
+    names = re.sub(r"\s", "", classes[1]).split(",")
+    return classes[0] if all(name.startswith("probcl.") for name in names) else ""
 
 
 def _sentence(message: str) -> str:
@@ -59,7 +64,7 @@ def _sentence(message: str) -> str:
     if key and name:
         known = ""
         if key[1].endswith("program"):
-            known = f"one of {', '.join(sorted(_programs()))}, or "
+            known = f"one of {', '.join(program_names())}, or "
         elif key[1].endswith(("data", "out_of_distribution")):
             known = f"one of {', '.join(sorted(DATASETS))}, or "
         missing = name[1] or name[2]
@@ -74,11 +79,6 @@ def _sentence(message: str) -> str:
     if message.startswith("unrecognized arguments"):
         return f"{message}: see probcl fit --help for those there are."
     return message
-
-
-def _programs() -> list[str]:
-    named = (getattr(probcl.programs, name) for name in probcl.programs.__all__)
-    return [p.__name__ for p in named if isclass(p) and not isabstract(p)]
 
 
 def answer_to_bad_input(error: BaseException | None) -> str | None:

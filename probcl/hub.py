@@ -48,8 +48,10 @@ posterior.mean_direction, posterior.mean_resultant_length
 | | |
 |---|---|
 {% for name, value in metrics.items() %}| {{ name }} | {{ "%.4g" | format(value) }} |
-{% endfor %}{% endif %}{% if data %}
-## Data
+{% endfor %}{% else %}
+There are no figures: it was saved without an evaluation.
+{% endif %}{% if data %}
+## Data that it was trained on
 
 ```yaml
 {{ data }}```

@@ -106,6 +106,10 @@ def test_only_what_is_given_is_there():
         ({"labels": torch.arange(2)}, r"labels must have shape \(3,\)"),
         ({"index": torch.arange(4)}, r"index must have shape \(3,\)"),
         ({"scores": {"a": torch.zeros(3, 1)}}, r"scores\['a'\] must have shape \(3,\)"),
+        *(
+            ({"scores": {name: torch.zeros(3)}}, rf"scores can't have the name {name!r}.*rename")
+            for name in ("chain", "draw", "item", "dim", "class", "", "a/b", 3)
+        ),
         ({"draws": 0}, "draws must be at least 1"),
         ({"chains": 0}, "chains must be at least 1"),
         ({"posterior": VonMisesFisher(torch.eye(3)[0], 1.0)}, r"batch shape \(N,\)"),
@@ -116,9 +120,20 @@ def test_bad_input(posterior, options, message):
         to_arviz(**({"posterior": posterior} | options))
 
 
-def test_a_score_may_have_the_name_of_what_is_drawn(posterior):
+def test_a_score_may_have_the_name_of_what_is_drawn(posterior, tmp_path):
     scores = {"embedding": torch.arange(3.0), "lp": torch.ones(3)}
-    data = to_arviz(posterior, scores=scores, draws=2)
+    scores |= {"probability": torch.ones(3), "label": torch.zeros(3)}
+    made = to_arviz(posterior, scores=scores, labels=LABELS, classify=classify, draws=2)
+    made.to_netcdf(str(tmp_path / "posterior.nc"))
+    for data in (made, arviz().from_netcdf(str(tmp_path / "posterior.nc"))):
+        check_dimensions(data)
+
+
+def check_dimensions(data):
+    probability = data["posterior_predictive"]["probability"]
+    assert probability.dims == ("chain", "draw", "item", "class")
+    assert data["observed_data"]["label"].values.tolist() == LABELS.tolist()
+    assert {array.dims for array in data["constant_data"].data_vars.values()} == {("item",)}
     assert data["posterior"]["embedding"].dims == ("chain", "draw", "item", "dim")
     assert data["sample_stats"]["lp"].dims == ("chain", "draw", "item")
     assert data["constant_data"]["embedding"].values.tolist() == [0, 1, 2]

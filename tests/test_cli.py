@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from inspect import Parameter, isabstract, isclass, signature
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 import torch
 import yaml
 from lightning.fabric.utilities import device_parser
+from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from probcl import programs
 from probcl.cli import main
-from probcl.data import load_digits
+from probcl.data import DATASETS, load_digits
+from probcl.evaluation import SCORES
 from probcl.runs import read_history, record_of_run
 
 QUICK = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--evaluate=false"]
@@ -295,8 +298,74 @@ def test_help_names_every_command_and_costs_little(here):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("fit", "test", "predict", "compare"):
+    for name in ("fit", "test", "predict", "compare", "sweep", "datasets", "programs", "scores"):
         assert f"\n  {name} " in done.stdout
+    assert len(done.stdout.splitlines()) <= 40
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"probcl {version('probcl')}\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [("datasets", DATASETS), ("programs", set(PROGRAMS)), ("scores", SCORES)],
+)
+def test_a_table_is_listed_a_row_a_line_with_its_meaning(table, names, capsys):
+    main([table])
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert {name for name, _ in rows} == set(names)
+    assert all(len(meaning) > 10 for _, meaning in rows)
+
+
+def test_a_command_that_is_not_there_gets_one_sentence():
+    with pytest.raises(SystemExit) as stopped:
+        main(["trian"])
+    assert stopped.value.code == "probcl: error: there is no command trian: see probcl --help."
+
+
+@pytest.mark.slow
+def test_listing_the_tables_does_not_load_lightning(here):
+    code = (
+        "import sys; from probcl.cli import main; main(['programs']); main(['scores']);"
+        "main(['datasets']); assert not {'lightning', 'jsonargparse'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_help_on_a_command_fits_in_120_lines_and_names_every_option(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert not stopped.value.code
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) <= 120
+    assert max(map(len, told.splitlines())) <= 80
+    for option in ("--model.program ", "--model.kl ", "--data ", "--ckpt_path ", "--run_dir "):
+        assert f"\n  {option}" in told
+    for name in signature(Trainer).parameters:
+        assert re.search(rf"\b{name}\b", told)
+    for name in [*PROGRAMS, *DATASETS]:
+        assert name in told
+    assert "known subclasses" not in told
+    assert ("--images" in told) == (command == "predict")
+
+
+def test_help_on_a_data_set_is_that_of_those_known_by_name(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--data.help", "Digits"])
+    assert not stopped.value.code
+    assert "--data.batch_size" in capsys.readouterr().out
+
+
+def test_help_on_an_optimizer_lists_no_foreign_classes(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.optimizer.help", "AdamW"])
+    told = capsys.readouterr().out
+    assert "--model.optimizer.weight_decay" in told
+    assert "subclasses" not in told
 
 
 def test_help_on_a_program_is_short(capsys):
@@ -304,6 +373,7 @@ def test_help_on_a_program_is_short(capsys):
         main(["fit", "--model.program.help", "VSimCLR"])
     told = capsys.readouterr().out
     assert "--model.program.temperature" in told
+    assert "subclasses" not in told
     assert len(told.splitlines()) < 60
 
 

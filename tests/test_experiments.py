@@ -1,13 +1,18 @@
 """Figures of experiments: they carry how they were made, are those shown, and meet the bars."""
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GPU_SCRIPT = ROOT / "experiments/benchmarks/gpu.py"
+NO_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 RUN = runpy.run_path(str(ROOT / "experiments/run.py"))
 EXPERIMENTS = RUN["EXPERIMENTS"]
 TABLES = runpy.run_path(str(ROOT / "experiments/tables.py"))
@@ -134,3 +139,17 @@ def test_a_post_hoc_head_beats_what_needs_no_training():
     for point, head in zip(points, heads, strict=True):
         entropy = head["unc/retrieval_error/entropy"]
         assert entropy > point["unc/retrieval_error/nearest_cosine"]
+
+
+def test_the_script_for_a_gpu_says_that_there_is_none():
+    done = subprocess.run([sys.executable, GPU_SCRIPT], capture_output=True, text=True, env=NO_GPU)
+    assert (done.returncode, done.stdout) == (0, "not measured: this machine has no GPU.\n")
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_measures_everything_of_a_toy():
+    pytest.importorskip("lightly", reason="pip install 'probcl[baselines]'")
+    command = [sys.executable, "-W", "ignore", GPU_SCRIPT, "--toy"]
+    done = subprocess.run(command, capture_output=True, text=True, env=NO_GPU, check=True)
+    for figure in ("probcl fit / bare step", "InfoNCE, ms", "evaluation, s", "k-NN after five"):
+        assert f"\n{figure}" in done.stdout

@@ -72,6 +72,21 @@ def test_the_model_card_says_program_data_figures_and_how_to_load(trained, tmp_p
         assert "pushed" not in card
 
 
+def test_the_model_card_says_how_to_load_it_as_it_stands(trained):
+    card = (trained / "pretrained/README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("THIS FOLDER OR REPOSITORY", str(trained / "pretrained"))
+    names = {"images": IMAGES}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["posterior"].batch_shape == (len(IMAGES),)
+
+
+def test_the_model_card_of_a_run_without_evaluation_says_so(run):
+    card = (run / "pretrained/README.md").read_text()
+    assert ("no figures" in card) != ("## Figures" in card)
+    assert ("no figures" in card) != (run / "metrics.json").exists()
+
+
 def test_a_program_can_be_shared_without_a_run(tmp_path):
     encoder = {"class_path": "probcl.nn.ConvNet", "init_args": {"widths": [4, 8]}}
     config = {"class_path": "probcl.programs.VSimCLR", "init_args": {"encoder": encoder}}

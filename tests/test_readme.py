@@ -1,4 +1,4 @@
-"""The README: its example runs, what it points at is there, its commands are those of the CI."""
+"""The README: its examples say what they should, its commands are those of the CI, it is short."""
 
 import re
 from pathlib import Path
@@ -14,20 +14,12 @@ def test_the_examples_run(capsys, tmp_path, monkeypatch):
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
         shown.append(capsys.readouterr().out)
-    program, objectives, posterior, evaluation = shown
+    program, posterior, evaluation = shown
     assert "torch.Size([5, 256, 64])" in program
-    assert len(re.findall(r"tensor\(\d+\.\d+\)", objectives)) == 3
     assert posterior.startswith("match likelihood of 720 items, 80 held out")
     assert "torch.Size([200, 5])" in posterior
     assert min(map(float, evaluation.split())) > 0.5
     assert (tmp_path / "report.html").is_file()
-
-
-def test_paths_exist():
-    paths = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    paths += re.findall(r"`((?:probcl|notebooks|experiments)/[\w./]*)`", README)
-    assert paths
-    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_two_commands_install_and_run():
@@ -36,3 +28,9 @@ def test_two_commands_install_and_run():
         ".venv/bin/probcl fit",
         ".venv/bin/pytest",
     ]
+
+
+def test_is_read_in_three_minutes_and_links_every_page():
+    assert len(README.splitlines()) <= 200
+    pages = {path.name for path in (ROOT / "notebooks/pages").glob("*.md")}
+    assert pages == set(re.findall(r"notebooks/pages/(\w+\.md)\)", README))

@@ -1,45 +1,101 @@
-"""Time and memory of the whole evaluation of 50,000 embeddings of 128 dimensions, 64 samples each.
+"""Time and memory of the whole evaluation by the number of classes, and against an older build.
 
-    pytest experiments/benchmarks/test_evaluation.py -s
+    PROBCL_BENCHMARK_RECORD=1 pytest experiments/benchmarks/test_evaluation.py -s
 
-As many training embeddings to compare with; Ward's clustering is on its usual subset, and
-there is no t-SNE, which belongs to the report.
+50,000 test items of 512 features are compared with 10,000 training items, each time in a process of
+its own. With ``PROBCL_BENCHMARK_OLD=FOLDER``, a checkout of an older build, the two run in turns.
 """
 
-import resource
-import time
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from measure import hardware, record
 
-from probcl.distributions import ProjectedNormal
-from probcl.evaluation import Embeddings, evaluate
+OLD = "PROBCL_BENCHMARK_OLD"
+SIZES = {"train": 10_000, "test": 50_000, "features": 512}
+CLASSES, COMPARED, ROUNDS = (10, 100, 1000), 100, 5
 
-COUNT, DIM, CLASSES, BATCH = 50_000, 128, 10, 500
+MEASURED = """
+import json, resource, sys, time
+import torch
+import probcl.evaluation as evaluation
 
+train, test, dim, classes = map(int, sys.argv[1:])
 
-def posteriors(seed: int) -> tuple[ProjectedNormal, torch.Tensor]:
+def items(count, seed):
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(CLASSES, (COUNT,), generator=generator)
-    centres = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(0))
-    loc = 3 * centres[labels] + 3 * torch.randn(COUNT, DIM, generator=generator)
-    return ProjectedNormal(loc, 1 + torch.rand(COUNT, DIM, generator=generator)), labels
+    labels = torch.arange(count) % classes
+    x = torch.randn(count, dim, generator=generator).mul_(2)
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
+    for part, own in zip(x.split(1000), labels.split(1000)):
+        part += centres[own]
+    return x, labels
+
+def in_parts(x, y):
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    return evaluation.Embeddings(unit, x, y, torch.arange(len(y)), norm=x.norm(dim=-1))
+
+known, asked = items(train, 1), items(test, 2)
+start, cpu = time.perf_counter(), time.process_time()
+if hasattr(evaluation, "evaluate") and callable(evaluation.evaluate):
+    evaluation.evaluate(*known, *asked)
+else:  # before there was one function for it
+    evaluator, part = evaluation.Evaluator(in_parts(*known)), in_parts(*asked)
+    evaluator.add_test(part, part.embedding[None])
+    evaluator.result()
+print(json.dumps({
+    "seconds": time.perf_counter() - start,
+    "cpu_seconds": time.process_time() - cpu,
+    "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+}))
+"""
+
+
+def measured(folder: Path, classes: int) -> dict[str, float]:
+    """Evaluate with the build in a folder, in a process of its own."""
+    arguments = [*map(str, SIZES.values()), str(classes)]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_evaluation() -> None:
-    sets = [described(*posteriors(seed)) for seed in (1, 2)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    start = time.perf_counter()
-    evaluation = evaluate(sets[0], None, sets[1], None, progress=True)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nall: {seconds:.1f} s; {before:.2f} GiB before, at most {peak:.2f} GiB")
-    assert len(evaluation.test) == COUNT
+    here = Path(__file__).parents[2]
+    by_classes = {classes: measured(here, classes) for classes in CLASSES}
+    first, last = CLASSES[0], CLASSES[-1]
+    growth = by_classes[last]["seconds"] / by_classes[first]["seconds"]
+    figures: dict[str, Any] = {
+        "hardware": hardware(),
+        "threads": torch.get_num_threads(),
+        "sizes": SIZES,
+        "by_classes": by_classes,
+        "growth_exponent": math.log(growth) / math.log(last / first),
+        "against_older_build": compared(here),
+    }
+    print(f"\n{json.dumps(figures, indent=2)}")
+    record("evaluation", figures)
+    if isinstance(figures["against_older_build"], str):
+        pytest.skip(figures["against_older_build"])
 
 
-def described(posterior: ProjectedNormal, labels: torch.Tensor) -> Embeddings:
-    """Return embeddings with their posteriors in batches, as they come from a network."""
-    blocks = [
-        ProjectedNormal(loc, scale)
-        for loc, scale in zip(posterior.loc.split(BATCH), posterior.scale.split(BATCH), strict=True)
-    ]
-    return Embeddings(posterior.loc, labels, posterior.loc.clone(), blocks)
+def compared(here: Path) -> dict[str, float] | str:
+    """Return the median ratios of this build's figures to an older one's, or why there are none."""
+    folder = os.environ.get(OLD)
+    if not folder:
+        return f"not measured: set {OLD} to the folder of an older build"
+    pairs = [(measured(here, COMPARED), measured(Path(folder), COMPARED)) for _ in range(ROUNDS)]
+    ratios = {
+        name: statistics.median(new[name] / old[name] for new, old in pairs) for name in pairs[0][0]
+    }
+    return {"classes": COMPARED, "rounds": ROUNDS} | ratios

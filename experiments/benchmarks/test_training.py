@@ -29,7 +29,7 @@ from probcl.programs import VSimCLR
 from probcl.training import Arrays, ContrastiveModule, ProgressBar, Throughput
 
 SIZE, TEMPERATURE = 32, 0.2
-WHOLE_BAR, LIGHTLY_BAR, EPOCH_BAR = 0.85, 5.0, 4.0
+WHOLE_BAR, LIGHTLY_BAR, EPOCH_BAR = 0.90, 5.0, 4.0
 
 
 @dataclass

@@ -12,6 +12,13 @@ from probcl.data.augment.recipes import (
     StackedRandAugment,
 )
 from probcl.data.augment.simple import Degrade, RandomAffine, RandomContrast, RandomNoise
+from probcl.data.cifar import (
+    cifar10c_corruptions,
+    read_cifar10c,
+    read_cifar10h,
+    read_cifar10n,
+    read_image_list,
+)
 from probcl.data.corruptions import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
 from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
 from probcl.data.named import DATASETS, load_digits
@@ -23,6 +30,7 @@ __all__ = [
     "AutoAugmentPolicy", "ColorJitter", "ConjugateBatch", "ConjugateGenerator", "Degrade",
     "GaussianBlur", "ImageArrays", "ImageFiles", "MultiCrop", "RandAugmentPolicy", "RandomAffine",
     "RandomContrast", "RandomGrayscale", "RandomNoise", "RandomResizedCrop", "SimAugment",
-    "StackedRandAugment", "Unreadable", "as_float", "check_classes", "load_digits", "read_arrays",
-    "read_folder",
+    "StackedRandAugment", "Unreadable", "as_float", "check_classes", "cifar10c_corruptions",
+    "load_digits", "read_arrays", "read_cifar10c", "read_cifar10h", "read_cifar10n", "read_folder",
+    "read_image_list",
 ]  # fmt: skip

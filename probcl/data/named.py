@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits as read_uci_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
@@ -68,6 +66,10 @@ def load_digits() -> tuple[ImageArrays, ImageArrays]:
         >>> len(train), len(test)
         (1437, 360)
     """
+    # No other data set needs scikit-learn, which takes a third as long to import as torch.
+    from sklearn.datasets import load_digits as read_uci_digits
+    from sklearn.model_selection import train_test_split
+
     pixels, labels = read_uci_digits(return_X_y=True)
     images = torch.as_tensor(pixels / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8)
     train, test = train_test_split(

@@ -5,12 +5,12 @@ from typing import Any, ClassVar, Self
 
 import pyro.distributions
 import torch
-from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
 from probcl.checks import check_dim, check_on_sphere, choose_validation
+from probcl.distributions.support import unit_sphere
 from probcl.randomness import seeded
 from probcl.sphere import log_area, normalize, rescaling
 
@@ -35,7 +35,7 @@ class SphereDistribution(TorchDistribution):
         torch.Size([64, 3, 3])
     """
 
-    support = constraints.sphere
+    support = unit_sphere
     has_rsample = True
 
     _validate_args: bool

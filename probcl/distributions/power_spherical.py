@@ -72,12 +72,10 @@ class PowerSpherical(RotationallySymmetric):
     def _divergence_from_uniform(self) -> Tensor:
         return log_power_divergence(self.concentration, self.dim)
 
-    def _cosine_moments(self) -> tuple[Tensor, Tensor]:
-        beta = (self.dim - 1) / 2
-        alpha = beta + self.concentration
-        total = alpha + beta
-        across = 2 * (alpha / total) / (total + 1)
-        return across * (self.dim - 1) / total, across
+    def _cosine_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        total = self.concentration + (self.dim - 1)
+        across = 2 * ((self.concentration + (self.dim - 1) / 2) / total) / (total + 1)
+        return across * (self.dim - 1) / total, across, across * self.mean_resultant_length
 
     def _sample_versine(self, kappa: Tensor) -> Tensor:
         beta = torch.full_like(kappa, (self.dim - 1) / 2)

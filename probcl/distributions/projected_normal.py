@@ -208,14 +208,13 @@ class ProjectedNormal(SphereDistribution):
         if isinstance(self.covariance, Isotropic):
             factor = self.covariance.centring(self.loc)
             scale = self.covariance.scale * factor
-            exponent = radial_exponent(value, self.loc * factor, scale, dim)
+            exponent, _ = radial_exponent(value, self.loc * factor, scale, dim)
             return (exponent - log_area(dim)).to(self.loc.dtype)
         direction, mean, half_log_det = self.covariance.standardise(value, self.loc)
-        exponent = radial_exponent(direction, mean, mean.new_ones(1), dim)
+        exponent, log_norm = radial_exponent(direction, mean, mean.new_ones(1), dim)
         # Logarithms times d can cancel; one number per row costs next to nothing in float64.
-        stretch = widen(torch.linalg.vecdot(direction, direction))
-        stretch = stretch / widen(torch.linalg.vecdot(value, value))
-        density = exponent - widen(half_log_det) - 0.5 * dim * stretch.log()
+        stretch = log_norm - widen(torch.linalg.vector_norm(value, dim=-1)).log()
+        density = exponent - widen(half_log_det) - dim * stretch
         return (density - log_area(dim)).to(mean.dtype)
 
     @property

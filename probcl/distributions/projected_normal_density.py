@@ -52,13 +52,12 @@ class _Standardise(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is asked for
             plain = partial(_plain_standardise, factor=factor)
             return *grad_of_plain(plain, (value, loc, scale), grads), None
-        centred = scale * factor
-        grad_value = by_direction / centred if ctx.needs_input_grad[0] else None
-        grad_loc = (by_mean / centred).mul_(factor) if ctx.needs_input_grad[1] else None
+        grad_value = by_direction / (scale * factor) if ctx.needs_input_grad[0] else None
+        grad_loc = by_mean / scale if ctx.needs_input_grad[1] else None
         grad_scale = None
         if ctx.needs_input_grad[2]:
             grad_scale = torch.addcmul(by_log_det[..., None], by_direction, direction, value=-1.0)
-            grad_scale.addcmul_(by_mean, mean, value=-1.0).div_(centred).mul_(factor)
+            grad_scale.addcmul_(by_mean, mean, value=-1.0).div_(scale)
         return grad_value, grad_loc, grad_scale, None
 
 
@@ -66,11 +65,13 @@ def _plain_standardise(
     value: Tensor, loc: Tensor, scale: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     centred = scale * factor
-    return value / centred, loc / centred * factor, centred.log().sum(-1)
+    return value / centred, loc / scale, centred.log().sum(-1)
 
 
-def radial_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
-    r"""Return the log density relative to that of a centred projected normal.
+def radial_exponent(
+    direction: Tensor, mean: Tensor, scale: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    r"""Return the log density relative to that of a centred projected normal, and log |direction|.
 
     With m = mean / scale, u the unit vector of ``direction`` and alpha = u . m,
 
@@ -86,12 +87,12 @@ def radial_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) ->
             embeds the space isometrically in a larger one.
 
     Returns:
-        The exponent in float64, for sums that cancel, shape ``(*B,)``; differentiable twice.
+        Both in float64, for sums that cancel, shape ``(*B,)``; differentiable twice.
     """
     batch_shape = torch.broadcast_shapes(direction.shape[:-1], mean.shape[:-1], scale.shape[:-1])
     direction = direction.expand(*batch_shape, -1)
     mean, scale = mean.expand(*batch_shape, -1), scale.expand(*batch_shape, 1)
-    return _RadialExponent.apply(direction, mean, scale, dim)[0]
+    return _RadialExponent.apply(direction, mean, scale, dim)[:2]
 
 
 class _RadialExponent(torch.autograd.Function):
@@ -108,29 +109,35 @@ class _RadialExponent(torch.autograd.Function):
         alpha = along * norm / scale
         log_ratio, slope = log_ratio_and_slope(alpha, dim)
         value = (log_ratio - 0.5 * distance2)[..., 0]
-        return value, residual, distance2.to(norm.dtype), norm, alpha, slope
+        log_norm = 0.5 * widen(norm2[..., 0]).log()
+        return value, log_norm, residual, distance2.to(norm.dtype), norm, alpha, slope
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, ctx.dim = inputs
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *output[1:])
+        ctx.save_for_backward(*tensors, *output[2:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if grad is None:
+    def backward(
+        ctx: Any, grad: Tensor | None, of_norm: Tensor | None, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        given = grad if of_norm is None else of_norm
+        if given is None:
             return None, None, None, None
+        grad, of_norm = (torch.zeros_like(given) if g is None else g for g in (grad, of_norm))
         direction, mean, scale, residual, distance2, norm, alpha, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
             plain = partial(_plain_exponent, dim=ctx.dim)
-            return *grad_of_plain(plain, (direction, mean, scale), grad), None
-        grad = grad[..., None].to(norm.dtype)
+            return *grad_of_plain(plain, (direction, mean, scale), (grad, of_norm)), None
+        grad, of_norm = (g[..., None].to(norm.dtype) for g in (grad, of_norm))
         grad_direction = grad_mean = grad_scale = None
         if ctx.needs_input_grad[0]:
             ratio = grad * (slope + alpha.clamp(min=0.0)) / norm
             grad_direction = residual * (ratio / scale)
-            grad_direction.addcmul_(direction, ratio * alpha.clamp(max=0.0) / norm, value=-1.0)
+            along = ratio * alpha.clamp(max=0.0) - of_norm / norm
+            grad_direction.addcmul_(direction, along / norm, value=-1.0)
         if ctx.needs_input_grad[1]:
             grad_mean = direction * (grad * slope / (norm * scale))
             grad_mean.addcmul_(residual, grad / scale.square(), value=-1.0)
@@ -148,9 +155,12 @@ def _squared_norm(x: Tensor) -> Tensor:
     return widen(torch.stack(parts, -1)).sum(-1)
 
 
-def _plain_exponent(direction: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
+def _plain_exponent(
+    direction: Tensor, mean: Tensor, scale: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
     norm2 = direction.square().sum(-1, keepdim=True)
     along = (direction * mean).sum(-1, keepdim=True) / norm2
     residual = (mean - torch.where(along >= 0, along, 0.0) * direction) / scale
     log_ratio = log_radial_ratio(along * norm2.sqrt() / scale, dim)[..., 0]
-    return widen(log_ratio - 0.5 * residual.square().sum(-1))
+    value = widen(log_ratio - 0.5 * residual.square().sum(-1))
+    return value, 0.5 * widen(norm2[..., 0]).log()

@@ -8,6 +8,7 @@ from pyro import sample
 from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
 from torch import Tensor
 
+from probcl.distributions.support import is_sphere
 from probcl.sphere import log_area, normalize
 
 __all__ = ["SphereReparam"]
@@ -22,6 +23,9 @@ class SphereReparam(Reparam):
     added to the log density at ``z``, so the posterior of z is exactly that of the original
     model, and x never has to leave the neighbourhood of :math:`|x| = \sqrt d`. Observed sites
     are left as they are.
+
+    Raises:
+        ValueError: If the site is not on the sphere.
 
     References:
         Gorinova, Moore and Hoffman (2020), "Automatic Reparameterisation of Probabilistic
@@ -44,6 +48,11 @@ class SphereReparam(Reparam):
         value = msg["value"]
         if msg["is_observed"]:
             return {"fn": fn, "value": value, "is_observed": True}
+        if not is_sphere(fn.support):
+            raise ValueError(
+                f"SphereReparam is for sites on the sphere, but {msg['name']!r} has the support"
+                f" {fn.support}; take the site out of the config."
+            )
         dim = fn.event_shape[-1]
         standard = dist.Normal(_zeros(fn), 1.0).to_event(fn.event_dim)
         # Any vector in the direction of a given initial value does.

@@ -104,11 +104,26 @@ class RotationallySymmetric(SphereDistribution):
         """The length |E[z]|, in [0, 1), of shape ``batch_shape``."""
 
     @property
+    @full_precision
     def variance(self) -> Tensor:
         """The variance of every coordinate of z, of shape ``batch_shape + (d,)``."""
-        along, across = self._cosine_moments()
+        along, across, _ = (moment.unsqueeze(-1) for moment in self._cosine_moments())
         square = self.loc.square()
-        return along.unsqueeze(-1) * square + across.unsqueeze(-1) * (1 - square)
+        # The other squares are added up: 1 - square would lose their digits near a pole.
+        return along * square + across * (square @ (1 - torch.eye(self.dim).to(square)))
+
+    @property
+    @full_precision
+    def covariance(self) -> Tensor:
+        r"""The covariance of z, of shape ``batch_shape + (d, d)``.
+
+        .. math:: E[z z^\top] - E[z] E[z]^\top = \mathrm{Var}(t) \mu \mu^\top
+                  + \tfrac{E[1 - t^2]}{d - 1} (I - \mu \mu^\top)
+        """
+        excess = self._cosine_moments()[2][..., None, None]
+        product = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
+        diagonal = torch.eye(self.dim, dtype=torch.bool, device=self.loc.device)
+        return torch.where(diagonal, self.variance.unsqueeze(-1), -excess * product)
 
     @full_precision
     def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
@@ -186,8 +201,8 @@ class RotationallySymmetric(SphereDistribution):
         """
 
     @abstractmethod
-    def _cosine_moments(self) -> tuple[Tensor, Tensor]:
-        """Compute Var(t) and E[1 - t^2] / (d - 1), of shape ``batch_shape``."""
+    def _cosine_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute Var(t), E[1 - t^2] / (d - 1) and the excess of this, shape ``batch_shape``."""
 
 
 def _common_dtype(loc: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,11 @@ class HypersphericalUniform(SphereDistribution):
         """The variance 1/d of every coordinate, of shape ``batch_shape + (d,)``."""
         return self.mean + 1.0 / self.dim
 
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance I / d of z, of shape ``batch_shape + (d, d)``."""
+        return torch.diag_embed(self.variance)
+
     def _divergence_from_uniform(self) -> Tensor:
         return self._zero
 

@@ -86,9 +86,12 @@ class VonMisesFisher(RotationallySymmetric):
     def _divergence_from_uniform(self) -> Tensor:
         return log_bessel_divergence(self.concentration, self.dim)
 
-    def _cosine_moments(self) -> tuple[Tensor, Tensor]:
-        kappa = self.concentration
-        return bessel_ratio_derivative(kappa, self.dim), bessel_ratio_over_kappa(kappa, self.dim)
+    def _cosine_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        kappa, dim = self.concentration, self.dim
+        along, across = bessel_ratio_derivative(kappa, dim), bessel_ratio_over_kappa(kappa, dim)
+        # A_d / kappa = 1 / (d + kappa A_{d+2}) makes the difference a sum of positive terms.
+        above = bessel_ratio_over_kappa(kappa, dim + 2) + bessel_ratio_derivative(kappa, dim + 2)
+        return along, across, bessel_ratio(kappa, dim).square() * above
 
     def _sample_versine(self, kappa: Tensor) -> Tensor:
         """Draw 1 - t by Wood's rejection, for the pending elements only after each round."""

@@ -1,6 +1,7 @@
 """Bootstrap intervals: how far a number would move with other test images."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,9 +120,15 @@ def _resampled_correlations(x: Tensor, y: Tensor, seed: int) -> Tensor:
     # Five sums for each item are all that a resample needs.
     sums = torch.stack([x * y, x, y, x * x, y * y], -1).mean(0)
     # By one seed, the same items for every score and corruption.
-    drawn = _resampled(torch.ones(len(sums)), np.random.default_rng(seed)) @ sums / len(sums)
+    drawn = _counts(len(sums), seed) @ sums / len(sums)
     xy, x, y, xx, yy = drawn.unbind(-1)
     return (xy - x * y) / ((xx - x * x) * (yy - y * y)).clamp_min(1e-300).sqrt()
+
+
+@lru_cache(maxsize=1)
+def _counts(items: int, seed: int) -> Tensor:
+    """Return how often each item is in each resample, shape ``(resamples, items)``."""
+    return _resampled(torch.ones(items), np.random.default_rng(seed))
 
 
 def _resampled(counts: Tensor, random: np.random.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """Calibration: is a predicted probability the frequency with which it comes true?
 
-And scaling of logits, learned on held-out items, by which it becomes so. Every measure takes
-``probabilities`` of shape ``(N, C)`` and the true classes, ``labels`` of shape ``(N,)``.
+Every measure takes ``probabilities`` of shape ``(N, C)`` and the true classes, ``labels`` of shape
+``(N,)``. What is learned on held-out items, by which it becomes so, is in ``scaling``.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from torch import Tensor
 from probcl.checks import as_labels, as_probabilities, as_truths, as_values, check_count
 
 __all__ = [
-    "Reliability", "Scaling", "adaptive_calibration_error", "brier_score", "calibration_error",
-    "classwise_calibration_error", "event_calibration_error", "fit_temperature", "fit_vector",
-    "maximum_calibration_error", "negative_log_likelihood", "smooth_calibration_error",
+    "Reliability", "adaptive_calibration_error", "brier_score", "calibration_error",
+    "classwise_calibration_error", "event_calibration_error", "maximum_calibration_error",
+    "negative_log_likelihood", "root_mean_square_calibration_error", "smooth_calibration_error",
     "smooth_reliability",
 ]  # fmt: skip
 
@@ -79,6 +79,32 @@ def event_calibration_error(probabilities: Any, happened: Any, bins: int = 15) -
 def maximum_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
     """Return the largest |accuracy - confidence| of the bins of ``calibration_error`` (MCE)."""
     return _gaps(*_confidence(probabilities, labels), bins)[0].max().item()
+
+
+def root_mean_square_calibration_error(
+    probabilities: Any, labels: Any, bins: int = 15, debiased: bool = True
+) -> float:
+    """Return the root of the mean over items of (accuracy - confidence)^2 of their bin.
+
+    Few items in a bin make it too large, by the variance of their accuracy, which is subtracted
+    where it can be estimated; what then is below zero counts as zero.
+
+    Args:
+        probabilities: Shape ``(N, C)``.
+        labels: Classes, shape ``(N,)``.
+        bins: Their number, of equal width.
+        debiased: Whether to subtract the variance.
+
+    References:
+        Kumar et al. (2019), Verified uncertainty calibration. https://arxiv.org/abs/1909.10155
+    """
+    confidence, correct = _confidence(probabilities, labels)
+    gaps, counts = _gaps(confidence, correct, bins)
+    squares = gaps.square()
+    if debiased:
+        accuracy = _means(correct, *_binned(confidence, bins))
+        squares = squares - (accuracy * (1 - accuracy) / (counts - 1)).where(counts > 1, 0.0)
+    return ((squares * counts).sum() / counts.sum()).clamp_min(0).sqrt().item()
 
 
 def adaptive_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
@@ -182,98 +208,6 @@ def smooth_calibration_error(probabilities: Any, labels: Any, bandwidth: float =
     return smooth_reliability(probabilities, labels, bandwidth, resamples=1).error
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """An affine map of each class's logit.
-
-    Args:
-        weight: Of all logits, shape ``()``, or of each class's, ``(C,)``.
-        bias: Shape ``()`` or ``(C,)``.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Map logits ``(*, C)``; one of minus infinity stays."""
-        scaled = logits * self.weight.to(logits) + self.bias.to(logits)
-        return torch.where(logits.isneginf(), -torch.inf, scaled)
-
-
-def fit_temperature(logits: Any, labels: Any) -> Scaling:
-    """Fit the temperature that makes held-out labels likely; the order of classes stays.
-
-    The logarithm of the temperature has a standard normal prior: without one, items that are all
-    right would send it to zero.
-
-    Args:
-        logits: Shape ``(N, C)``, minus infinity for a class that was not seen.
-        labels: Classes, shape ``(N,)``.
-
-    Returns:
-        A scaling whose ``weight`` is one divided by the temperature.
-
-    Raises:
-        ValueError: If a label's logit is minus infinity, or one is not a number.
-
-    References:
-        Guo et al. (2017), On calibration of modern neural networks. https://arxiv.org/abs/1706.04599
-
-    Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
-        >>> round((1 / fit_temperature(logits, torch.tensor([0, 0, 0, 1])).weight).item(), 3)
-        1.393
-    """
-    return _fit(logits, labels, per_class=False)
-
-
-def fit_vector(logits: Any, labels: Any) -> Scaling:
-    """Fit a weight and a bias for each class's logit that make held-out labels likely.
-
-    The biases and the logarithms of the weights have standard normal priors; arguments, errors and
-    source are those of ``fit_temperature``.
-
-    Raises:
-        ValueError: If a label's logit is minus infinity, or one is not a number.
-    """
-    return _fit(logits, labels, per_class=True)
-
-
-@torch.inference_mode(False)
-@torch.enable_grad()
-def _fit(logits: Any, labels: Any, per_class: bool) -> Scaling:
-    values = torch.as_tensor(logits).detach().cpu().double().clone()  # of no inference mode
-    y = as_labels("labels", labels, len(values)).clone()
-    if values.isnan().any() or values.isposinf().any():
-        raise ValueError("logits must be numbers or minus infinity, got NaN or infinity.")
-    if not values.gather(1, y[:, None]).isfinite().all():
-        raise ValueError(
-            "logits must be finite for the class of each item, got minus infinity: leave out items "
-            "of classes that were not seen."
-        )
-    unseen = values.isneginf()
-    finite = torch.where(unseen, 0.0, values)
-    shape = (values.shape[1],) if per_class else ()
-    log_weight = torch.zeros(shape, dtype=torch.double, requires_grad=True)
-    bias = torch.zeros(shape, dtype=torch.double, requires_grad=per_class)
-    fitted = [log_weight, bias] if per_class else [log_weight]
-    optimizer = torch.optim.LBFGS(
-        fitted, max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        scaled = (finite * log_weight.exp() + bias).masked_fill(unseen, -torch.inf)
-        prior = torch.stack([p.square().sum() for p in fitted]).sum() / (2 * len(y))
-        loss = torch.nn.functional.cross_entropy(scaled, y) + prior
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return Scaling(log_weight.detach().exp(), bias.detach())
-
-
 def _checked(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:
     p = as_probabilities("probabilities", probabilities)
     y = as_labels("labels", labels, len(p))
@@ -297,10 +231,18 @@ def _error(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
 
 def _gaps(confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """Return |accuracy - confidence| and the count of each bin that is not empty."""
+    member, counts = _binned(confidence, bins)
+    return _means(correct - confidence, member, counts).abs(), counts
+
+
+def _binned(confidence: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Return which of the bins that are not empty each item is in, and their counts."""
     # Right ends belong to their bin, as in the paper.
     edges = torch.linspace(0, 1, check_count("bins", bins) + 1, dtype=torch.double)[1:-1]
     member = torch.bucketize(confidence.contiguous(), edges)
-    counts = member.bincount(minlength=bins).double()
-    sums = torch.zeros(bins, dtype=torch.double).index_add_(0, member, correct - confidence)
-    filled = counts > 0
-    return (sums[filled] / counts[filled]).abs(), counts[filled]
+    _, member, counts = member.unique(return_inverse=True, return_counts=True)
+    return member, counts.double()
+
+
+def _means(values: Tensor, member: Tensor, counts: Tensor) -> Tensor:
+    return torch.zeros_like(counts).index_add_(0, member, values) / counts

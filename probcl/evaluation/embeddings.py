@@ -109,7 +109,9 @@ class Embeddings:
     @cached_property
     def length(self) -> Tensor:
         """Lengths of the embeddings before they are normalised, in float64, shape ``(N,)``."""
-        return torch.linalg.vector_norm(self.embedding.double(), dim=-1)  # squares may overflow
+        return torch.linalg.vector_norm(
+            self.embedding, dim=-1, dtype=torch.double
+        )  # squares may overflow
 
     @cached_property
     def mean_resultant_length(self) -> Tensor:

@@ -15,14 +15,18 @@ __all__ = [
     "participation_ratio", "singular_spectrum", "uniformity",
 ]  # fmt: skip
 
+_BLOCK = 4096  # rows in float64 at once
+
 
 def singular_spectrum(embedding: Tensor) -> Tensor:
     """Return the singular values of the embeddings ``(N, d)``, largest first."""
     # Of the Gram matrix, whose size does not grow with N; it squares the condition, so in float64.
-    z = embedding.double()
-    if len(z) < z.shape[1]:
-        return torch.linalg.svdvals(z)
-    return torch.linalg.eigvalsh(z.T @ z).flip(0).clamp_min(0).sqrt()
+    if len(embedding) < embedding.shape[1]:
+        return torch.linalg.svdvals(embedding.double())
+    gram = torch.zeros(2 * embedding.shape[1:], dtype=torch.double)
+    for part in embedding.split(_BLOCK):
+        gram.addmm_(part.T.double(), part.double())
+    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).sqrt()
 
 
 def effective_rank(spectrum: Tensor) -> float:
@@ -104,9 +108,12 @@ def class_mean_angles(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 
 def _unit(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    z = as_matrix("embedding", embedding).double()
+    z = as_matrix("embedding", embedding)
     return z, as_labels("labels", labels, len(z))
 
 
 def _class_sums(z: Tensor, y: Tensor) -> Tensor:
-    return z.new_zeros(int(y.max()) + 1, z.shape[1]).index_add_(0, y, z)
+    sums = torch.zeros(int(y.max()) + 1, z.shape[1], dtype=torch.double)
+    for part, own in zip(z.split(_BLOCK), y.split(_BLOCK), strict=True):
+        sums.index_add_(0, own, part.double())
+    return sums

@@ -104,12 +104,12 @@ def info_nce_information_bound(
     References:
         van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
     """
-    a = as_matrix("first", first, least=2).double()
-    b = as_matrix("second", second, len(a)).double()
+    a = as_matrix("first", first, least=2)
+    b = as_matrix("second", second, len(a))
     size = min(batch, len(a))
     losses = []
     for rows in torch.arange(len(a) // size * size).split(size):
-        log_p = (a[rows] @ b[rows].T / temperature).log_softmax(-1)
+        log_p = (a[rows].double() @ b[rows].double().T / temperature).log_softmax(-1)
         losses.append(-log_p.diagonal().mean())
     return math.log(size) - torch.stack(losses).mean().item()
 
@@ -136,24 +136,26 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
         Ross (2014), Mutual information between discrete and continuous data sets.
         https://doi.org/10.1371/journal.pone.0087357
     """
-    z = as_matrix("embedding", embedding).double()
+    z = as_matrix("embedding", embedding)
     y = as_labels("labels", labels, len(z))
     rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
-    z, y = z[rows], y[rows]
+    z, y = z[rows].double(), y[rows]
     counts = y.bincount()
     kept = counts[y] > 1
     if not kept.any():
         raise ValueError("labels must name a class of two members at least, got none.")
     z, y = z[kept], y[kept]
-    radius, used = torch.empty(len(z), dtype=torch.double), torch.empty(len(z))
+    z = z - z.mean(0)
+    square, used = torch.empty(len(z), dtype=torch.double), torch.empty(len(z))
     for label in y.unique():
         own = (y == label).nonzero()[:, 0]
         near = min(k, len(own) - 1)
-        distance = _distances(z[own], z[own]).kthvalue(near + 1, dim=-1).values
-        radius[own], used[own] = distance, float(near)
+        square[own] = _squares(z[own], z[own]).kthvalue(near + 1, dim=-1).values
+        used[own] = float(near)
     # Just within the radius, so that the k-th neighbour itself is counted through rounding.
+    radius = square * (1 + 2e-9) + 1e-13 * z.square().sum(-1).max()
     within = torch.cat([
-        (_distances(part, z) <= r[:, None] * (1 + 1e-9)).sum(-1)
+        (_squares(part, z) <= r[:, None]).sum(-1)
         for part, r in zip(z.split(512), radius.split(512), strict=True)
     ])  # fmt: skip
     mean_class = digamma(counts[y].numpy()).mean()
@@ -161,5 +163,7 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
     return max(0.0, float(estimate - digamma((within - 1).clamp_min(1).numpy()).mean()))
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """Return squared distances, by a product of matrices."""
+    lengths = a.square().sum(-1)[:, None] + b.square().sum(-1)
+    return lengths.addmm_(a, b.T, alpha=-2).clamp_min_(0)

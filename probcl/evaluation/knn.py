@@ -13,6 +13,8 @@ __all__ = [
     "vote_entropy",
 ]  # fmt: skip
 
+_GROUP = 32
+
 
 class Neighbours(NamedTuple):
     """Cosines to the nearest of a set, and their rows there, the nearest first, ``(N, k)`` each."""
@@ -46,15 +48,46 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -
     if not 1 <= k <= most:
         raise ValueError(f"k must be from 1 to {most}, the number of others, got {k}.")
     rows = max(1, block // len(others))
+    if reference is None and k == 1:
+        return _nearest_other(own, rows)
     parts = []
     for start in track("nearest neighbours", range(0, len(own), rows)):
         cosine = own[start : start + rows] @ others.T
         if reference is None:
             itself = torch.arange(len(cosine))
             cosine[itself, itself + start] = -torch.inf
-        # The largest alone is found three times as fast.
-        parts.append(cosine.max(-1, keepdim=True) if k == 1 else cosine.topk(k, dim=-1))
+        parts.append(_largest(cosine, k))
     return Neighbours(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _largest(values: Tensor, k: int) -> Neighbours:
+    """Return what ``topk`` does, with the ``k`` largest sought in the ``k`` best groups alone."""
+    groups = values.shape[1] // _GROUP
+    if groups <= k:
+        return Neighbours(*values.topk(k, dim=-1))
+    many = groups * _GROUP
+    best = values[:, :many].unflatten(1, (_GROUP, groups)).amax(1).topk(k, dim=-1).indices
+    columns = (best[:, None] + groups * torch.arange(_GROUP)[:, None]).flatten(1)
+    rest = torch.arange(many, values.shape[1]).expand(len(values), -1)
+    columns = torch.cat([columns, rest], 1)
+    found, place = values.gather(1, columns).topk(k, dim=-1)
+    return Neighbours(found, columns.gather(1, place))
+
+
+def _nearest_other(own: Tensor, rows: int) -> Neighbours:
+    """Return the nearest of the others, each pair of items looked at once."""
+    cosine = own.new_full((len(own),), -torch.inf)
+    row = torch.zeros(len(own), dtype=torch.long)
+    for start in track("nearest neighbours", range(0, len(own), rows)):
+        product = own[start : start + rows] @ own[start:].T
+        product.diagonal().fill_(-torch.inf)
+        # Of the rows the nearest here or after, of the columns here.
+        for dim, part in ((1, slice(start, start + rows)), (0, slice(start, None))):
+            value, place = product.max(dim)
+            nearer = value > cosine[part]
+            cosine[part] = torch.where(nearer, value, cosine[part])
+            row[part] = torch.where(nearer, place + start, row[part])
+    return Neighbours(cosine[:, None], row[:, None])
 
 
 def neighbour_vote(

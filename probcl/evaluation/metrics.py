@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from probcl.evaluation import calibration, geometry, information
-from probcl.evaluation.conformal import Method, fit_conformal, set_coverage, set_size
-from probcl.evaluation.knn import map_at_r
 from probcl.evaluation.probe import accuracy, few_shot_accuracy, top_k_accuracy
 from probcl.evaluation.progress import step
 from probcl.evaluation.query import Query
@@ -74,7 +72,6 @@ def compute_metric(name: str, query: Query) -> float | None:
 
 
 Measure = Callable[[Tensor, Tensor], float]
-Scale = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
 
 
 def _few_shot(shots: int, q: Query) -> float | None:
@@ -91,21 +88,6 @@ def _of_neighbours(k: int, q: Query) -> float:
 
 def _of_probe(measure: Measure, q: Query) -> float:
     return measure(q.probabilities, q.labels)
-
-
-def _scaled(fit: Scale, measure: Measure, q: Query) -> float | None:
-    if q.held_out is None:
-        return None
-    logits, labels, own = q.held_out
-    return measure(fit(logits, labels)(own).double().softmax(-1), q.labels)
-
-
-def _of_sets(method: Method, measure: Measure, q: Query) -> float | None:
-    if q.held_out is None:
-        return None
-    logits, labels, own = q.held_out
-    rule = fit_conformal(logits.double().softmax(-1), labels, 0.9, method)
-    return measure(rule(own.double().softmax(-1)), q.labels)
 
 
 def _shift(measure: str, q: Query) -> float:
@@ -155,7 +137,13 @@ METRICS = {
     "retrieval/recall_at_1": Metric("share whose nearest other is of their class",
         lambda q: 1 - q.wrong["retrieval"].double().mean().item(), headline=True),
     "retrieval/map_at_r": Metric("mean average precision among the R nearest",
-        lambda q: map_at_r(q.direction, q.labels)[0]),
+        lambda q: q.retrieval.map_at_r),
+    "retrieval/r_precision": Metric("share of the R nearest that are of the class",
+        lambda q: q.retrieval.r_precision),
+    "retrieval/map": Metric("mean average precision over all other items",
+        lambda q: q.retrieval.mean_average_precision),
+    "retrieval/mrr": Metric("1 / the place of the first of the class, mean over queries",
+        lambda q: q.retrieval.mean_reciprocal_rank),
     "cluster/adjusted_rand_index": Metric("pairs that clusters and classes agree on, less chance",
         lambda q: q.clustering["adjusted_rand_index"]),
     "cluster/normalized_mutual_information": Metric("information that clusters and classes share",
@@ -172,26 +160,36 @@ METRICS = {
         partial(_of_probe, calibration.adaptive_calibration_error)),
     "cal/classwise_ece": Metric("error of each class's probability, mean over classes",
         partial(_of_probe, calibration.classwise_calibration_error)),
+    "cal/rms": Metric(
+        "root of the mean (accuracy - confidence)^2 of the 15 bins, less the variance of few items",
+        partial(_of_probe, calibration.root_mean_square_calibration_error)),
     "cal/mce": Metric("the largest |accuracy - confidence| of the 15 bins",
         partial(_of_probe, calibration.maximum_calibration_error)),
     "cal/smooth_ece": Metric("|accuracy - confidence|, smoothed instead of put into bins",
         partial(_of_probe, calibration.smooth_calibration_error)),
     "cal/nll_temperature_scaled": Metric("nll after temperature scaling",
-        partial(_scaled, calibration.fit_temperature, calibration.negative_log_likelihood)),
+        lambda q: q.calibrated.get("nll_temperature")),
     "cal/ece_temperature_scaled": Metric("ece after temperature scaling",
-        partial(_scaled, calibration.fit_temperature, calibration.calibration_error)),
+        lambda q: q.calibrated.get("ece_temperature")),
     "cal/nll_vector_scaled": Metric("nll after vector scaling",
-        partial(_scaled, calibration.fit_vector, calibration.negative_log_likelihood)),
+        lambda q: q.calibrated.get("nll_vector")),
     "cal/ece_vector_scaled": Metric("ece after vector scaling",
-        partial(_scaled, calibration.fit_vector, calibration.calibration_error)),
+        lambda q: q.calibrated.get("ece_vector")),
     "conformal/coverage_threshold": Metric("share of threshold sets with the class",
-        partial(_of_sets, "threshold", set_coverage)),
+        lambda q: q.calibrated.get("coverage_threshold")),
     "conformal/size_threshold": Metric("mean size of threshold sets",
-        partial(_of_sets, "threshold", lambda sets, _: set_size(sets))),
+        lambda q: q.calibrated.get("size_threshold")),
     "conformal/coverage_adaptive": Metric("share of adaptive sets with the class",
-        partial(_of_sets, "adaptive", set_coverage)),
+        lambda q: q.calibrated.get("coverage_adaptive")),
     "conformal/size_adaptive": Metric("mean size of adaptive sets",
-        partial(_of_sets, "adaptive", lambda sets, _: set_size(sets))),
+        lambda q: q.calibrated.get("size_adaptive")),
+    "conformal/coverage_regularised": Metric("share of regularised sets with the class",
+        lambda q: q.calibrated.get("coverage_regularised")),
+    "conformal/size_regularised": Metric("mean size of regularised sets",
+        lambda q: q.calibrated.get("size_regularised")),
+    "conformal/worst_class_coverage": Metric(
+        "share of threshold sets with the class, of the class with the smallest",
+        lambda q: q.calibrated.get("worst_class_coverage")),
     "shift/top1": Metric("accuracy of the probe on corrupted items",
         partial(_shift, "top1"), headline=True, needs=("test labels", "corrupted")),
     "shift/nll": Metric("negative log likelihood of the probe on corrupted items",

@@ -6,17 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import one_hot
 
 from probcl.checks import as_labels, as_matrix, as_truths
-from probcl.evaluation.progress import step, track
+from probcl.evaluation.convex import minimise
+from probcl.evaluation.progress import track
 
 __all__ = [
     "LinearProbe", "accuracy", "few_shot_accuracy", "few_shot_rows", "fit_linear_probe",
     "multi_label_accuracy", "top_k_accuracy",
 ]  # fmt: skip
 
-_BATCH, _ITERATIONS = 1024, 300
+_BATCH = 1024
+_BLOCK = 2**22  # logits that are held at once
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ def fit_linear_probe(
 
         min_W,b  sum_i -log softmax(W x_i + b)[y_i] + penalty / 2 |W|^2
 
-    by L-BFGS in float64; for more numbers than that takes well, by stochastic gradients (Nesterov
-    momentum, a cosine) in float32, on the device of the features.
+    by L-BFGS; for more numbers than that takes well, by stochastic gradients (Nesterov momentum, a
+    cosine), on the device of the features; both in float32.
 
     Args:
         features: Output of the frozen backbone, shape ``(N, F)``.
         labels: Classes, shape ``(N,)``.
         num_classes: Number ``C`` of classes; by default the largest label and one.
         penalty: Of the weights; as scikit-learn's ``1 / C``.
-        exact_up_to: Most numbers, ``N F``, for L-BFGS; by default a gigabyte of them.
+        exact_up_to: Most numbers, ``N F``, for L-BFGS; by default half a gigabyte of them.
         epochs: Of the stochastic gradients.
 
     Raises:
@@ -89,58 +91,75 @@ def fit_linear_probe(
     count = int(seen.max()) + 1 if num_classes is None else num_classes
     if count <= seen.max():
         raise ValueError(f"num_classes must be above every label, {int(seen.max())}, got {count}.")
-    # One copy, standardised in place, with ones for the bias.
-    x = torch.cat([x if large else x.double(), x.new_ones(len(x), 1)], -1)
-    mean, scale = x[:, :-1].mean(0), x[:, :-1].std(0, correction=0)
-    # Numbers that do not vary, against their mean or beside the others, are left as they are.
-    beside = torch.finfo(torch.float32).eps * scale.max()
-    least = (1e-12 * mean.abs()).clamp_min(beside).clamp_min(1e-300)
-    scale = torch.where(scale > least, scale, 1.0)
-    x[:, :-1].sub_(mean).div_(scale)
-    decay = torch.full((len(seen), x.shape[1]), penalty / len(x), dtype=torch.double)
-    decay[:, -1] = 0
+    mean, scale = _moments(x)
+    # One copy in float32, standardised, with ones for the bias.
+    scaled = torch.ones(len(x), x.shape[1] + 1, device=x.device)
+    for part, out in zip(x.split(_BATCH), scaled.split(_BATCH), strict=True):
+        out[:, :-1] = (part - mean) / scale
+    decay = torch.full((x.shape[1] + 1,), penalty / len(x), device=x.device)
+    decay[-1] = 0
     fit = partial(_by_stochastic_gradients, epochs=epochs) if large else _by_lbfgs
-    weights = torch.zeros(count, x.shape[1])
+    weights = torch.zeros(count, len(decay))
     weights[:, -1] = -torch.inf
-    weights[seen] = fit(x, target.to(x.device), decay).cpu().float()
+    weights[seen] = fit(scaled, target.to(x.device), decay).cpu()
     return LinearProbe(mean.cpu().float(), scale.cpu().float(), weights[:, :-1], weights[:, -1])
 
 
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and scale of each feature, in float64; 1 where it does not vary."""
+    mean = torch.stack([part.double().sum(0) for part in x.split(_BATCH)]).sum(0) / len(x)
+    squares = torch.stack([(part - mean).square().sum(0) for part in x.split(_BATCH)])
+    scale = (squares.sum(0) / len(x)).sqrt()
+    # Numbers that do not vary, against their mean or beside the others, are left as they are.
+    beside = torch.finfo(torch.float32).eps * scale.max()
+    least = (1e-12 * mean.abs()).clamp_min(beside).clamp_min(1e-300)
+    return mean, torch.where(scale > least, scale, 1.0)
+
+
 def _by_lbfgs(x: Tensor, y: Tensor, decay: Tensor) -> Tensor:
-    # By hand the gradient takes two products; the objective is a mean, so that its scale is known.
-    weight = torch.zeros_like(decay, requires_grad=True)
-    one_hot = torch.nn.functional.one_hot(y, len(decay)).to(x.dtype)
-    optimizer = torch.optim.LBFGS(
-        [weight], max_iter=_ITERATIONS, history_size=20, tolerance_grad=1e-6,
-        tolerance_change=1e-10, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    count = len(x)
+    # In the basis of the principal components curvatures are known, and few items need few of them.
+    if count < x.shape[1]:
+        basis = torch.linalg.svd(x[:, :-1], full_matrices=False).Vh.T
+    else:
+        basis = torch.linalg.eigh((x[:, :-1].T @ x[:, :-1]).double()).eigenvectors.float()
+    x = torch.cat([x[:, :-1] @ basis, x[:, -1:]], -1)
+    decay = decay[-x.shape[1] :]
+    share = y.bincount() / count
+    own = x.new_zeros(len(share), x.shape[1]).index_add_(0, y, x) / count
+    parts = x.split(max(1, _BLOCK // len(share)))
 
-    def closure() -> Tensor:
-        advance()
-        with torch.no_grad():
-            log_p = (x @ weight.T).log_softmax(-1)
-            weight.grad = (log_p.exp() - one_hot).T @ x / len(x) + decay * weight
-            return -(log_p * one_hot).sum() / len(x) + 0.5 * (decay * weight.square()).sum()
+    def loss(weight: Tensor) -> tuple[float, Tensor]:
+        shrunk = decay * weight
+        value = (weight.double() * (0.5 * shrunk - own)).sum()
+        gradient = shrunk - own
+        for part in parts:
+            # Classes come first: a softmax along short rows would be slow.
+            p = weight @ part.T
+            largest = p.amax(0)
+            total = p.sub_(largest).exp_().sum(0)
+            gradient.addmm_(p.div_(total), part, alpha=1 / count)
+            value += (total.log() + largest).sum(dtype=torch.double) / count
+        return value.item(), gradient
 
-    with step("linear probe", _ITERATIONS) as advance:
-        optimizer.step(closure)
-    return weight.detach()
+    variance = x.square().mean(0)
+    curvature = (share * (1 - share))[:, None] * variance + decay + 1e-9
+    weight = minimise(loss, curvature, torch.zeros_like(curvature), "linear probe")
+    return torch.cat([weight[:, :-1] @ basis.T, weight[:, -1:]], -1)
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()
+@torch.no_grad()
 def _by_stochastic_gradients(x: Tensor, y: Tensor, decay: Tensor, epochs: int) -> Tensor:
-    x, decay = x.float(), decay.float().to(x.device)
-    weight = torch.zeros_like(decay, requires_grad=True)
+    weight = x.new_zeros(int(y.max()) + 1, len(decay))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, nesterov=True)
     steps = epochs * -(-len(x) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)
     for _ in track("linear probe", range(epochs)):
         for rows in torch.randperm(len(x), generator=generator).to(x.device).split(_BATCH):
-            optimizer.zero_grad()
-            loss = cross_entropy(x[rows] @ weight.T, y[rows])
-            (loss + 0.5 * (decay * weight.square()).sum()).backward()
+            residual = (x[rows] @ weight.T).softmax(-1) - one_hot(y[rows], len(weight))
+            weight.grad = residual.T @ x[rows] / len(rows) + decay * weight
             optimizer.step()
             schedule.step()
     return weight.detach()

@@ -7,19 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
 from probcl.evaluation.clustering import ward_clustering
+from probcl.evaluation.conformal import (
+    METHODS,
+    class_coverage,
+    fit_conformal,
+    set_coverage,
+    set_size,
+)
+from probcl.evaluation.detectors import (
+    Rectified,
+    VirtualLogit,
+    fit_rectified,
+    fit_virtual_logit,
+)
 from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.geometry import singular_spectrum
 from probcl.evaluation.knn import Neighbours, nearest, nearest_is_wrong, neighbour_vote
 from probcl.evaluation.ood import Aggregate, Gate, Gaussians, fit_aggregate, fit_gate, fit_gaussians
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.progress import step
-from probcl.evaluation.sampled import expected_entropy, predictive_entropy
+from probcl.evaluation.retrieval import Retrieval, retrieval
+from probcl.evaluation.scaling import fit_temperature, fit_vector
 
 __all__ = ["Query", "Reference"]
 
 _NEIGHBOURS, _NEAR, _TEMPERATURE = 20, 5, 0.1
 _HELD_OUT = 10  # one reference item in ten
+_QUERIES = 1000
 _DRAWS, _PASSES = 8, 8  # samples that are held at once, and how often
 
 
@@ -63,7 +79,7 @@ class Reference(Embeddings):
     def standardised(self, items: Embeddings) -> Tensor:
         """Return features and direction of items beside each other, standardised; ``(N, G)``."""
         mean, scale = self._standard
-        return (items.joint - mean) / scale
+        return (items.joint - mean).div_(scale)
 
     @cached_property
     def gaussian(self) -> Gaussians:
@@ -75,6 +91,16 @@ class Reference(Embeddings):
         """One Gaussian of each class, of one covariance."""
         rest = self.split[1]
         return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
+
+    @cached_property
+    def virtual_logit(self) -> VirtualLogit:
+        """The residual of the features beside their principal space, against the probe."""
+        return fit_virtual_logit(self.features, self.probe)
+
+    @cached_property
+    def rectified(self) -> Rectified:
+        """The probe's energy of clipped features."""
+        return fit_rectified(self.features, self.probe)
 
     @cached_property
     def fitted_gate(self) -> Gate:
@@ -143,6 +169,11 @@ class Query(Embeddings):
         return self.reference.gaussian.distance(self.reference.standardised(self))
 
     @cached_property
+    def class_distance(self) -> Tensor:
+        """Mahalanobis distance to the nearest of the classes' Gaussians, shape ``(N,)``."""
+        return self.reference.class_gaussians.distance(self.reference.standardised(self))
+
+    @cached_property
     def typicality(self) -> Tensor:
         """The gate ``w`` fitted to the reference, from 1 for a typical item to 0; ``(N,)``."""
         return self.reference.fitted_gate(self.distance)
@@ -169,10 +200,12 @@ class Query(Embeddings):
         mean, entropy = torch.zeros(()), torch.zeros(())
         for seed in range(_PASSES):
             z = first if seed == 0 else posterior.draw(_DRAWS, seed).cpu().to(dtype)
-            p = reference.embedding_probe.probabilities(z)
-            mean, entropy = mean + p.mean(0) / _PASSES, entropy + expected_entropy(p) / _PASSES
+            # Classes come first: a softmax along short rows would be slow.
+            p = reference.embedding_probe.logits(z).movedim(-1, 0).contiguous().softmax(0)
+            mean = mean + p.mean(1) / _PASSES
+            entropy = entropy + torch.special.entr(p).sum(0).mean(0) / _PASSES
             advance()
-        total = predictive_entropy(mean[None])
+        total = torch.special.entr(mean).sum(0)
         information = (total - entropy).clamp_min(0)
         return said | {"predictive_entropy": total, "mutual_information": information}
 
@@ -196,6 +229,34 @@ class Query(Embeddings):
             return None
         probe = fit_linear_probe(features[rest], labels[rest])
         return probe.logits(features[rows]), labels[rows], probe.logits(self.features)
+
+    @cached_property
+    def calibrated(self) -> dict[str, float]:
+        """Likelihood and calibration after scaling, coverage and size of conformal sets.
+
+        What they take is learned on the reference items held out; empty if the rest lack a class.
+        """
+        if self.held_out is None:
+            return {}
+        logits, labels, own = self.held_out
+        said = {}
+        for name, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
+            p = fit(logits, labels)(own).double().softmax(-1)
+            said[f"nll_{name}"] = negative_log_likelihood(p, self.labels)
+            said[f"ece_{name}"] = calibration_error(p, self.labels)
+        known, p = logits.double().softmax(-1), own.double().softmax(-1)
+        for method in METHODS:
+            sets = fit_conformal(known, labels, 0.9, method)(p)
+            said[f"coverage_{method}"] = set_coverage(sets, self.labels)
+            said[f"size_{method}"] = set_size(sets)
+            if method == "threshold":
+                said["worst_class_coverage"] = min(class_coverage(sets, self.labels).values())
+        return said
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        """Retrieval among the items themselves, of 1,000 queries at most."""
+        return retrieval(self.direction, self.labels, queries=_QUERIES)
 
     @cached_property
     def clustering(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probcl.checks import as_values
+from probcl.evaluation.detectors import neighbour_distance
 from probcl.evaluation.knn import vote_entropy
 from probcl.evaluation.progress import step
 from probcl.evaluation.query import Query
@@ -128,8 +129,18 @@ SCORES = {
         "distance to the Gaussian of the training items' features and embeddings, standardised",
         "out_of_distribution", (), lambda q: q.distance),
     "class_mahalanobis": Score("distance to the nearest class, Gaussians of one covariance",
+        "out_of_distribution", ("labels",), lambda q: q.class_distance),
+    "relative_mahalanobis": Score(
+        "squared distance to the nearest class less that to the Gaussian of all items",
         "out_of_distribution", ("labels",),
-        lambda q: q.reference.class_gaussians.distance(q.reference.standardised(q))),
+        lambda q: q.class_distance.double().square() - q.distance.double().square()),
+    "neighbour_distance": Score("distance of the normalised features to their 50th nearest",
+        "out_of_distribution", (), lambda q: neighbour_distance(q.features, q.reference.features)),
+    "virtual_logit": Score(
+        "residual of the features beside their principal space, less the log sum exp of the logits",
+        "out_of_distribution", ("labels",), lambda q: q.reference.virtual_logit(q.features)),
+    "rectified_energy": Score("energy of the features clipped at the .9 quantile of training",
+        "out_of_distribution", ("labels",), lambda q: q.reference.rectified(q.features)),
     "embedding_norm": Score("-length of the embedding before it is normalised",
         "out_of_distribution", (), _embedding_norm),
     "trust": Score(

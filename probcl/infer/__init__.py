@@ -1,6 +1,7 @@
 """Variational inference for contrastive programs."""
 
 from probcl.infer.annealing import LinearAnnealing
+from probcl.infer.auto_sphere import AutoSphere
 from probcl.infer.contrastive_elbo import ContrastiveELBO, ContrastiveLoss
 
-__all__ = ["ContrastiveELBO", "ContrastiveLoss", "LinearAnnealing"]
+__all__ = ["AutoSphere", "ContrastiveELBO", "ContrastiveLoss", "LinearAnnealing"]

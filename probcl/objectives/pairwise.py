@@ -1,8 +1,8 @@
 """Sums over all pairs of embeddings, without ever holding all pairs of a large batch.
 
 The pairs are visited in tiles of the upper triangle: each tile gives its sums to its rows and,
-mirrored, to its columns. The backward pass computes the tiles of a large batch anew, so that memory
-is that of a few tiles. A second derivative takes the matrix of all pairs.
+mirrored, to its columns. The backward pass keeps the first tiles, as many as a fixed amount of
+memory holds, and computes the others anew. A second derivative takes the matrix of all pairs.
 """
 
 import math
@@ -22,10 +22,10 @@ __all__ = ["Reduction", "pair_sums", "scaled_items"]
 
 Reduction = Literal["mean", "none"]
 
-# Numbers in a tile: on a CPU it should stay in the caches, on a GPU fill the device.
-_CPU_TILE, _GPU_TILE = 2**20, 2**24
-_LEAST_SIDE = 128  # of a tile: many samples at once take more memory, not many small steps
-_KEPT_TILES = 2  # the pairs of a batch no larger are kept for the backward pass
+# Numbers in a tile: on a CPU it should stay in a core's cache, on a GPU fill the device.
+_CPU_TILE, _GPU_TILE = 2**18, 2**24
+_LEAST_SIDE = 256  # of a tile: many samples at once take more memory, not many small steps
+_CPU_KEPT, _GPU_KEPT = 2**22, 2**25  # numbers kept for the backward pass, at most
 
 
 def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor:
@@ -50,7 +50,7 @@ def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor
         scale: float | Tensor = temperature.to(items).rsqrt()
     else:
         scale = temperature**-0.5
-    return (items * scale).movedim(0, 1).contiguous()
+    return items.movedim(0, 1).clone(memory_format=torch.contiguous_format).mul_(scale)
 
 
 def pair_sums(
@@ -88,14 +88,14 @@ def pair_sums(
     dtype, shift = _exponents(z.dtype, largest)
     rank, world = rank_and_world(gather)
     samples, count, _ = z.shape
-    area = _GPU_TILE if z.is_cuda else _CPU_TILE
+    area, kept = (_GPU_TILE, _GPU_KEPT) if z.is_cuda else (_CPU_TILE, _CPU_KEPT)
     if side is None:
         most = max(math.isqrt(area // max(samples, 1)), _LEAST_SIDE)
         side = math.ceil(count / max(math.ceil(count / most), world))  # all alike
     side = math.ceil(side / group) * group  # so that no group is cut
-    keep = samples * count * count <= _KEPT_TILES * area
+    side = min(side, count)
     grouped = count if grouped is None else grouped
-    plan = _Plan(shift, group, grouped, side, keep, rank, world)
+    plan = _Plan(shift, group, grouped, side, kept // (samples * side**2), rank, world)
     sums, positives = all_reduce(_PairSums.apply(z.to(dtype), classes, plan)[0], gather)
     log_sums = sums.clamp(min=torch.finfo(dtype).tiny).log() + shift
     return log_sums.to(z.dtype), positives.to(z.dtype)
@@ -121,7 +121,7 @@ class _Plan:
     group: int
     grouped: int
     side: int
-    keep: bool
+    kept: int  # tiles kept for the backward pass, at most
     rank: int
     world: int
 
@@ -193,15 +193,15 @@ class _PairSums(torch.autograd.Function):
             others = totals[:, classes].sub_(z)
             torch.linalg.vecdot(z, others, out=positives).div_(plan.world)
         tiles = plan.tiles(count)
-        sizes = [samples * (a.stop - a.start) * (b.stop - b.start) for a, b in tiles]
-        memory = z.new_empty(sum(sizes) if plan.keep else max(sizes, default=0))
-        parts = memory.split(sizes) if plan.keep else [memory] * len(tiles)
-        for (rows, columns), part in zip(tiles, parts, strict=True):
-            tile = plan.exponentials(z, rows, columns, _like_tile(part, z, rows, columns))
+        kept = min(plan.kept, len(tiles))
+        memory = z.new_empty(min(kept + 1, len(tiles)), samples * plan.side**2)
+        for index, (rows, columns) in enumerate(tiles):
+            part = _like_tile(memory[min(index, kept)], z, rows, columns)
+            tile = plan.exponentials(z, rows, columns, part)
             sums[:, rows] += tile.sum(2)
             if rows != columns:
                 sums[:, columns] += tile.sum(1)
-        return result, memory if plan.keep else memory[:0]
+        return result, memory[:kept]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -220,22 +220,20 @@ class _PairSums(torch.autograd.Function):
             return grad_of_plain(plain, (z,), grad)[0], None, None
         of_sums, of_positives = grad
         total = torch.zeros_like(z)
-        side = min(plan.side, z.shape[1])
-        scratch, weights = z.new_empty(2, len(z) * side * side)
-        for rows, columns in plan.tiles(z.shape[1]):
+        scratch, weights = z.new_empty(2, len(z) * plan.side**2)
+        for index, (rows, columns) in enumerate(plan.tiles(z.shape[1])):
             spare = _like_tile(scratch, z, rows, columns)
-            if plan.keep:
-                tile = _like_tile(kept, z, rows, columns)
-                kept = kept[tile.numel() :]
+            if index < len(kept):
+                tile = _like_tile(kept[index], z, rows, columns)
             else:
                 tile = plan.exponentials(z, rows, columns, spare)
             # Each pair counts for both its anchors.
             weight = _like_tile(weights, z, rows, columns)
-            torch.add(of_sums[:, rows, None], of_sums[:, None, columns], out=weight)
+            torch.add(of_sums[:, None, columns], of_sums[:, rows, None], out=weight)
             weight.mul_(tile)
             same_class = _same_class(classes, rows, columns)
             if same_class is not None:
-                torch.add(of_positives[:, rows, None], of_positives[:, None, columns], out=spare)
+                torch.add(of_positives[:, None, columns], of_positives[:, rows, None], out=spare)
                 weight.addcmul_(spare, same_class.to(z.dtype))
             total[:, rows].baddbmm_(weight, z[:, columns])
             if rows != columns:

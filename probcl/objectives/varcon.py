@@ -200,9 +200,9 @@ def _losses(
         temperature = temperature.to(z)
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.to(z)
-    own, log_others, mean_other, _ = _ClassLogits.apply(
+    own, log_others, mean_other = _ClassLogits.apply(
         z, directions / temperature, centroids.classes
-    )
+    )[:3]
     # All follows from the log-odds of the class, under p and under the target q.
     log_odds = own - log_others
     tau2 = _tau2(log_odds.sigmoid(), temperature, epsilon)
@@ -223,29 +223,29 @@ class _ClassLogits(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(z: Tensor, w: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(z: Tensor, w: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
         logits = z @ w.mT
         index = classes.expand(logits.shape[:-1])[..., None]
         own, mean = _own_and_mean(logits, index)
-        log_others = logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
-        return own, log_others, mean, logits
+        largest = logits.scatter_(-1, index, -torch.inf).amax(-1, keepdim=True)
+        exponentials = logits.sub_(largest).exp_()
+        sums = exponentials.sum(-1)
+        return own, sums.log() + largest[..., 0], mean, exponentials, sums
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        z, w, classes = inputs
-        _, log_others, _, logits = output
-        ctx.mark_non_differentiable(logits)
-        ctx.set_materialize_grads(False)  # of zeros as large as the logits
-        ctx.save_for_backward(z, w, classes, log_others, logits)
+        ctx.mark_non_differentiable(*output[3:])
+        ctx.set_materialize_grads(False)  # of zeros as large as the exponentials
+        ctx.save_for_backward(*inputs, *output[3:])
 
     @staticmethod
     def backward(
-        ctx: Any, of_own: Tensor | None, of_others: Tensor | None, of_mean: Tensor | None, _: None
+        ctx: Any, of_own: Tensor | None, of_others: Tensor | None, of_mean: Tensor | None, *_: None
     ) -> tuple[Tensor | None, Tensor | None, None]:
         if of_own is None or of_others is None or of_mean is None:
             return None, None, None  # the loss, which needs all three, is not differentiated
-        z, w, classes, log_others, logits = ctx.saved_tensors
-        index = classes.expand(logits.shape[:-1])[..., None]
+        z, w, classes, exponentials, sums = ctx.saved_tensors
+        index = classes.expand(sums.shape)[..., None]
         if torch.is_grad_enabled():  # a second derivative is asked for
 
             def plain(z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
@@ -255,8 +255,8 @@ class _ClassLogits(torch.autograd.Function):
 
             of_z, of_w = grad_of_plain(plain, (z, w), (of_own, of_others, of_mean))
             return of_z, of_w, None
-        weights = (logits - log_others[..., None]).exp_().mul_(of_others[..., None])
-        weights.add_(of_mean[..., None] / (logits.shape[-1] - 1))
+        of_each = of_mean[..., None] / (exponentials.shape[-1] - 1)
+        weights = torch.addcmul(of_each, exponentials, (of_others / sums)[..., None])
         weights.scatter_(-1, index, of_own[..., None])
         return weights @ w, weights.mT @ z if ctx.needs_input_grad[1] else None, None
 

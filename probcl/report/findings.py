@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -144,6 +143,8 @@ def find(
 
 def _place(found: Findings, test: Embeddings) -> None:
     """Draw a map of some items, evenly spaced in the set."""
+    from sklearn.manifold import TSNE  # takes a third as long to import as torch
+
     count = len(test)
     if count < 3:
         return
@@ -218,9 +219,13 @@ def load(run_dir: Path) -> Findings:
         ValueError: If there is nothing of it, or it is of another version, or damaged.
     """
     path = run_dir / FINDINGS
-    anew = f"evaluate the run anew, probcl test --ckpt_path {run_dir}/checkpoints/last.ckpt"
+    anew = "make the run anew"
+    if (run_dir / "checkpoints").is_dir():
+        anew = f"evaluate the run, probcl test --ckpt_path {run_dir}/checkpoints/last.ckpt"
+    if not run_dir.is_dir():
+        raise ValueError(f"{run_dir} is no folder: name that of a run that was evaluated.")
     if not path.is_file():
-        what = "holds no numbers" if run_dir.is_dir() else "is no folder of a run"
+        what = "holds no numbers"
         if (run_dir / "metrics.json").is_file():
             what = f"has no {FINDINGS}, which its report is drawn from"
         raise ValueError(f"{run_dir} {what}: {anew}.")

@@ -15,7 +15,8 @@ from probcl.evaluation.selective import RiskCoverage
 
 __all__ = [
     "plot_answers", "plot_out_of_distribution", "plot_pareto", "plot_reliability",
-    "plot_risk_coverage", "plot_severity", "plot_shift", "plot_spectrum", "plot_terms",
+    "plot_risk_coverage", "plot_setting", "plot_severity", "plot_shift", "plot_spectrum",
+    "plot_terms",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
@@ -152,6 +153,32 @@ def plot_pareto(
     axes.set(xlabel=accuracy, ylabel=uncertainty)
     axes.legend(**BESIDE)
     return figure, axes
+
+
+def plot_setting(
+    points: Mapping[str, Sequence[tuple[Any, float]]], setting: str
+) -> tuple[Figure, Any]:
+    """Draw numbers by name over the values of a named setting, with the mean at each value."""
+    figure, axes = _subplots(2.6 * max(1, len(points)), 2.6, 1, max(1, len(points)), squeeze=False)
+    for panel, (name, pairs) in zip(axes[0], points.items(), strict=False):
+        values = list(dict.fromkeys(value for value, _ in pairs))
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        values = sorted(values) if numeric else values
+        place = dict(zip(values, values if numeric else range(len(values)), strict=True))
+        panel.plot(
+            [place[v] for v in values],
+            [np.mean([y for value, y in pairs if value == v]) for v in values],
+            color="0.6", linestyle="-" if numeric else "none",
+        )  # fmt: skip
+        panel.plot([place[v] for v, _ in pairs], [y for _, y in pairs], "o", color=COLOURS[0])
+        if numeric and min(values) > 0 and max(values) >= 20 * min(values):
+            panel.set_xscale("log")
+        if not numeric:
+            panel.set_xticks(range(len(values)), [str(v) for v in values], rotation=30, ha="right")
+            panel.set_xlim(-0.5, len(values) - 0.5)
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel(setting)
+    return figure, axes[0]
 
 
 def plot_severity(

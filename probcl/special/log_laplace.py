@@ -4,6 +4,7 @@ r"""The log Laplace transform of a Gaussian quadratic form, with its own derivat
           - \tau \mu^\top (I + 2 \tau \Sigma)^{-1} \mu, \qquad x \sim N(\mu, \Sigma)
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from probcl.special.autograd import grad_of_plain
 
 __all__ = ["diagonal_log_laplace", "diagonal_sums", "full_log_laplace", "scaled_square"]
+
+_CPU_BLOCK, _GPU_BLOCK = 2**17, 2**24  # numbers in a block of rows, nodes and coordinates
 
 
 def diagonal_log_laplace(variance: Tensor, squared_loc: Tensor, tau: Tensor) -> Tensor:
@@ -80,14 +83,13 @@ class _DiagonalLogLaplace(torch.autograd.Function):
 
     @staticmethod
     def forward(variance: Tensor, squared_loc: Tensor, tau: Tensor) -> Tensor:
-        excess, scratch = torch.empty_like(variance), torch.empty_like(variance)
-        columns = []
-        for node in tau.unbind(-1):
-            torch.mul(variance, 2.0 * node[..., None], out=excess)
-            torch.add(excess, 1.0, out=scratch)
-            pull = torch.div(squared_loc, scratch, out=scratch).sum(-1)
-            columns.append(-0.5 * _sum_log1p(excess) - node * pull)
-        return torch.stack(columns, -1)
+        parts = []
+        for v, m, t in _blocks(variance, squared_loc, tau):
+            excess = v[..., None, :] * (2.0 * t[..., None])
+            stretched = excess + 1.0
+            pull = torch.div(m[..., None, :], stretched, out=stretched).sum(-1)
+            parts.append(torch.addcmul(-0.5 * _sum_log1p(excess), t, pull, value=-1.0))
+        return torch.cat(parts).view(tau.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -100,14 +102,25 @@ class _DiagonalLogLaplace(torch.autograd.Function):
             plain = partial(_plain_diagonal, tau=tau)
             return *grad_of_plain(plain, (variance, squared_loc), grad), None
         # tau / (1 + 2 tau v) = 1 / (2 v + 1 / tau) = inverse / 2
-        first, second = torch.zeros_like(variance), torch.zeros_like(variance)
-        inverse = torch.empty_like(variance)
-        for shift, weight in zip((0.5 / tau).unbind(-1), (0.5 * grad).unbind(-1), strict=True):
-            weight = weight[..., None]
-            torch.add(variance, shift[..., None], out=inverse).reciprocal_()
-            first.addcmul_(inverse, weight)
-            second.addcmul_(inverse.square_(), weight)
-        return second.mul_(squared_loc).sub_(first), first.neg_(), None
+        by_variance, by_loc = variance.new_empty(2, *variance.shape)
+        inputs = variance, squared_loc, 0.5 / tau, 0.5 * grad
+        for v, m, shift, weight, second, first in _blocks(*inputs, by_variance, by_loc):
+            inverse = (v[..., None, :] + shift[..., None]).reciprocal_()
+            torch.bmm(weight[:, None], inverse, out=first[:, None])
+            torch.bmm(weight[:, None], inverse.square_(), out=second[:, None])
+            second.mul_(m).sub_(first)
+        return by_variance, by_loc.neg_(), None
+
+
+def _blocks(
+    variance: Tensor, squared_loc: Tensor, of_nodes: Tensor, *others: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Split all into blocks of rows, of which a core's cache holds every node and coordinate."""
+    size = variance.shape[-1] * of_nodes.shape[-1]
+    rows = max((_GPU_BLOCK if variance.is_cuda else _CPU_BLOCK) // max(size, 1), 1)
+    tensors = (variance, squared_loc, of_nodes, *others)
+    flat = [x.reshape(-1, x.shape[-1]).split(rows) for x in tensors]
+    return zip(*flat, strict=True)
 
 
 class _ScaledSquare(torch.autograd.Function):
@@ -204,7 +217,7 @@ def _sum_log1p(x: Tensor) -> Tensor:
     (1 + x)(1 + y) = 1 + (x + y + x y) keeps the excess over one, and so its relative precision.
     Where the product overflows, the transform is zero to all digits.
     """
-    while x.shape[-1] % 2 == 0:
+    while x.shape[-1] % 2 == 0 and x.shape[-1] > 16:
         first, second = x.chunk(2, dim=-1)
         x = torch.addcmul(first, first, second).add_(second)
     return torch.log1p(x).sum(-1)

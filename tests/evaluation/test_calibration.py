@@ -19,6 +19,7 @@ from probcl.evaluation import (
     classwise_calibration_error,
     maximum_calibration_error,
     negative_log_likelihood,
+    root_mean_square_calibration_error,
     smooth_calibration_error,
     smooth_reliability,
 )
@@ -149,3 +150,28 @@ def test_calibrated_predictions_have_a_small_error():
 def test_bad_input(measure, p, y, message):
     with pytest.raises(ValueError, match=message):
         measure(p, y)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_the_root_mean_square_error_is_that_of_torchmetrics(debiased):
+    from torchmetrics.functional.classification.calibration_error import (
+        _ce_compute,
+        _multiclass_calibration_error_update,
+    )
+
+    random = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(500, 4, generator=random, dtype=torch.double)
+    y = torch.distributions.Categorical(logits=logits / 2).sample()
+    confidence, correct = _multiclass_calibration_error_update(logits.softmax(-1), y)
+    theirs = _ce_compute(confidence.double(), correct.double(), 15, "l2", debiased)
+    ours = root_mean_square_calibration_error(logits.softmax(-1), y, debiased=debiased)
+    assert ours == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_the_debiased_error_of_calibrated_items_is_small():
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(20_000, 4, generator=random, dtype=torch.double)
+    y = torch.distributions.Categorical(logits=logits).sample()
+    p = logits.softmax(-1)
+    plain, debiased = (root_mean_square_calibration_error(p, y, debiased=d) for d in (False, True))
+    assert debiased < plain < 0.02

@@ -7,13 +7,9 @@ import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
-from probcl.evaluation.calibration import (
-    Scaling,
-    fit_temperature,
-    fit_vector,
-    negative_log_likelihood,
-)  # fmt: skip
-from probcl.evaluation.conformal import fit_conformal, set_coverage, set_size
+from probcl.evaluation.calibration import negative_log_likelihood
+from probcl.evaluation.conformal import class_coverage, fit_conformal, set_coverage, set_size
+from probcl.evaluation.scaling import Scaling, fit_dirichlet, fit_temperature, fit_vector
 
 
 def overconfident(count=400, classes=3):
@@ -52,7 +48,7 @@ def test_the_vector_is_the_minimisers():
     assert found == pytest.approx(best.fun, abs=1e-7)
 
 
-@pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
+@pytest.mark.parametrize("fit", [fit_temperature, fit_vector, fit_dirichlet])
 def test_the_likelihood_gets_better_and_classes_never_seen_stay_so(fit):
     logits, labels = overconfident()
     unseen = torch.cat([logits, torch.full((400, 1), -torch.inf)], -1)
@@ -64,7 +60,7 @@ def test_the_likelihood_gets_better_and_classes_never_seen_stay_so(fit):
     assert negative_log_likelihood(scaled, labels) < before
 
 
-@pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
+@pytest.mark.parametrize("fit", [fit_temperature, fit_vector, fit_dirichlet])
 def test_perfect_predictions_do_not_run_away(fit):
     logits = 5 * torch.eye(3)[torch.arange(30) % 3]
     assert fit(logits, torch.arange(30) % 3).weight.max() < 10
@@ -113,3 +109,29 @@ def test_bad_conformal_input():
         fit_conformal([[0.5, 0.5]], [0], coverage=1)
     with pytest.raises(ValueError, match="method must be one of threshold, adaptive"):
         fit_conformal([[0.5, 0.5]], [0], method="none")
+
+
+def test_regularised_sets_cost_more_beyond_the_fifth_class():
+    p = torch.tensor([0.3, 0.2, 0.15, 0.1, 0.09, 0.08, 0.05, 0.03], dtype=torch.double)
+    sets = fit_conformal(p.expand(9, -1), [6] * 9, coverage=0.8, method="regularised")
+    # Mass up to the seventh class, and two classes beyond the fifth.
+    assert sets.threshold == pytest.approx(0.97 + 0.02)
+    adaptive = fit_conformal(p.expand(9, -1), [6] * 9, coverage=0.8, method="adaptive")
+    few = torch.full((1, 40), 1 / 40, dtype=torch.double)
+    assert set_size(sets(few)) < set_size(adaptive(few))
+
+
+@pytest.mark.parametrize("method", ["threshold", "adaptive", "regularised"])
+def test_every_class_has_its_coverage(method):
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(4000, 20, dtype=torch.double)
+    y = torch.distributions.Categorical(logits=logits).sample()
+    sets = fit_conformal(logits[:2000].softmax(-1), y[:2000], 0.9, method)(
+        logits[2000:].softmax(-1)
+    )
+    each = class_coverage(sets, y[2000:])
+    count = y[2000:].bincount(minlength=20)
+    mean = sum(each[label] * int(count[label]) for label in each) / 2000
+    assert mean == pytest.approx(set_coverage(sets, y[2000:]))
+    assert 0.87 < mean < 0.93
+    assert min(each.values()) > 0.6

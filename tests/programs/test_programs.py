@@ -222,7 +222,7 @@ def test_a_part_that_is_in_eval_mode_is_materialized_in_it(make, views):
 
 
 def test_programs_need_neither_torchvision_nor_scikit_learn_nor_lightly():
-    heavy = ("lightly", "torchvision", "sklearn", "scipy", "lightning")
+    heavy = ("lightly", "torchvision", "sklearn", "scipy", "lightning", "matplotlib", "arviz")
     code = f"import sys, probcl.programs; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

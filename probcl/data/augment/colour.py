@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from probcl.checks import check_amount, check_channels, check_probability, check_range
 from probcl.data.augment.draws import drawn_rows, sent
@@ -86,7 +85,8 @@ class RandomGrayscale(nn.Module):
         rows = sent(drawn_rows(images, self.probability), images)
         if check_channels(images).shape[-3] == 1:
             return images
-        return images.index_copy(0, rows, rgb_to_grayscale(images.index_select(0, rows), 3))
+        greys = _greys(images.index_select(0, rows))
+        return images.index_copy(0, rows, greys.expand(-1, 3, -1, -1))
 
 
 class GaussianBlur(nn.Module):
@@ -119,20 +119,30 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     ``factors`` ``(4, N)`` are those of the first three, and the turns of the hue; ``order``
     ``(4, N)`` is which of the four to change first, second and so on, -1 for none.
     """
-    images = check_channels(images).clone()
-    changes = _CHANGES if images.shape[-3] == 3 else _CHANGES[:2]
-    # At each step the images of one change stand together; their numbers are known on the CPU.
-    together = sent(order.argsort(1), images)
-    factors = sent(factors.to(images.dtype), images)[..., None, None, None]
-    for step, rows in zip(order, together, strict=True):
-        counts = torch.bincount(step + 1, minlength=1 + len(_CHANGES)).tolist()
-        groups = rows.split(counts)[1:]  # the first is of those that stay
-        for change, factor, chosen in zip(changes, factors, groups, strict=False):
-            if len(chosen):
-                before = images.index_select(0, chosen)
-                after = change(before, factor.index_select(0, chosen))
-                images.index_copy_(0, chosen, after)
-    return images
+    if check_channels(images).shape[-3] == 1:
+        order = order.where(order < _SATURATION, -1)
+    order = order.gather(0, (order < 0).int().argsort(dim=0, stable=True))  # no change comes last
+    busy = (order >= 0).any(1).tolist()
+    # Images whose hue turns at the same step go together, so that each of the other changes is one
+    # blend for all of them; then those whose hue stays. The last are those that all of it leaves.
+    kinds = torch.cat([order == _HUE, order[:1] >= 0, order[:1] < 0])
+    kind = kinds.int().argmax(0)  # the first that holds
+    rows, counts = kind.argsort(), torch.bincount(kind, minlength=len(kinds)).tolist()
+    factors = factors.to(images.dtype)
+    shares = sent(_shares(factors, order)[..., rows], images)[..., None, None].split(counts, 2)
+    angles = sent(factors[_HUE, rows, None], images).split(counts)
+    changed = images.flatten(2).clone()
+    for turn, chosen in enumerate(sent(rows, images).split(counts)[:-1]):
+        if not len(chosen):
+            continue
+        part = changed.index_select(0, chosen)
+        for step, amounts in enumerate(shares[turn].unbind(1)):
+            if step == turn:
+                part = _turn_hue(part, angles[turn])
+            elif busy[step]:
+                _blend(part, *amounts)
+        changed.index_copy_(0, chosen, part)
+    return changed.view_as(images)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
@@ -159,38 +169,63 @@ def blur_weights(sigma: Tensor, largest: float, extent: int) -> Tensor:
     return weights.scatter_add_(-1, index, taps[:, None].expand(index.shape))
 
 
-def _change_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp_(0, 1)
+def _shares(factors: Tensor, order: Tensor) -> Tensor:
+    """Return the shares ``(3, 4, N)`` of an image, its mean and its greys in what each blend makes.
 
-
-def _change_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = rgb_to_grayscale(images).mean((-3, -2, -1), keepdim=True)
-    return (images * factor).add_(mean * (1 - factor)).clamp_(0, 1)
-
-
-def _change_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).add_(rgb_to_grayscale(images) * (1 - factor)).clamp_(0, 1)
-
-
-def _change_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of images in the hexagonal model (HSV), value and saturation kept.
-
-    Arithmetic stands for conditions, and ``amax`` for ``max``: on a CPU they take a tenth of the
-    time.
+    Brightness blends an image with black, contrast with the mean of its greys, saturation with its
+    greys; a step that does something else, or nothing, keeps the whole image.
     """
-    red, green, blue = images.split(1, -3)
-    high = images.amax(-3, keepdim=True)
-    chroma = high - images.amin(-3, keepdim=True)
+    kept = factors.gather(0, order.clamp_min(0)).where((order >= 0) & (order < _HUE), 1)
+    rest = 1 - kept
+    return torch.stack(
+        [kept, rest.where(order == _CONTRAST, 0), rest.where(order == _SATURATION, 0)]
+    )
+
+
+def _blend(images: Tensor, kept: Tensor, of_mean: Tensor, of_greys: Tensor) -> None:
+    """Blend images ``(N, channels, pixels)``, in place, with the mean of their greys and these."""
+    greys = _greys(images)
+    mean = greys.mean(-1, keepdim=True)
+    other = (greys * of_greys).add_(mean * of_mean)
+    torch.addcmul(other, images, kept, out=images).clamp_(0, 1)
+
+
+def _greys(images: Tensor) -> Tensor:
+    """Return the luminance of images, one channel for three, as torchvision weighs them."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, 1)
+    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of images ``(N, 3, pixels)`` in the hexagonal model (HSV).
+
+    Value and saturation are kept. Arithmetic stands for conditions: on a CPU they take a tenth of
+    the time.
+    """
+    red, green, blue = images.unbind(1)
+    most, least = torch.maximum(green, blue), torch.minimum(green, blue)
+    high, middle = torch.maximum(red, most), torch.minimum(red, most)
+    low = torch.minimum(middle, least)
+    chroma = high - low
     # In half precision the reciprocal of the smallest normal number is still finite.
-    scale = chroma.clamp_min(torch.finfo(chroma.dtype).tiny).reciprocal_()
-    # The hue in sixths of a turn: about 0 where red is highest, 2 for green, 4 for blue.
-    not_red, not_green = (high - red).sign_(), (high - green).sign_()
-    hue = ((blue - red) * scale).add_(2).lerp_(((red - green) * scale).add_(4), not_green)
-    hue = ((green - blue) * scale).lerp_(hue, not_red).add_(6 * turns)
-    # Each channel is high within a sixth of its own hue, low within a sixth of the opposite one.
-    away = hue - torch.arange(0, 6, 2, device=hue.device)[:, None, None]
-    away = away.sub_((away / 6).round_().mul_(6)).abs_()  # within half a turn
-    return torch.addcmul(high, chroma, away.sub_(1).clamp_(0, 1), value=-1)
+    divisor = chroma.clamp_min(torch.finfo(chroma.dtype).tiny)
+    # The hue in turns is the distance of (middle - least) / (6 chroma) from 0 or 1 where red is
+    # highest, from 1/3 where green is, and from -2/3 where blue is.
+    half = torch.tensor(0.5, dtype=images.dtype)
+    hue = torch.copysign(half, green - blue).sub_(1 / 3)
+    hue.mul_(torch.copysign(2 * half, red - most)).sub_(1 / 6)
+    hue.addcdiv_(middle.sub_(least), divisor, value=1 / 6).abs_()
+    hue.add_(turns + 1).frac_().mul_(6)
+    # A channel is high within a sixth of its own hue, low within a sixth of the opposite one. Red
+    # is told by the opposite, as its own hue is both 0 and 6 sixths.
+    turned = torch.empty_like(images)
+    for channel, (centre, base, sign) in enumerate(((3, low, 1), (2, high, -1), (4, high, -1))):
+        away = (hue - centre).abs_().sub_(1).clamp_(0, 1)
+        torch.addcmul(base, chroma, away, value=sign, out=turned[:, channel])
+    return turned
 
 
-_CHANGES = (_change_brightness, _change_contrast, _change_saturation, _change_hue)
+# The places of the changes in the factors; brightness is the first.
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3

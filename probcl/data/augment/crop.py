@@ -1,6 +1,7 @@
 """Random resized crops of whole batches, each image with a box of its own."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -115,26 +116,35 @@ def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Te
     images = as_float(images)
     height, width = images.shape[-2:]
     top, left, box_height, box_width = sent(torch.stack(boxes), images)
-    flipped = sent(flipped, images)[:, None, None]
-    rows = _resampling(top, box_height, size, height).to(images.dtype)
-    columns = _resampling(left, box_width, size, width).to(images.dtype)
-    columns = torch.where(flipped, columns.flip(-2), columns)
+    flipped = sent(flipped, images)
+    weights = partial(_resampling, size=size, dtype=images.dtype)
+    rows = weights(top, box_height, torch.zeros_like(flipped), extent=height)
+    columns = weights(left, box_width, flipped, extent=width)
     # Wide rows make fast products: the columns go first, of all rows and channels at once.
     narrow = images.flatten(1, 2) @ columns.mT
     return rows[:, None] @ narrow.unflatten(1, (-1, height))
 
 
-def _resampling(start: Tensor, length: Tensor, size: int, extent: int) -> Tensor:
+def _resampling(
+    start: Tensor, length: Tensor, flipped: Tensor, size: int, extent: int, dtype: torch.dtype
+) -> Tensor:
     """Return the weights ``(N, size, extent)`` of pixels in a resized interval of each image.
 
     A new pixel is the mean of the old ones about its centre, weighted by a triangle as wide as
-    either pixel, whichever is larger; those outside the interval do not count.
+    either pixel, whichever is larger; those outside the interval do not count. Only the few old
+    pixels that may are looked at, in double precision.
     """
     exact = torch.float32 if start.device.type == "mps" else torch.float64  # Apple's has no more
-    start, length = start[:, None, None].to(exact), length[:, None, None].to(exact)
+    start, length = start[:, None].to(exact), length[:, None].to(exact)
     step = length / size
-    centre = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
-    old = torch.arange(extent, device=start.device) + 0.5
-    weights = (1 - (old - centre).abs() / step.clamp_min(1)).clamp_min(0)
-    weights = weights * ((old > start) & (old < start + length))
-    return weights / weights.sum(-1, keepdim=True)
+    reach = step.clamp_min(1)
+    new = torch.arange(size, dtype=exact, device=start.device) + 0.5
+    centre = start + step * torch.where(flipped[:, None], size - new, new)
+    near = min(extent, math.ceil(2 * max(1, extent / size)))
+    first = (centre - reach + 0.5).floor_().clamp_(0, extent - near)
+    old = first + torch.arange(near, dtype=exact, device=start.device)[:, None, None]
+    weights = (old + (0.5 - centre)).abs_().div_(reach).neg_().add_(1).clamp_min_(0)
+    weights *= (old - (start - 1)).clamp_(0, 1) * (start + length - old).clamp_(0, 1)
+    weights = (weights / weights.sum(0)).to(dtype)
+    whole = weights.new_zeros(*centre.shape, extent)
+    return whole.scatter_(-1, old.long().movedim(0, -1), weights.movedim(0, -1))

@@ -50,7 +50,8 @@ class Augmentation(nn.Module):
         """Return a view of each image by one of the ``crops``; by none if they are cropped."""
         blocks = images.split(_BLOCK) if images.device.type == "cpu" else (images,)
         floats = map(as_float, blocks)
-        return torch.cat([self.changes(crop(block) if crop else block) for block in floats])
+        views = [self.changes(crop(block) if crop else block) for block in floats]
+        return torch.cat(views) if len(views) > 1 else views[0]
 
 
 class SimAugment(Augmentation):

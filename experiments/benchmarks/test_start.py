@@ -1,0 +1,68 @@
+"""Start-up: the CPU time of imports and commands, beside bare imports and an older build.
+
+Run with ``PROBCL_OLDER_BUILD=FOLDER python -m pytest experiments/benchmarks/test_start.py -s``,
+where the folder is a checkout of an older commit.
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from measure import hardware, record
+
+import probcl
+
+PAIRS = 5
+NEW = Path(probcl.__file__).parents[1]
+COMMAND = "from probcl.cli import main; main()"
+BARE, PROGRAMS = ("-c", "import torch, pyro, torchvision"), ("-c", "import probcl.programs")
+COMMANDS = {"probcl --help": ["--help"], "probcl fit --print_config": ["fit", "--print_config"]}
+BARS = {"import probcl.programs": 1.15, "probcl --help": 0.5, "probcl fit --print_config": 0.5}
+
+
+def cpu_seconds(folder: Path, *arguments: str) -> float:
+    """Return the CPU time, user and system, of Python with a build."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, "-P", *arguments]  # -P: not the build in the working folder
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_start() -> None:
+    """Imports cost little beyond those of the libraries below, commands less than they did."""
+    older = os.environ.get("PROBCL_OLDER_BUILD")
+    if older is None:
+        pytest.skip("set PROBCL_OLDER_BUILD to the folder of a checkout of an older commit")
+    runs = {"import probcl.programs": ((NEW, *PROGRAMS), (NEW, *BARE))}
+    for name, arguments in COMMANDS.items():
+        call = ("-c", COMMAND, *arguments)
+        runs[name] = ((NEW, *call), (Path(older), *call))
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(PAIRS):
+        for name, (ours, other) in runs.items():
+            seconds[name].append((cpu_seconds(*ours), cpu_seconds(*other)))
+    medians = {
+        name: [statistics.median(side) for side in zip(*rows, strict=True)]
+        for name, rows in seconds.items()
+    }
+    ratios = {name: ours / other for name, (ours, other) in medians.items()}
+    for name, ratio in ratios.items():
+        print(f"\n{name}: {medians[name][0]:.2f} s, ratio {ratio:.3f}  (bar {BARS[name]})", end="")
+    record(
+        "start",
+        {
+            "setting": f"CPU seconds, medians of {PAIRS} interleaved pairs: the import against that of "
+            "torch, pyro and torchvision, the commands against those of an older build",
+            "hardware": hardware(),
+            "cpu_seconds": {name: ours for name, (ours, _) in medians.items()},
+            "ratio": ratios,
+            "bar": BARS,
+        },
+    )
+    assert {name: ratio for name, ratio in ratios.items() if ratio > BARS[name]} == {}

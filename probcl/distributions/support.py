@@ -1,0 +1,47 @@
+"""The unit sphere as the support of a sample site."""
+
+from typing import Any, NoReturn
+
+from pyro.distributions import constraints
+from torch.distributions import biject_to, transform_to
+
+__all__ = ["is_sphere", "unit_sphere"]
+
+
+class _UnitSphere(type(constraints.sphere)):  # type: ignore[misc]
+    """Pyro's sphere, which tells those who need free coordinates how to get them."""
+
+
+unit_sphere = _UnitSphere()
+
+
+@transform_to.register(unit_sphere)
+def _transform_to(constraint: Any) -> Any:
+    return transform_to(constraints.sphere)
+
+
+@biject_to.register(unit_sphere)
+def _biject_to(constraint: Any) -> NoReturn:
+    raise ValueError(
+        "A sample site on the sphere has no unconstrained coordinates; free it with"
+        " poutine.reparam(model, config={'site': SphereReparam()}), or guide it with AutoSphere."
+    )
+
+
+def is_sphere(support: Any) -> bool:
+    """Say whether a support is the sphere, also as that of an event or of a mixture.
+
+    Args:
+        support: A constraint, such as the ``support`` of a distribution.
+
+    Example:
+        >>> import torch
+        >>> from probcl.distributions import VonMisesFisher
+        >>> is_sphere(VonMisesFisher(torch.eye(3), 2.0).to_event(1).support)
+        True
+        >>> is_sphere(constraints.real_vector)
+        False
+    """
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.sphere))

@@ -1,0 +1,118 @@
+"""Retrieval: how well the nearest of a set of items are of a query's class."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probcl.checks import as_labels, as_matrix, check_count
+from probcl.evaluation.progress import track
+
+__all__ = ["Retrieval", "retrieval"]
+
+_BLOCK = 2**22  # cosines that are sorted at once
+
+
+class Retrieval(NamedTuple):
+    """Means over queries. ``R`` is the number of items of a query's class.
+
+    Attributes:
+        recall_at_1: Share of the queries whose nearest item is of their class.
+        recall: Share of them that have an item of their class among the ``k`` nearest.
+        r_precision: Share of the ``R`` nearest that are of the class.
+        map_at_r: Average precision among the ``R`` nearest.
+        mean_average_precision: Average precision over all items.
+        mean_reciprocal_rank: One divided by the place of the first item of the class.
+        queries: The number of queries that the means are over.
+    """
+
+    recall_at_1: float
+    recall: float
+    r_precision: float
+    map_at_r: float
+    mean_average_precision: float
+    mean_reciprocal_rank: float
+    queries: int
+
+
+def retrieval(
+    query: Any,
+    labels: Any,
+    reference: Any = None,
+    reference_labels: Any = None,
+    *,
+    k: int = 10,
+    leave_out_lone: bool = False,
+    queries: int | None = None,
+) -> Retrieval:
+    """Rank a set of items for each query by their inner product, for unit vectors the cosine.
+
+    Among equal ones the order is not defined.
+
+    Args:
+        query: Unit vectors, shape ``(N, d)``.
+        labels: Classes of the queries, ``(N,)``.
+        reference: The set, shape ``(M, d)``; by default the queries, each without itself.
+        reference_labels: Classes of the set, ``(M,)``; they come with it.
+        k: For ``recall``.
+        leave_out_lone: Whether queries whose class no item has are left out; else they count 0.
+        queries: Take at most so many, evenly spaced; None for all.
+
+    Raises:
+        ValueError: If a set comes without its classes, every query is left out, or an argument
+            does not fit.
+
+    References:
+        Musgrave et al. (2020), A metric learning reality check. https://arxiv.org/abs/2003.08505
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8], [0.0, 1.0]])
+        >>> found = retrieval(z, torch.tensor([0, 0, 0, 1]))
+        >>> found.recall_at_1, found.map_at_r, found.queries
+        (0.75, 0.625, 4)
+        >>> retrieval(z, torch.tensor([0, 0, 0, 1]), leave_out_lone=True).recall_at_1
+        1.0
+    """
+    if (reference is None) != (reference_labels is None):
+        raise ValueError("reference and reference_labels must be given together, or neither.")
+    own, y = as_matrix("query", query), as_labels("labels", labels, len(query))
+    itself = reference is None
+    others = as_matrix("reference", own if itself else reference, least=1 + itself).to(own.dtype)
+    classes = y if itself else as_labels("reference_labels", reference_labels, len(others))
+    size = classes.bincount(minlength=int(y.max()) + 1)[y] - int(itself)
+    rows = torch.arange(len(own))
+    if leave_out_lone:
+        rows = rows[size > 0]
+        if not len(rows):
+            raise ValueError("leave_out_lone leaves no query: no item is of the class of one.")
+    if queries is not None:
+        most = min(check_count("queries", queries), len(rows))
+        rows = rows[torch.linspace(0, len(rows) - 1, most).round().long()]
+    check_count("k", k)
+    parts = []
+    for part in track("retrieval", rows.split(max(1, _BLOCK // len(others)))):
+        cosine = own[part] @ others.T
+        if itself:
+            cosine[torch.arange(len(part)), part] = -torch.inf
+        hit = classes[cosine.argsort(-1, descending=True)] == y[part, None]
+        if itself:
+            hit[:, -1] = False  # the query, which is the last
+        parts.append(_measures(hit, size[part], k))
+    means = torch.cat(parts, 1).mean(1).tolist()
+    return Retrieval(*means, queries=len(rows))
+
+
+def _measures(hit: Tensor, size: Tensor, k: int) -> Tensor:
+    """Return each measure ``(6, N)`` of hits ``(N, M)``, which are in the order of nearness."""
+    place = torch.arange(1, hit.shape[1] + 1)
+    precision = hit.double().cumsum(-1) / place
+    near = hit & (place <= size[:, None])
+    count = size.clamp_min(1)
+    return torch.stack([
+        hit[:, 0].double(),
+        hit[:, :k].any(-1).double(),
+        near.sum(-1) / count.double(),
+        (precision * near).sum(-1) / count,
+        (precision * hit).sum(-1) / count,
+        (hit / place.double()).amax(-1),
+    ])  # fmt: skip
