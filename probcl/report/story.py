@@ -176,7 +176,7 @@ def _rule(found: Findings, what: str, score: str) -> str:
         if rule.coverage < 0.2:
             continue
         return (
-            f"Trust it where its `{score}` is at most {-rule.threshold:.3g}: of those "
+            f"Trust it where its uncertainty `{score}` is at most {-rule.threshold:.3g}: of those "
             f"{_percent(rule.coverage)} at most {_percent(risk)} are wrong, with 90 % confidence"
         )
     return ""
@@ -215,10 +215,11 @@ def _overconfident(found: Findings) -> list[str]:
     expected, errors = (1 - p).sum().item(), int(found.wrong["probe"].sum())
     within = 2 * (p * (1 - p)).sum().sqrt().item()
     gap = errors - expected
+    shown = " ± ".join(f"{x:,.{int(expected < 100)}f}" for x in (expected, within))
     verdict = "No" if abs(gap) <= within else "Yes" if gap > 0 else "No, it is underconfident"
     text = [
-        f"{verdict}: its probabilities lead one to expect {_rounded(expected)} ± "
-        f"{_rounded(within)} errors among {len(p):,} items, and there are {errors:,}."
+        f"{verdict}: its probabilities lead one to expect {shown} errors among {len(p):,} items, "
+        f"and there are {errors:,}."
     ]
     level = _most_severe(found)
     if level:
@@ -299,7 +300,7 @@ def _corruption(found: Findings) -> str:
 
 def _pairs(found: Findings) -> str:
     pairs, errors = confused(found), _errors(found, "ambiguity") or 0
-    if errors < FEW or not pairs or pairs[0][2] < 0.15 * errors:
+    if not pairs or pairs[0][2] < max(FEW / 2, 0.15 * errors):
         return ""
     true, said, count = pairs[0]
     return (
@@ -341,11 +342,9 @@ def confused(found: Findings) -> list[tuple[int, int, int]]:
 
 
 def _meaning(score: str) -> str:
-    return f" ({SCORES[score].meaning})" if score in SCORES else ""
-
-
-def _rounded(number: float) -> str:
-    return f"{number:.1f}" if number < 100 else f"{number:,.0f}"
+    """Return a score's meaning in brackets, where it is short."""
+    meaning = SCORES[score].meaning if score in SCORES else ""
+    return f" ({meaning})" if 0 < len(meaning) < 80 else ""
 
 
 def _percent(share: float) -> str:
