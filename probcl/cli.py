@@ -17,6 +17,7 @@ Probabilistic contrastive learning on the hypersphere.
   fit        train a program, evaluate it and write a report
   test       evaluate a checkpoint and write a report
   predict    write the embeddings of a checkpoint's images to one .npz file
+  report     write the report of a run anew, from what its folder holds
   compare    set runs side by side on one page
   posterior  fit a posterior to embeddings in a file, or of an encoder, and write a report
   evaluate   write a report on embeddings in a file, without fitting
@@ -52,8 +53,8 @@ def main(args: list[str] | None = None) -> None:
         parser = ArgumentParser(prog=f"probcl {given[0]}", description=f"List the {given[0]}.")
         parser.parse_args(given[1:])
         import_module("probcl.cli_help").print_table(given[0])
-    elif given[0] == "compare":
-        _compare(given[1:])
+    elif given[0] in ("compare", "report"):
+        {"compare": _compare, "report": _report}[given[0]](given[1:])
     elif given[0] in ("posterior", "evaluate"):
         from probcl.embedding_commands import run as run_on_embeddings
 
@@ -79,5 +80,19 @@ def _compare(args: list[str]) -> None:
 
     try:
         compare_runs(chosen.runs, chosen.output)
+    except ValueError as error:
+        sys.exit(f"probcl: error: {error}")
+
+
+def _report(args: list[str]) -> None:
+    """Run ``probcl report``."""
+    about = "Write the report of a run anew, from what its folder holds: nothing is computed again."
+    parser = ArgumentParser(prog="probcl report", description=about)
+    parser.add_argument("run", type=Path, help="folder of a run that was evaluated")
+    chosen = parser.parse_args(args)
+    from probcl.report import rewrite_report
+
+    try:
+        print(f"report: {rewrite_report(chosen.run)}")
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")

@@ -188,7 +188,9 @@ def _write(
     write_whole(folder / "config.yaml", _configuration(chosen, parts, posteriors))
     metrics = found.metrics | seconds
     write_metrics(folder, metrics)
-    path = write_report(found, folder / "report.html", run_dir=folder)
+    own: Any = posteriors[0] if posteriors else None
+    match = own.match_probability if own and own.fit.likelihood == "match" else None
+    path = write_report(found, folder / "report.html", run_dir=folder, match=match)
     print_summary(metrics, found.answers)
     for part, name in ((parts.train, "training"), (parts.test, "test")):
         left_out = len(part.embedding) - len(_known(part).embedding)

@@ -74,7 +74,8 @@ def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors by name to a safetensors file, with their digest and other words about them."""
-    own = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
+    plain = torch.contiguous_format  # a stride of its own may stay where there is one item
+    own = {name: x.detach().cpu().clone(memory_format=plain) for name, x in tensors.items()}
     with replacing(path) as partial:
         save_file(own, partial, {"format": "pt", "sha256": digest(own), **(about or {})})
 

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,7 @@ from probcl.training import ContrastiveModule, ImageData
 from probcl.training.callbacks import ProgressBar, checkpoint_callbacks
 from probcl.training.checkpoint_io import WholeCheckpointIO
 from probcl.training.history import History
+from probcl.training.pictures import test_images
 
 __all__ = ["ProbclCLI", "run"]
 
@@ -302,7 +304,10 @@ class ProbclCLI(LightningCLI):
         write_metrics(self.run_dir, metrics)
         if self.subcommand == "fit":
             self._share(metrics)
-        path = write_report(evaluation, self.run_dir / "report.html", run_dir=self.run_dir)
+        images = partial(test_images, self.datamodule)
+        match = getattr(self.model.program, "match_probability", None)
+        path = self.run_dir / "report.html"
+        write_report(evaluation, path, run_dir=self.run_dir, images=images, match=match)
         print_summary(metrics, evaluation.answers)
         self._say_unreadable()
         say(f"report: {path}")

@@ -38,7 +38,9 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def no_report(monkeypatch):
     """Pictures take longest, and are tested elsewhere."""
-    monkeypatch.setattr(embedding_commands, "write_report", lambda found, path, run_dir: path)
+    monkeypatch.setattr(
+        embedding_commands, "write_report", lambda found, path, run_dir, match: path
+    )
 
 
 def metrics(folder="out"):

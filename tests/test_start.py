@@ -31,5 +31,6 @@ def test_the_help_lists_the_subcommands_there_are():
     listed = [line.split()[0] for line in HELP.splitlines() if line.startswith("  ")]
     of_lightning = set(ProbclCLI.subcommands())
     assert of_lightning == set(DESCRIPTIONS)
-    others = {"compare", "posterior", "evaluate", "reproduce"}
+    others = {"compare", "report", "posterior", "evaluate", "sweep", "reproduce"}
+    others |= {"datasets", "programs", "scores"}
     assert sorted(listed) == sorted(of_lightning | others)

@@ -63,3 +63,9 @@ def test_tensors_come_back_with_their_words(tmp_path, dtype):
     for name, tensor in tensors.items():
         assert torch.equal(back[name], tensor)
         assert back[name].dtype == dtype
+
+
+def test_one_item_of_a_wide_stride_is_written_too(tmp_path):
+    one = torch.arange(2.0)[::2]
+    write_tensors(tmp_path / "file", {"one": one})
+    assert torch.equal(read_tensors(tmp_path / "file")[0]["one"], one)

@@ -50,6 +50,7 @@ class Evaluation:
         shift: Accuracy (``top1``), ``nll`` and ``ece`` of the probe by corruption and severity.
         spectrum: Singular values of the test embeddings.
         left_out: Why a score or a metric is not there, by its name.
+        trained_on: Number of training items.
     """
 
     metrics: dict[str, float]
@@ -63,6 +64,7 @@ class Evaluation:
     shift: dict[str, dict[int, dict[str, float]]]
     spectrum: Tensor
     left_out: dict[str, str]
+    trained_on: int
 
     def report(self, path: str | Path) -> Path:
         """Write a page with all numbers and pictures, and return its path."""
@@ -333,6 +335,7 @@ def _measure(
         shift=test.shift,
         spectrum=test.spectrum,
         left_out=left_out,
+        trained_on=len(test.reference),
     )
 
 

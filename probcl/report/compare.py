@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,8 @@ from probcl.evaluation import METRICS, QUESTIONS
 from probcl.files import write_whole
 from probcl.report import plots
 from probcl.report.page import Section, drawn, render
-from probcl.runs import read_metrics
+from probcl.report.settings import Settings, as_text, settings_of, varied
+from probcl.runs import read_history, read_metrics
 from probcl.trust import read_config
 
 __all__ = ["compare_runs"]
@@ -25,47 +27,129 @@ DRAWN = ("entropy", "nearest_cosine")
 Runs = Sequence[Mapping[str, float]]  # of one name: the numbers of each seed
 
 
+class _Run(NamedTuple):
+    """A run that has its numbers."""
+
+    name: str
+    settings: Settings
+    metrics: dict[str, float]
+
+
 def compare_runs(runs: Sequence[Path], output: Path) -> Path:
     """Write a page on several runs, those that differ only in the seed together; return its path.
 
-    The name of a run is that of its folder, without ``-seedN``.
+    The name of a run is that of its folder, without ``-seedN``; where runs of one name differ in a
+    setting, with that. Runs that are not finished are listed.
 
     Args:
         runs: Folders of runs; or ``metrics.json`` files and records of experiments, of any name.
         output: The page to write.
 
     Raises:
-        ValueError: If a run has no metrics, or ``output`` is not an HTML file.
+        ValueError: If not one run has metrics, a file has none, or ``output`` is not an HTML file.
     """
     if output.suffix != ".html":
         raise ValueError(f"output must be an .html file, got {output}.")
-    groups: dict[str, list[dict[str, float]]] = {}
-    for run in runs:
-        name, metrics = _read(run)
-        groups.setdefault(name, []).append(metrics)
+    unfinished = {str(run): _how_far(run) for run in runs if _is_unfinished(run)}
+    found = [_read(run) for run in runs if str(run) not in unfinished]
+    if not found:
+        raise ValueError(
+            f"{runs[0]} holds no metrics, nor does another run: finish one with --ckpt_path last, "
+            "or evaluate its checkpoint with probcl test."
+        )
+    labels = varied([run.settings for run in found])
+    named = _named(found, labels)
+    groups = {name: [run.metrics for run in several] for name, several in named.items()}
+    headings = _headings(groups)
+    first = headings.get("Headline", {})
     page = render(
         "compare.html.jinja",
         seeds={name: len(metrics) for name, metrics in groups.items()},
-        tables={heading: _table(groups, rows) for heading, rows in _headings(groups).items()},
+        unfinished=unfinished,
+        labels=list(labels.values()),
+        configured=any(run.settings for run in found),
+        headline=list(first),
+        summary={
+            name: [_setting(several, setting) for setting in labels]
+            + [_cell(groups[name], metric) for metric in first.values()]
+            for name, several in named.items()
+        },
+        over=[_over(found, name, label, first) for name, label in labels.items()],
+        tables={heading: _table(groups, rows) for heading, rows in headings.items()},
         sections=_sections(groups),
     )
     write_whole(output, page)
-    _print(groups, output)
+    _print(groups, unfinished, output)
     return output
 
 
-def _read(run: Path) -> tuple[str, dict[str, float]]:
+def _is_unfinished(run: Path) -> bool:
+    return run.is_dir() and (run / "config.yaml").is_file() and not (run / "metrics.json").exists()
+
+
+def _how_far(run: Path) -> str:
+    """Say how far a run that has no numbers is."""
+    try:
+        done = len(read_history(run).get("epoch", ()))
+        trainer = read_config(run / "config.yaml").get("trainer") or {}
+    except (ValueError, AttributeError):
+        return "not finished"
+    most = trainer.get("max_epochs")
+    if done == most:
+        return f"trained for {done} epochs, not evaluated"
+    return f"{done} of {most} epochs" if most else f"{done} epochs"
+
+
+def _read(run: Path) -> _Run:
     try:
         content = read_metrics(run) if run.is_dir() else read_config(run)
         metrics = content.get("metrics", content)  # of a record, or alone
         known = {name: value for name, value in metrics.items() if value is not None}
         if not all(isfinite(value) for value in known.values()):
             raise ValueError("a number is not finite")
+        config = content.get("config", {}) if metrics is not content else {}
+        if run.is_dir() and (run / "config.yaml").is_file():
+            config = read_config(run / "config.yaml")
+        settings = settings_of(config)
     except (ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{run} holds no metrics: name the folder of a run that has its report ({error})."
         ) from error
-    return _SEED.sub("", run.name if run.is_dir() else run.stem), known
+    return _Run(_SEED.sub("", run.name if run.is_dir() else run.stem), settings, known)
+
+
+def _named(runs: Sequence[_Run], labels: Mapping[str, str]) -> dict[str, list[_Run]]:
+    """Return the runs that differ only in the seed, by their name."""
+    alike: dict[str, dict[tuple[str, ...], list[_Run]]] = {}
+    for run in runs:
+        own = tuple(_setting([run], setting) for setting in labels)
+        alike.setdefault(run.name, {}).setdefault(own, []).append(run)
+    named = {}
+    for name, kinds in alike.items():
+        differ = [n for n in range(len(labels)) if len({own[n] for own in kinds}) > 1]
+        for own, several in kinds.items():
+            words = [f"{list(labels.values())[n]} {own[n]}" for n in differ]
+            named[" · ".join([name, *words])] = several
+    return named
+
+
+def _setting(runs: Sequence[_Run], name: str) -> str:
+    return as_text(runs[0].settings[name]) if name in runs[0].settings else ""
+
+
+def _over(runs: Sequence[_Run], name: str, label: str, first: Mapping[str, str]) -> Section:
+    """Draw the first numbers over a setting."""
+    having = [run for run in runs if name in run.settings]
+    points = {
+        metric: [(run.settings[name], run.metrics[key]) for run in having if key in run.metrics]
+        for metric, key in first.items()
+    }
+    return drawn(
+        f"Over {label}",
+        "",
+        plots.plot_setting({metric: pairs for metric, pairs in points.items() if pairs}, label),
+        wide=True,
+    )
 
 
 def _headings(groups: Mapping[str, Runs]) -> dict[str, dict[str, str]]:
@@ -119,10 +203,12 @@ def _sections(groups: Mapping[str, Runs]) -> list[Section]:
     return sections
 
 
-def _print(groups: Mapping[str, Runs], output: Path) -> None:
+def _print(groups: Mapping[str, Runs], unfinished: Mapping[str, str], output: Path) -> None:
     table = Table("", *groups, box=None)
     for label, cells in _table(groups, _headings(groups).get("Headline", {})).items():
         table.add_row(label, *cells)
     console = Console(highlight=False)
     console.print(table)
+    for run, how_far in unfinished.items():
+        console.print(f"left out, not finished: {run} ({how_far})", markup=False, soft_wrap=True)
     console.print(f"comparison: {output}", markup=False, soft_wrap=True)

@@ -10,12 +10,13 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from probcl.evaluation.bootstrap import Interval
-from probcl.evaluation.calibration import smooth_reliability
+from probcl.evaluation.calibration import Reliability
 from probcl.evaluation.selective import RiskCoverage
 
 __all__ = [
-    "plot_answers", "plot_map", "plot_out_of_distribution", "plot_pareto", "plot_reliability",
-    "plot_risk_coverage", "plot_severity", "plot_shift", "plot_spectrum", "plot_terms",
+    "plot_answers", "plot_out_of_distribution", "plot_pareto", "plot_reliability",
+    "plot_risk_coverage", "plot_setting", "plot_severity", "plot_shift", "plot_spectrum",
+    "plot_terms",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
@@ -44,49 +45,15 @@ def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figur
     return figure, axes
 
 
-def plot_map(
-    coordinates: ArrayLike, labels: ArrayLike, uncertainty: ArrayLike | None = None
-) -> tuple[Figure, Any]:
-    """Draw a map of embeddings ``(N, 2)``, by class ``(N,)`` and, if given, uncertainty ``(N,)``.
-
-    The first 20 classes are written at their centres.
-    """
-    points, classes = np.asarray(coordinates), np.asarray(labels)
-    panels = 1 if uncertainty is None else 2
-    figure, axes = _subplots(4.6 * panels, 4.2, 1, panels, squeeze=False)
-    panel = axes[0, 0]
-    panel.scatter(*points.T, c=classes % 20, cmap="tab20", s=12, linewidths=0)
-    for label in np.unique(classes)[:20]:
-        centre = np.median(points[classes == label], axis=0)
-        panel.annotate(
-            str(label), centre, ha="center", va="center", weight="bold",
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "lw": 0},
-        )  # fmt: skip
-    panel.set_title("by class")
-    if uncertainty is not None:
-        panel = axes[0, 1]
-        # Ranks spread the colours evenly whatever the scale of the score.
-        ranks = np.argsort(np.argsort(np.asarray(uncertainty))) / max(1, len(points) - 1)
-        drawn = panel.scatter(*points.T, c=ranks, cmap="viridis", s=12, linewidths=0)
-        figure.colorbar(drawn, ax=panel, label="rank of uncertainty (0: most certain)")
-        panel.set_title("by uncertainty")
-    for panel in axes.flat:
-        panel.set(xticks=[], yticks=[])
-        panel.spines[:].set_visible(False)
-    return figure, axes
-
-
-def plot_reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Figure, Any]:
-    """Draw the curve of ``smooth_reliability``, and how often each confidence is given."""
-    curve = smooth_reliability(probabilities, labels)
-    confidence = np.asarray(probabilities).max(-1)
+def plot_reliability(curve: Reliability, confidence: ArrayLike) -> tuple[Figure, Any]:
+    """Draw a curve of ``smooth_reliability``, and how often each confidence ``(N,)`` is given."""
     figure, axes = _subplots(6, 4.6, 2, 1, sharex=True, height_ratios=[3, 1])
     axes[0].plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfectly calibrated")
     axes[0].plot(curve.confidence, curve.accuracy, color=COLOURS[0], label="linear probe")
     axes[0].fill_between(curve.confidence, curve.lower, curve.upper, color=COLOURS[0], alpha=0.2)
     axes[0].set(ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.05))
     axes[0].legend(**BESIDE)
-    axes[1].hist(confidence, bins=25, range=(0, 1), color="0.7", edgecolor="white")
+    axes[1].hist(np.asarray(confidence), bins=25, range=(0, 1), color="0.6", rwidth=0.9)
     axes[1].set(xlabel="confidence", ylabel="items")
     return figure, axes
 
@@ -186,6 +153,32 @@ def plot_pareto(
     axes.set(xlabel=accuracy, ylabel=uncertainty)
     axes.legend(**BESIDE)
     return figure, axes
+
+
+def plot_setting(
+    points: Mapping[str, Sequence[tuple[Any, float]]], setting: str
+) -> tuple[Figure, Any]:
+    """Draw numbers by name over the values of a named setting, with the mean at each value."""
+    figure, axes = _subplots(2.6 * max(1, len(points)), 2.6, 1, max(1, len(points)), squeeze=False)
+    for panel, (name, pairs) in zip(axes[0], points.items(), strict=False):
+        values = list(dict.fromkeys(value for value, _ in pairs))
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        values = sorted(values) if numeric else values
+        place = dict(zip(values, values if numeric else range(len(values)), strict=True))
+        panel.plot(
+            [place[v] for v in values],
+            [np.mean([y for value, y in pairs if value == v]) for v in values],
+            color="0.6", linestyle="-" if numeric else "none",
+        )  # fmt: skip
+        panel.plot([place[v] for v, _ in pairs], [y for _, y in pairs], "o", color=COLOURS[0])
+        if numeric and min(values) > 0 and max(values) >= 20 * min(values):
+            panel.set_xscale("log")
+        if not numeric:
+            panel.set_xticks(range(len(values)), [str(v) for v in values], rotation=30, ha="right")
+            panel.set_xlim(-0.5, len(values) - 0.5)
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel(setting)
+    return figure, axes[0]
 
 
 def plot_severity(

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -10,11 +11,18 @@ from rich.table import Table
 from probcl.evaluation import GROUPS, METRICS, QUESTIONS, SCORES, Evaluation
 from probcl.evaluation.bootstrap import Interval
 from probcl.files import write_whole
+from probcl.report import findings
+from probcl.report.choice import choose, finder
+from probcl.report.findings import Findings, Images, Match
+from probcl.report.map import map_of
 from probcl.report.page import render
+from probcl.report.pictures import Tiles
 from probcl.report.sections import sections_of
-from probcl.runs import record_of_run
+from probcl.report.story import answers_of, opening, three_answers
+from probcl.report.tables import confusion_of, strips_of, unit_of
+from probcl.runs import read_history, record_of_run
 
-__all__ = ["headline", "print_summary", "write_report"]
+__all__ = ["headline", "print_summary", "rewrite_report", "write_report"]
 
 Answers = Mapping[str, Mapping[str, Interval]]
 
@@ -27,14 +35,25 @@ OTHER_GROUPS = {
 }
 
 
-def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | None = None) -> Path:
+def write_report(
+    evaluation: Evaluation,
+    path: str | Path,
+    *,
+    run_dir: Path | None = None,
+    images: Images | None = None,
+    match: Match | None = None,
+) -> Path:
     """Write one HTML page, which needs no other file, with every number and picture.
 
     Args:
         evaluation: What was measured.
         path: The page to write, ending in ``.html``; it appears whole or not at all.
         run_dir: Folder of the run that was evaluated: its history, configuration, versions and
-            hardware are shown too. None where there is no run.
+            hardware are shown too, and it gets a file from which ``rewrite_report`` makes the page
+            anew. None where there is no run.
+        images: Gives the images of test rows; None where the items are no images.
+        match: Gives the match probabilities of posteriors, as ``Match.match_probability`` does;
+            None for a program without one: cosines stand in their place.
 
     Raises:
         ValueError: If ``path`` does not end in ``.html``.
@@ -42,23 +61,58 @@ def write_report(evaluation: Evaluation, path: str | Path, *, run_dir: Path | No
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"path must be an .html file, got {path}.")
-    record = {"metrics": evaluation.metrics} if run_dir is None else record_of_run(run_dir)
-    metrics, best = record.pop("metrics"), _best(evaluation.answers)
+    found = findings.find(evaluation, images, match)
+    if run_dir is not None:
+        findings.save(found, run_dir)
+    return _write(found, path, run_dir)
+
+
+def rewrite_report(run_dir: Path) -> Path:
+    """Make the report of a run anew, from what is saved in its folder, and return its path.
+
+    Its small images are saved there too: neither the data nor the weights are read again. The page
+    of a run without images has none.
+
+    Raises:
+        ValueError: If the run has no numbers, or what is saved is of another version or damaged.
+    """
+    return _write(findings.load(run_dir), run_dir / "report.html", run_dir)
+
+
+def _write(found: Findings, path: Path, run_dir: Path | None) -> Path:
+    record: dict[str, Any] = (
+        {"metrics": found.metrics} if run_dir is None else record_of_run(run_dir)
+    )
+    history = None if run_dir is None else read_history(run_dir)
+    config: Any = record.get("config", {})
+    metrics = record.pop("metrics")
+    found.classes = list(config.get("classes") or [])
+    tiles, best = Tiles(found), _best(found.answers)
     page = render(
         "report.html.jinja",
-        name=path.stem if run_dir is None else run_dir.name,
+        name=path.stem if run_dir is None else run_dir.absolute().name,
+        opening=opening(found, config, metrics),
+        three=three_answers(found, history or {}),
+        answered=answers_of(found),
+        tiles=tiles,
+        choice=choose(found),
+        finder=finder(found, "probe"),
+        map=map_of(found, tiles),
+        confusion=confusion_of(found, tiles),
+        strips=strips_of(found),
+        sections=sections_of(found, history),
         headline=headline(metrics),
         metrics=metrics,
         known=METRICS,
+        unit_of=unit_of,
         groups=_grouped(metrics),
         meaning_of_group=GROUPS | OTHER_GROUPS,
         meaning_of_question=QUESTIONS,
-        answers=evaluation.answers,
+        answers=found.answers,
         best=best,
         scores=SCORES,
         parts=_parts(metrics, best),
-        left_out=evaluation.left_out,
-        sections=sections_of(evaluation, run_dir),
+        left_out=found.left_out,
         record={name: yaml.safe_dump(part, sort_keys=False) for name, part in record.items()},
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from probcl.cli import main
 from probcl.report import compare_runs
@@ -35,7 +36,7 @@ def test_seeds_stand_together_with_mean_and_spread(runs, capsys, monkeypatch):
     assert "0.8 ± 0.071" in page  # of the entropy
     assert "0.7 ± 0" in page
     assert page.count("data:image/svg+xml;base64,") == 1
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
 def test_files_and_records_are_taken_too_and_a_number_that_one_lacks_is_left_blank(runs):
@@ -54,3 +55,41 @@ def test_bad_input(runs):
     with pytest.raises(SystemExit) as stopped:
         main(["compare"])
     assert stopped.value.code == 2
+
+
+def test_what_differs_has_a_column_for_each_setting_and_unfinished_runs_are_listed(
+    tmp_path, capsys
+):
+    def run(name, config, metrics=None):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        if metrics:
+            (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+        return tmp_path / name
+
+    def program(name, **options):
+        return {
+            "seed_everything": len(runs), "run_dir": f"runs/{len(runs)}",
+            "trainer": {"max_epochs": 7},
+            "model": {"program": {"class_path": f"probcl.programs.{name}", "init_args": options}},
+        }  # fmt: skip
+
+    runs = []
+    for beta, accuracy in ((0.1, 0.5), (0.1, 0.7), (10.0, 0.9)):
+        config = program("VSimCLR", beta=beta, temperature=0.07)
+        runs.append(run(f"v-seed{len(runs)}", config, {"probe/top1": accuracy}))
+    runs.append(run("s-seed0", program("SimCLR", average="outside"), {"probe/top1": 0.25}))
+    stopped = run("stopped", program("VSimCLR", beta=1.0))
+    (stopped / "metrics.csv").write_text("epoch,loss\n0,3.0\n1,2.0\n2,1.5\n")
+    page = compare_runs([*runs, stopped], tmp_path / "c.html").read_text()
+    head = "<tr><th>run</th><th>program</th><th>beta</th><th>probe/top1</th></tr>"
+    assert head in page  # neither seed nor folder, nor what only one program has
+    rows = [["v · beta 0.1", "VSimCLR", "0.1", "0.6 ± 0.14"]]
+    rows += [["v · beta 10", "VSimCLR", "10", "0.9"], ["s", "SimCLR", "", "0.25"]]
+    for cells in rows:
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+    assert page.count('src="data:image/svg+xml;base64,') == 2  # over the program, and over beta
+    assert "3 of 7 epochs" in page
+    assert f"not finished: {stopped} (3 of 7 epochs)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds no metrics, nor does another run"):
+        compare_runs([stopped], tmp_path / "none.html")

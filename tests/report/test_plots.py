@@ -23,27 +23,26 @@ def test_terms_are_lines_over_the_epochs():
     assert np.array_equal(axes.lines[0].get_xydata(), [[0, 3], [1, 2], [2, 1]])
 
 
-def test_map_draws_every_point_by_class_and_by_rank():
-    points, labels = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3
-    _, axes = plots.plot_map(points, labels, uncertainty=torch.as_tensor(points[:, 0] * 1e6))
-    assert axes.shape == (1, 2)
-    colours = axes[0, 1].collections[0].get_array()
-    assert np.array_equal(np.argsort(colours), np.argsort(points[:, 0]))
-    assert (colours.min(), colours.max()) == (0, 1)
-    _, alone = plots.plot_map(points, labels)
-    assert alone.shape == (1, 1)
-
-
 def test_reliability_draws_the_curve_its_band_and_the_images():
     torch.manual_seed(0)
     probabilities = torch.randn(300, 2).softmax(-1)
-    _, axes = plots.plot_reliability(probabilities, torch.arange(300) % 2)
     curve = smooth_reliability(probabilities, torch.arange(300) % 2)
+    _, axes = plots.plot_reliability(curve, probabilities.max(-1).values)
     drawn = axes[0].lines[1]
     np.testing.assert_allclose(drawn.get_xdata(), curve.confidence)
     np.testing.assert_allclose(drawn.get_ydata(), curve.accuracy)
     assert len(axes[0].collections) == 1
     assert sum(bar.get_height() for bar in axes[1].patches) == 300
+
+
+def test_a_setting_has_a_mark_for_each_run_and_a_line_through_the_means():
+    pairs = [(0.1, 1.0), (10.0, 4.0), (0.1, 3.0)]
+    _, (numeric,) = plots.plot_setting({"accuracy": pairs}, "beta")
+    np.testing.assert_allclose(numeric.lines[0].get_xydata(), [[0.1, 2], [10, 4]])
+    np.testing.assert_allclose(numeric.lines[1].get_xydata(), pairs)
+    assert (numeric.get_xscale(), numeric.get_xlabel()) == ("log", "beta")
+    _, (named,) = plots.plot_setting({"accuracy": [("b", 1.0), (True, 2.0)]}, "kind")
+    assert [label.get_text() for label in named.get_xticklabels()] == ["b", "True"]
 
 
 def test_severity_draws_a_median_for_each_level_of_each_corruption():

@@ -23,8 +23,12 @@ def test_a_report_on_arrays_needs_no_run(arrays, tmp_path, capsys):
     evaluation = evaluate(*arrays, out_of_distribution={"noise": noise})
     path = evaluation.report(tmp_path / "new/report.html")
     page = path.read_text()
-    assert page.count('src="data:image/svg+xml;base64,') == 5
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    errors = int(evaluation.wrong["probe"].sum())
+    assert 0 < errors < 10
+    assert f"The probe makes {errors} error" in page  # in place of two curves
+    assert page.count('src="data:image/svg+xml;base64,') == 2
+    assert page.count('<g class="point') == 60
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     for text in (METRICS["probe/top1"].meaning, SCORES["agreement"].meaning, "needs posteriors"):
         assert text.replace("'", "&#39;") in page
     assert "How it was made" not in page
