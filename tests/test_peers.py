@@ -1,4 +1,4 @@
-"""What probcl equals in its peers: the rows of the README's table "Coming from", held to account.
+"""What probcl equals in its peers: the rows of the table "Coming from", held to account.
 
 Each row is a function that returns the peer's value and ours; ``python tests/test_peers.py``
 prints the table.
@@ -31,7 +31,7 @@ from probcl.evaluation import (
 from probcl.objectives import info_nce, sup_con
 from probcl.sphere import normalize
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "notebooks/pages/coming_from.md"
 TEMPERATURE = 0.2
 COLUMNS = ("coming from", "in probcl", "what differs")
 ROWS: dict[str, tuple[str, str, str, float, Callable[[], tuple]]] = {}
@@ -252,13 +252,13 @@ def test_the_row_holds(peer):
 
 
 def table() -> str:
-    """Return the rows as the README shows them."""
+    """Return the rows as the page shows them."""
     rows = [COLUMNS, ("---",) * 3, *((theirs, r[0], r[2]) for theirs, r in ROWS.items())]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
-def test_the_readme_shows_the_table():
-    assert table() in README.read_text()
+def test_the_page_shows_the_table():
+    assert table() in PAGE.read_text()
 
 
 if __name__ == "__main__":

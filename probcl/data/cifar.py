@@ -92,7 +92,7 @@ def read_cifar10n(path: str | Path) -> dict[str, Tensor]:
         https://arxiv.org/abs/2110.12088; the data: https://github.com/UCSC-REAL/cifar-10-100n
     """
     arrays: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(t)) for t in ("i8", "i4", "u1")}]
-    rebuild = np.zeros(1).__reduce__()[0]
+    rebuild: Any = np.zeros(1).__reduce__()[0]
     old = (rebuild, "numpy.core.multiarray._reconstruct")  # as before NumPy 2
     try:
         with torch.serialization.safe_globals([*arrays, rebuild, old]):

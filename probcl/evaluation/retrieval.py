@@ -99,7 +99,7 @@ def retrieval(
             hit[:, -1] = False  # the query, which is the last
         parts.append(_measures(hit, size[part], k))
     means = torch.cat(parts, 1).mean(1).tolist()
-    return Retrieval(*means, queries=len(rows))
+    return Retrieval._make([*means, len(rows)])
 
 
 def _measures(hit: Tensor, size: Tensor, k: int) -> Tensor:

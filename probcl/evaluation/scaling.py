@@ -127,8 +127,8 @@ def fit_isotonic(probabilities: Any, labels: Any) -> Isotonic:
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]])
-        >>> fit_isotonic(p, torch.tensor([0, 1, 0, 1]))(p[:1])
-        tensor([[0.6667, 0.3333]], dtype=torch.float64)
+        >>> fit_isotonic(p, torch.tensor([0, 1, 0, 1]))(p[1:2])
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     from sklearn.isotonic import IsotonicRegression  # at its first use: it takes long to import
 
