@@ -220,15 +220,14 @@ def post_hoc(base: Path, folder: Path) -> None:
 def run_one(stem: str, runs: Path, records: Path, options: list[str]) -> bool:
     """Make a run in a process of its own, write its record, and tell whether it succeeded."""
     from probcl.files import write_whole
-    from probcl.runs import record_of_run
+    from probcl.runs import PROBCL, record_of_run
 
     folder = runs / stem
     if POST_HOC in stem:
         base = runs / stem.replace(POST_HOC, "")
         command = [sys.executable, __file__, "post_hoc", str(base), str(folder)]
     else:
-        probcl = [sys.executable, "-c", "from probcl.cli import main; main()"]
-        command = [*probcl, "fit", *options, f"--run_dir={folder}", "--ckpt_path=last",
+        command = [*PROBCL, "fit", *options, f"--run_dir={folder}", "--ckpt_path=last",
                    "--trainer.enable_progress_bar=false"]  # fmt: skip
     started = time.perf_counter()
     machine = MACHINES.get(stem.rpartition("-seed")[0], ONE_THREAD)

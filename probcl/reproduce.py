@@ -13,7 +13,7 @@ import yaml
 from scipy.stats import t
 
 from probcl.evaluation import METRICS
-from probcl.runs import read_metrics
+from probcl.runs import PROBCL, read_metrics
 from probcl.trust import check_trusted, read_config
 
 __all__ = ["Interval", "prediction_interval", "run"]
@@ -98,8 +98,7 @@ def _run_again(config: Any, options: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         file, run_dir = Path(folder, "config.yaml"), Path(folder, "run")
         file.write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-c", "from probcl.cli import main; main()", "fit"]
-        command += [f"--config={file}", f"--run_dir={run_dir}", *options]
+        command = [*PROBCL, "fit", f"--config={file}", f"--run_dir={run_dir}", *options]
         if subprocess.run(command).returncode:
             raise ValueError("the run failed, as is said above; nothing is compared.")
         return read_metrics(run_dir)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -22,6 +23,7 @@ from probcl.files import has_its_checksums, is_partial, write_whole
 from probcl.trust import read_config
 
 __all__ = [
+    "PROBCL",
     "TENSORBOARD",
     "config_of_run",
     "discard_if_unused",
@@ -41,6 +43,9 @@ __all__ = [
 fcntl: Any = None
 with suppress(ImportError):  # Windows has none
     fcntl = importlib.import_module("fcntl")
+
+#: What runs the command in a process of its own, before its arguments.
+PROBCL = (sys.executable, "-c", "from probcl.cli import main; main()")
 
 #: Folder of TensorBoard's log within that of a run.
 TENSORBOARD = "tensorboard"

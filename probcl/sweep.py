@@ -10,7 +10,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import StringIO
@@ -24,12 +24,10 @@ import torch
 
 from probcl.files import write_whole
 from probcl.report import compare_runs
-from probcl.runs import read_metrics
+from probcl.runs import PROBCL, read_metrics
 from probcl.trust import read_config
 
 __all__ = ["Run", "Search", "Sweep", "read_sweep", "run"]
-
-_PROBCL = [sys.executable, "-c", "from probcl.cli import main; main()"]
 
 
 class Search(NamedTuple):
@@ -144,8 +142,7 @@ def run(args: list[str]) -> None:
         folder = chosen.output or Path("runs") / chosen.file.stem
         _claim(folder, chosen.file)
         work = Work(sweep, folder, chosen.jobs or max(torch.cuda.device_count(), 1))
-        (_search if sweep.search else _grid)(work)
-        _write_results(work)
+        _write_results(work, (_search if sweep.search else _grid)(work))
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")
     if work.failed:
@@ -193,7 +190,7 @@ class Work:
 
     def _check(self, run: Run) -> None:
         """Raise ``ValueError`` if ``probcl fit`` does not take the options of a run."""
-        command = [*_PROBCL, "fit", *self.sweep.arguments(run), "--print_config"]
+        command = [*PROBCL, "fit", *self.sweep.arguments(run), "--print_config"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(done.stderr.strip().removeprefix("probcl: error: "))
@@ -202,7 +199,7 @@ class Work:
     def _make(self, run: Run) -> str:
         """Make a run in a process of its own, and return what to say of it."""
         folder = run.folder(self.folder)
-        command = [*_PROBCL, "fit", *self.sweep.arguments(run), f"--run_dir={folder}",
+        command = [*PROBCL, "fit", *self.sweep.arguments(run), f"--run_dir={folder}",
                    "--ckpt_path=last", "--trainer.enable_progress_bar=false"]  # fmt: skip
         place, gpus = self._places.get(), torch.cuda.device_count()
         device = {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {}
@@ -227,13 +224,15 @@ def _is_made(folder: Path) -> bool:
     return False
 
 
-def _grid(work: Work) -> None:
+def _grid(work: Work) -> list[Run]:
+    """Make this task's share of all combinations, and return all of them."""
     runs = work.sweep.grid()
     twice = [name for name, n in Counter(r.folder(work.folder) for r in runs).items() if n > 1]
     if twice:
         raise ValueError(f"vary must not have a value twice, got {twice[0].name} again.")
     first, count = _share()
     work.make(runs[first::count])
+    return runs
 
 
 def _share() -> tuple[int, int]:
@@ -245,8 +244,8 @@ def _share() -> tuple[int, int]:
     return number - first, count
 
 
-def _search(work: Work) -> None:
-    """Let Optuna choose values until there are as many trials as are asked for."""
+def _search(work: Work) -> list[Run]:
+    """Let Optuna choose values until there are as many trials as are asked for; return the runs."""
     try:
         import optuna
         from optuna.storages import JournalStorage
@@ -277,6 +276,7 @@ def _search(work: Work) -> None:
         study.tell(trial, mean(_metric(read_metrics(r.folder(work.folder)), search) for r in runs))
     best = study.best_trial
     print(f"best {search.metric}: {best.value:.4g} with {best.params}")
+    return [run for trial in study.get_trials() for run in work.sweep.runs_of(trial.params)]
 
 
 def _suggest(trial: Any, name: str, values: Any) -> Any:
@@ -292,30 +292,10 @@ def _metric(metrics: Mapping[str, float], search: Search) -> float:
     return metrics[search.metric]
 
 
-def _made(work: Work) -> Iterator[tuple[Path, Run]]:
-    """Give the runs of a sweep that are there, whoever made them."""
-    if not work.sweep.search:
-        runs = {run.folder(work.folder): run for run in work.sweep.grid()}
-    else:
-        runs = {}
-        for path in work.folder.glob("*-seed*/config.yaml"):
-            config, seed = read_config(path), path.parent.name.rpartition("-seed")[2]
-            values = {name: _at(config, name) for name in work.sweep.vary}
-            runs[path.parent] = Run(path.parent.name, int(seed), values)
-    return ((folder, run) for folder, run in sorted(runs.items()) if _is_made(folder))
-
-
-def _at(config: Any, option: str) -> Any:
-    """Return the value of an option in a configuration, in which classes have ``init_args``."""
-    for name in option.split("."):
-        inner = config.get("init_args", config) if isinstance(config, dict) else {}
-        config = inner.get(name)
-    return config.get("class_path", config) if isinstance(config, dict) else config
-
-
-def _write_results(work: Work) -> None:
-    """Write a row for each run that is there, and the page that compares them."""
-    made = dict(_made(work))
+def _write_results(work: Work, runs: Sequence[Run]) -> None:
+    """Write a row for each run that is there, whoever made it, and the page that compares them."""
+    every = {run.folder(work.folder): run for run in runs}
+    made = {folder: run for folder, run in sorted(every.items()) if _is_made(folder)}
     if not made:
         raise ValueError(f"not one run of {work.folder} was made: see the messages above.")
     rows = [{**run.values, "seed": run.seed, **read_metrics(path)} for path, run in made.items()]

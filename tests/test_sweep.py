@@ -13,6 +13,7 @@ import yaml
 
 from probcl import sweep
 from probcl.cli import main
+from probcl.report.settings import settings_of
 from probcl.runs import read_metrics
 from probcl.sweep import read_sweep
 
@@ -44,7 +45,7 @@ def quick(tmp_path, monkeypatch):
     """Let runs take no time, and count them."""
     script = tmp_path / "fit.py"
     script.write_text(FIT)
-    monkeypatch.setattr(sweep, "_PROBCL", [sys.executable, str(script)])
+    monkeypatch.setattr(sweep, "PROBCL", [sys.executable, str(script)])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -181,6 +182,6 @@ def test_every_sweep_of_the_experiments_has_options_that_there_are(path, capsys)
     with pytest.raises(SystemExit) as end:
         main(["fit", *own.arguments(run), "--print_config"])
     assert not end.value.code
-    printed = yaml.safe_load(capsys.readouterr().out)
+    printed = settings_of(yaml.safe_load(capsys.readouterr().out))
     for name, value in run.values.items():
-        assert str(sweep._at(printed, name)).endswith(str(value))
+        assert str(printed[name]).endswith(str(value))

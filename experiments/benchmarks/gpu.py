@@ -12,17 +12,17 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from measure import record
+from measure import interleaved_times, record
+from test_objectives import with_backward
 from test_training import CPU, GPU, SIZE, Setting, figures
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from probcl.data import SimAugment
@@ -53,48 +53,20 @@ FULL = Size(GPU, (65_536, 512), (1_281_167, 50_000, 2048, 1000), 300)
 TOY = Size(replace(CPU, images=128, batch=32, epochs=2), (1024, 32), (2000, 400, 16, 10), 2)
 
 
-def with_backward(loss: Callable[..., Tensor], *tensors: Tensor) -> None:
-    tensors[0].grad = None
-    loss(*tensors).backward()
-
-
-def milliseconds(function: Callable[[], None], device: str, rounds: int = 10) -> float:
-    """Return the median time of some rounds, after three to warm up."""
-    times = []
-    for _ in range(rounds + 3):
-        start = time.perf_counter()
-        function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times[3:]))
-
-
 def pairs(count: int, dim: int, device: str) -> dict[str, float]:
     """Return time and memory of InfoNCE in bfloat16, forward and backward."""
     generator = torch.Generator().manual_seed(0)
     z = normalize(torch.randn(2, count // 2, dim, generator=generator), dim=-1)
     z = z.to(device, torch.bfloat16).requires_grad_()
-    figures = {"InfoNCE, ms": milliseconds(lambda: with_backward(_info_nce, z), device)}
+    step = partial(with_backward, partial(info_nce, z, 0.1), z)
+    found = interleaved_times({"InfoNCE, ms": step}, 13, 3, device)
     if device == "cuda":
         z.grad = None
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        with_backward(_info_nce, z)
-        figures["InfoNCE, GB"] = (torch.cuda.max_memory_allocated() - before) / 1e9
-    return figures
-
-
-def _info_nce(z: Tensor) -> Tensor:
-    return info_nce(z, 0.1)
-
-
-def _varcon(z: Tensor, labels: Tensor) -> Tensor:
-    return varcon(z, labels, 0.1, epsilon=0.02)
-
-
-def _sup_con(z: Tensor, labels: Tensor) -> Tensor:
-    return sup_con(z, labels, 0.1)
+        step()
+        found["InfoNCE, GB"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+    return found
 
 
 def compiled(device: str) -> dict[str, str]:
@@ -102,16 +74,19 @@ def compiled(device: str) -> dict[str, str]:
     said = {}
     z = normalize(torch.randn(2, 256, 64), dim=-1).to(device).requires_grad_()
     labels = (torch.arange(256) % 10).to(device)
-    losses = {"InfoNCE": (_info_nce, z), "SupCon": (_sup_con, z, labels),
-              "VarCon": (_varcon, z, labels)}  # fmt: skip
-    for name, (loss, *tensors) in losses.items():
+    losses = {
+        "InfoNCE": lambda: info_nce(z, 0.1),
+        "SupCon": lambda: sup_con(z, labels, 0.1),
+        "VarCon": lambda: varcon(z, labels, 0.1, epsilon=0.02),
+    }
+    for name, loss in losses.items():
         backend = "inductor" if device == "cuda" else "aot_eager"
         graph = torch.compile(loss, fullgraph=True, backend=backend)
         try:
-            with_backward(graph, *tensors)
+            with_backward(graph, z)
             if device == "cuda":
                 torch.cuda.set_sync_debug_mode("error")
-            with_backward(graph, *tensors)
+            with_backward(graph, z)
             said[name] = "one graph, no synchronisation"
         except Exception as error:  # whatever the compiler meets is the figure
             said[name] = str(error).splitlines()[0]

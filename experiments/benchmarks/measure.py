@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyro
+import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
+OLDER = "PROBCL_BENCHMARK_OLD"  # a folder, for what is measured beside an older build
 
 
 def interleaved_times(
@@ -63,6 +65,14 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def older_build() -> Path:
+    """Return the folder of an older build's checkout, or skip the test where none is named."""
+    folder = os.environ.get(OLDER)
+    if not folder:
+        pytest.skip(f"set {OLDER} to the folder of an older build's checkout.")
+    return Path(folder)
 
 
 def hardware() -> str:

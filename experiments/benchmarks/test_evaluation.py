@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from measure import hardware, record
+from measure import OLDER, hardware, record
 
-OLD = "PROBCL_BENCHMARK_OLD"
 SIZES = {"train": 10_000, "test": 50_000, "features": 512}
 CLASSES, COMPARED, ROUNDS = (10, 100, 1000), 100, 5
 
@@ -91,9 +90,9 @@ def test_evaluation() -> None:
 
 def compared(here: Path) -> dict[str, float] | str:
     """Return the median ratios of this build's figures to an older one's, or why there are none."""
-    folder = os.environ.get(OLD)
+    folder = os.environ.get(OLDER)
     if not folder:
-        return f"not measured: set {OLD} to the folder of an older build"
+        return f"not measured: set {OLDER} to the folder of an older build"
     pairs = [(measured(here, COMPARED), measured(Path(folder), COMPARED)) for _ in range(ROUNDS)]
     ratios = {
         name: statistics.median(new[name] / old[name] for new, old in pairs) for name in pairs[0][0]

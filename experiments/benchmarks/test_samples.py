@@ -12,9 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
-from measure import hardware, record
+from measure import hardware, older_build, record
 from torch.nn.functional import normalize
 
 SAMPLES, ITEMS, DIM, TEMPERATURE = 8, 256, 128, 0.07
@@ -62,10 +61,7 @@ def seconds_of(process: subprocess.Popen[str]) -> float:
 
 def test_bar() -> None:
     """The two builds take their steps in turn, so that a busy machine disturbs both alike."""
-    old = os.environ.get("PROBCL_BENCHMARK_OLD")
-    if not old:
-        pytest.skip("set PROBCL_BENCHMARK_OLD to the folder of an older build's checkout.")
-    with start(Path(__file__).parents[2]) as ours, start(Path(old)) as theirs:
+    with start(Path(__file__).parents[2]) as ours, start(older_build()) as theirs:
         rounds = [(seconds_of(ours), seconds_of(theirs)) for _ in range(ROUNDS)]
     new, before = (1e3 * statistics.median(times) for times in zip(*rounds[WARM_UP:], strict=True))
     print(f"\n{SAMPLES} samples: {new:.1f} ms, before {before:.1f} ms")

@@ -1,6 +1,6 @@
 """Start-up: the CPU time of imports and commands, beside bare imports and an older build.
 
-Run with ``PROBCL_OLDER_BUILD=FOLDER python -m pytest experiments/benchmarks/test_start.py -s``,
+Run with ``PROBCL_BENCHMARK_OLD=FOLDER python -m pytest experiments/benchmarks/test_start.py -s``,
 where the folder is a checkout of an older commit.
 """
 
@@ -11,8 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from measure import hardware, record
+from measure import hardware, older_build, record
 
 import probcl
 
@@ -36,13 +35,11 @@ def cpu_seconds(folder: Path, *arguments: str) -> float:
 
 def test_start() -> None:
     """Imports cost little beyond those of the libraries below, commands less than they did."""
-    older = os.environ.get("PROBCL_OLDER_BUILD")
-    if older is None:
-        pytest.skip("set PROBCL_OLDER_BUILD to the folder of a checkout of an older commit")
+    older = older_build()
     runs = {"import probcl.programs": ((NEW, *PROGRAMS), (NEW, *BARE))}
     for name, arguments in COMMANDS.items():
         call = ("-c", COMMAND, *arguments)
-        runs[name] = ((NEW, *call), (Path(older), *call))
+        runs[name] = ((NEW, *call), (older, *call))
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(PAIRS):
         for name, (ours, other) in runs.items():

@@ -99,10 +99,10 @@ def root_mean_square_calibration_error(
         Kumar et al. (2019), Verified uncertainty calibration. https://arxiv.org/abs/1909.10155
     """
     confidence, correct = _confidence(probabilities, labels)
-    gaps, counts = _gaps(confidence, correct, bins)
-    squares = gaps.square()
+    member, counts = _binned(confidence, bins)
+    squares = _means(correct - confidence, member, counts).square()
     if debiased:
-        accuracy = _means(correct, *_binned(confidence, bins))
+        accuracy = _means(correct, member, counts)
         squares = squares - (accuracy * (1 - accuracy) / (counts - 1)).where(counts > 1, 0.0)
     return ((squares * counts).sum() / counts.sum()).clamp_min(0).sqrt().item()
 

@@ -10,6 +10,7 @@ from scipy.cluster.hierarchy import cut_tree, ward
 from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix
+from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = ["clustering_scores", "purity", "ward_clustering"]
 
@@ -64,7 +65,7 @@ def ward_clustering(
     """
     z = as_matrix("embedding", embedding, least=2)
     y = as_labels("labels", labels, len(z))
-    rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
+    rows = evenly_spaced(len(z), largest)
     number = len(y.unique()) if clusters is None else clusters
     if not 1 <= number <= len(rows):
         raise ValueError(f"clusters must be from 1 to {len(rows)}, the items, got {number}.")

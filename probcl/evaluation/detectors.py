@@ -14,6 +14,7 @@ from probcl.checks import as_matrix, check_probability
 from probcl.evaluation.knn import nearest
 from probcl.evaluation.ood import Gaussians
 from probcl.evaluation.probe import LinearProbe
+from probcl.evaluation.subsets import evenly_spaced
 from probcl.sphere import normalize
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "relative_mahalanobis",
 ]  # fmt: skip
 
-_BANK = 4096  # items that stand for all as neighbours: a few per cent suffice, as the paper finds
+BANK = 4096  # items that stand for all as neighbours: a few per cent suffice, as the paper finds
 
 
 def neighbour_distance(features: Any, training: Any, k: int = 50) -> Tensor:
@@ -37,7 +38,7 @@ def neighbour_distance(features: Any, training: Any, k: int = 50) -> Tensor:
         https://arxiv.org/abs/2204.06507
     """
     bank = as_matrix("training", training)
-    rows = torch.linspace(0, len(bank) - 1, min(_BANK, len(bank))).round().long()
+    rows = evenly_spaced(len(bank), BANK)
     own = normalize(as_matrix("features", features))
     cosine = nearest(own, normalize(bank[rows]).to(own.dtype), min(k, len(rows))).cosine[:, -1]
     return (2 - 2 * cosine.double()).clamp_min(0).sqrt()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix
+from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = [
     "alignment", "class_concentration", "class_mean_angles", "effective_rank",
@@ -84,7 +85,7 @@ def uniformity(embedding: Any, largest: int = 5000) -> float:
         Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
     """
     z = as_matrix("embedding", embedding, least=2)
-    z = z[torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()]
+    z = z[evenly_spaced(len(z), largest)]
     total = torch.stack([(4 * part @ z.T - 4).double().exp().sum() for part in z.split(512)]).sum()
     pairs = len(z) * (len(z) - 1)
     return ((total - len(z)) / pairs).log().item()  # without those of an embedding with itself

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix, as_probabilities
 from probcl.evaluation.calibration import negative_log_likelihood
+from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = [
     "human_cross_entropy", "human_entropy", "info_nce_information_bound", "ksg_information",
@@ -138,7 +139,7 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
     """
     z = as_matrix("embedding", embedding)
     y = as_labels("labels", labels, len(z))
-    rows = torch.linspace(0, len(z) - 1, min(largest, len(z))).round().long()
+    rows = evenly_spaced(len(z), largest)
     z, y = z[rows].double(), y[rows]
     counts = y.bincount()
     kept = counts[y] > 1

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix, as_truths, as_values
+from probcl.evaluation.subsets import evenly_spaced
 from probcl.special import inverse_bessel_ratio, log_bessel
 
 __all__ = [
@@ -170,7 +171,7 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
     y = torch.zeros(len(x), dtype=torch.long)
     if labels is not None:
         y = as_labels("labels", labels, len(x)).unique(return_inverse=True)[1]
-    rows = torch.linspace(0, len(x) - 1, min(_LARGEST, len(x))).round().long()
+    rows = evenly_spaced(len(x), _LARGEST)
     x, y = x[rows].double(), y[rows]
     sums = x.new_zeros(int(y.max()) + 1, x.shape[1]).index_add_(0, y, x)
     means = sums / y.bincount()[:, None].clamp_min(1)
@@ -243,7 +244,7 @@ def fit_aggregate(direction: Tensor, length: Tensor) -> Aggregate:
 
     At most 2,048 of them, evenly spaced, stand for all.
     """
-    rows = torch.linspace(0, len(length) - 1, min(_MIXTURE, len(length))).round().long()
+    rows = evenly_spaced(len(length), _MIXTURE)
     dim = direction.shape[1]
     kappa = inverse_bessel_ratio(length[rows].double(), dim)
     # The density with respect to the uniform: 1 / (its mean of exp(kappa t)).

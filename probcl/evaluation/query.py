@@ -17,6 +17,7 @@ from probcl.evaluation.conformal import (
     set_size,
 )
 from probcl.evaluation.detectors import (
+    BANK,
     Rectified,
     VirtualLogit,
     fit_rectified,
@@ -30,6 +31,7 @@ from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.progress import step
 from probcl.evaluation.retrieval import Retrieval, retrieval
 from probcl.evaluation.scaling import fit_temperature, fit_vector
+from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = ["Query", "Reference"]
 
@@ -91,6 +93,11 @@ class Reference(Embeddings):
         """One Gaussian of each class, of one covariance."""
         rest = self.split[1]
         return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
+
+    @cached_property
+    def bank(self) -> Tensor:
+        """Features of the items that stand for all as neighbours, ``(B, F)``."""
+        return self.features[evenly_spaced(len(self), BANK)]
 
     @cached_property
     def virtual_logit(self) -> VirtualLogit:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix, check_count
 from probcl.evaluation.progress import track
+from probcl.evaluation.subsets import evenly_spaced
 
-__all__ = ["Retrieval", "retrieval"]
+__all__ = ["Retrieval", "map_at_r", "retrieval"]
 
 _BLOCK = 2**22  # cosines that are sorted at once
 
@@ -86,8 +87,7 @@ def retrieval(
         if not len(rows):
             raise ValueError("leave_out_lone leaves no query: no item is of the class of one.")
     if queries is not None:
-        most = min(check_count("queries", queries), len(rows))
-        rows = rows[torch.linspace(0, len(rows) - 1, most).round().long()]
+        rows = rows[evenly_spaced(len(rows), check_count("queries", queries))]
     check_count("k", k)
     parts = []
     for part in track("retrieval", rows.split(max(1, _BLOCK // len(others)))):
@@ -100,6 +100,32 @@ def retrieval(
         parts.append(_measures(hit, size[part], k))
     means = torch.cat(parts, 1).mean(1).tolist()
     return Retrieval._make([*means, len(rows)])
+
+
+def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, int]:
+    """Return the mean average precision among the ``R`` nearest, ``R`` the others of the class.
+
+    An item whose class has no other member finds none, and counts as 0.
+
+    Args:
+        embedding: Unit vectors, shape ``(N, d)``.
+        labels: Classes, shape ``(N,)``.
+        queries: The mean is over at most so many items, evenly spaced.
+
+    Returns:
+        The mean, and the number of items that it is over.
+
+    References:
+        Musgrave et al. (2020), A metric learning reality check. https://arxiv.org/abs/2003.08505
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8], [0.0, 1.0]])
+        >>> map_at_r(z, torch.tensor([0, 0, 0, 1]))
+        (0.625, 4)
+    """
+    z = as_matrix("embedding", embedding, least=2)
+    found = retrieval(z, labels, queries=queries)
+    return found.map_at_r, found.queries
 
 
 def _measures(hit: Tensor, size: Tensor, k: int) -> Tensor:

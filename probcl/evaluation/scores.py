@@ -135,7 +135,7 @@ SCORES = {
         "out_of_distribution", ("labels",),
         lambda q: q.class_distance.double().square() - q.distance.double().square()),
     "neighbour_distance": Score("distance of the normalised features to their 50th nearest",
-        "out_of_distribution", (), lambda q: neighbour_distance(q.features, q.reference.features)),
+        "out_of_distribution", (), lambda q: neighbour_distance(q.features, q.reference.bank)),
     "virtual_logit": Score(
         "residual of the features beside their principal space, less the log sum exp of the logits",
         "out_of_distribution", ("labels",), lambda q: q.reference.virtual_logit(q.features)),

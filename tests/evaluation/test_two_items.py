@@ -9,8 +9,9 @@ from probcl.evaluation import fit_abstention
 from probcl.evaluation.clustering import ward_clustering
 from probcl.evaluation.geometry import uniformity
 from probcl.evaluation.information import info_nce_information_bound
-from probcl.evaluation.knn import map_at_r, nearest_is_wrong, recall_at_1
+from probcl.evaluation.knn import nearest_is_wrong, recall_at_1
 from probcl.evaluation.ood import fit_gate, fit_gaussians, rank_correlation
+from probcl.evaluation.retrieval import map_at_r
 
 Z = torch.eye(2)  # at a right angle, and of two classes
 Y = torch.tensor([0, 1])
