@@ -75,8 +75,11 @@ def ward_clustering(
 
 def _distances(z: Tensor) -> Tensor:
     """Return the distances of all pairs, in SciPy's order, by products of matrices."""
-    blocks = (
-        torch.cdist(part, z[512 * block :], compute_mode="use_mm_for_euclid_dist")
-        for block, part in enumerate(z.split(512))
-    )
-    return torch.cat([row[i + 1 :] for block in blocks for i, row in enumerate(block)])
+    found, end = z.new_empty(len(z) * (len(z) - 1) // 2), 0
+    for block, part in enumerate(z.split(512)):
+        rows = torch.cdist(part, z[512 * block :], compute_mode="use_mm_for_euclid_dist")
+        for i, row in enumerate(rows):
+            others = row[i + 1 :]
+            found[end : end + len(others)] = others
+            end += len(others)
+    return found

@@ -13,7 +13,7 @@ __all__ = ["ConformalSets", "class_coverage", "fit_conformal", "set_coverage", "
 
 Method = Literal["threshold", "adaptive", "regularised"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_BLOCK = 2**22  # probabilities that are sorted at once
+_BLOCK = 2**20  # probabilities that are sorted at once
 
 # Of a regularised set, each class beyond so many costs so much: the paper's for many classes.
 _FREE, _PENALTY = 5, 0.01

@@ -14,7 +14,7 @@ from probcl.checks import as_matrix, check_probability
 from probcl.evaluation.knn import nearest
 from probcl.evaluation.ood import Gaussians
 from probcl.evaluation.probe import LinearProbe
-from probcl.evaluation.subsets import evenly_spaced
+from probcl.evaluation.subsets import evenly_spaced, in_blocks
 from probcl.sphere import normalize
 
 __all__ = [
@@ -39,8 +39,9 @@ def neighbour_distance(features: Any, training: Any, k: int = 50) -> Tensor:
     """
     bank = as_matrix("training", training)
     rows = evenly_spaced(len(bank), BANK)
-    own = normalize(as_matrix("features", features))
-    cosine = nearest(own, normalize(bank[rows]).to(own.dtype), min(k, len(rows))).cosine[:, -1]
+    own = as_matrix("features", features)
+    known, k = normalize(bank[rows]).to(own.dtype), min(k, len(rows))
+    cosine = in_blocks(lambda part: nearest(normalize(part), known, k).cosine[:, -1], own)
     return (2 - 2 * cosine.double()).clamp_min(0).sqrt()
 
 
@@ -73,6 +74,9 @@ class Rectified:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the energy of features ``(N, F)``, shape ``(N,)``."""
+        return in_blocks(self._energy, features)
+
+    def _energy(self, features: Tensor) -> Tensor:
         return -self.probe.logits(features.clamp(max=self.threshold)).double().logsumexp(-1)
 
 
@@ -114,6 +118,9 @@ class VirtualLogit:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the score of features ``(N, F)``, shape ``(N,)``."""
+        return in_blocks(self._score, features)
+
+    def _score(self, features: Tensor) -> Tensor:
         left_over = (features.to(self.origin) - self.origin) @ self.residual
         norm = torch.linalg.vector_norm(left_over, dim=-1)
         return (self.alpha * norm - self.probe.logits(features).logsumexp(-1)).double()

@@ -1,7 +1,7 @@
 """What an encoder says of items: the arrays that evaluation works on."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from probcl.checks import as_labels, as_matrix, as_values
 from probcl.distributions import Point, as_posterior
 from probcl.evaluation.progress import track
+from probcl.evaluation.subsets import in_blocks
 from probcl.sphere import normalize
 
 __all__ = ["Embeddings"]
@@ -100,18 +101,23 @@ class Embeddings:
         return normalize(self.embedding)
 
     @property
+    def apart(self) -> tuple[Tensor, ...]:
+        """Features and direction; the embedding alone where there are no features."""
+        if not self.has_features:
+            return (self.embedding,)
+        return self.features, self.direction.to(self.features.dtype)
+
+    @property
     def joint(self) -> Tensor:
         """Features and direction beside each other; the embedding where there are no features."""
-        if not self.has_features:
-            return self.embedding
-        return torch.cat([self.features, self.direction.to(self.features.dtype)], -1)
+        return torch.cat(self.apart, -1)
 
     @cached_property
     def length(self) -> Tensor:
         """Lengths of the embeddings before they are normalised, in float64, shape ``(N,)``."""
-        return torch.linalg.vector_norm(
-            self.embedding, dim=-1, dtype=torch.double
-        )  # squares may overflow
+        # In float64, as squares may overflow.
+        norm = partial(torch.linalg.vector_norm, dim=-1, dtype=torch.double)
+        return in_blocks(norm, self.embedding)
 
     @cached_property
     def mean_resultant_length(self) -> Tensor:

@@ -23,7 +23,7 @@ class Neighbours(NamedTuple):
     row: Tensor
 
 
-def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -> Neighbours:
+def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**22) -> Neighbours:
     """Find the ``k`` vectors of a set with the largest inner product, for unit vectors the cosine.
 
     Among equal ones the order is not defined.
@@ -33,7 +33,7 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -
         reference: The set, shape ``(M, d)``; by default the query itself, where none is its own
             neighbour.
         k: Number of neighbours, at most ``M``, or ``N - 1`` without a reference.
-        block: How many inner products are held at once: 64 MiB in float32 by default.
+        block: How many inner products are held at once: 16 MiB in float32 by default.
 
     Raises:
         ValueError: If ``k`` is out of range, or an argument does not fit.
@@ -50,14 +50,16 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**24) -
     rows = max(1, block // len(others))
     if reference is None and k == 1:
         return _nearest_other(own, rows)
-    parts = []
+    # In place: small results between large temporaries would keep the memory of these.
+    found = Neighbours(own.new_empty(len(own), k), torch.empty(len(own), k, dtype=torch.long))
     for start in track("nearest neighbours", range(0, len(own), rows)):
         cosine = own[start : start + rows] @ others.T
         if reference is None:
             itself = torch.arange(len(cosine))
             cosine[itself, itself + start] = -torch.inf
-        parts.append(_largest(cosine, k))
-    return Neighbours(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        for values, out in zip(_largest(cosine, k), found, strict=True):
+            out[start : start + rows] = values
+    return found
 
 
 def _largest(values: Tensor, k: int) -> Neighbours:

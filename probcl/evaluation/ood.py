@@ -175,7 +175,7 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
     x, y = x[rows].double(), y[rows]
     sums = x.new_zeros(int(y.max()) + 1, x.shape[1]).index_add_(0, y, x)
     means = sums / y.bincount()[:, None].clamp_min(1)
-    covariance = torch.as_tensor(ledoit_wolf((x - means[y]).numpy(), assume_centered=True)[0])
+    covariance = torch.as_tensor(ledoit_wolf(x.sub_(means[y]).numpy(), assume_centered=True)[0])
     # A feature that never changes, as of a dead unit, would leave no inverse.
     floor = 1e-6 * covariance.diagonal().mean().clamp_min(1e-12)
     values, vectors = torch.linalg.eigh(covariance)

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 from probcl.checks import as_labels, as_matrix, as_truths
 from probcl.evaluation.convex import minimise
 from probcl.evaluation.progress import track
+from probcl.evaluation.subsets import in_blocks
 
 __all__ = [
     "LinearProbe", "accuracy", "few_shot_accuracy", "few_shot_rows", "fit_linear_probe",
@@ -213,7 +214,8 @@ def few_shot_accuracy(
     scores = []
     for _ in track("few-shot probes", range(subsets)):
         rows = few_shot_rows(y, shots, generator)
-        scores.append(accuracy(fit_linear_probe(x[rows], y[rows]).predict(test), test_labels))
+        predicted = in_blocks(fit_linear_probe(x[rows], y[rows]).predict, test)
+        scores.append(accuracy(predicted, test_labels))
     return scores
 
 

@@ -31,7 +31,7 @@ from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.progress import step
 from probcl.evaluation.retrieval import Retrieval, retrieval
 from probcl.evaluation.scaling import fit_temperature, fit_vector
-from probcl.evaluation.subsets import evenly_spaced
+from probcl.evaluation.subsets import evenly_spaced, in_blocks
 
 __all__ = ["Query", "Reference"]
 
@@ -78,21 +78,29 @@ class Reference(Embeddings):
         mean, scale = rest.mean(0), rest.std(0, correction=0)
         return mean, torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)  # one may never change
 
-    def standardised(self, items: Embeddings) -> Tensor:
-        """Return features and direction of items beside each other, standardised; ``(N, G)``."""
+    def standardised(self, joint: Tensor) -> Tensor:
+        """Standardise features and direction of items beside each other, ``(N, G)``."""
         mean, scale = self._standard
-        return (items.joint - mean).div_(scale)
+        return (joint - mean).div_(scale)
+
+    def distance(self, items: Embeddings, gaussians: Gaussians) -> Tensor:
+        """Return the Mahalanobis distance of items to the nearest of Gaussians, ``(N,)``."""
+
+        def compute(*parts: Tensor) -> Tensor:
+            return gaussians.distance(self.standardised(torch.cat(parts, -1)))
+
+        return in_blocks(compute, *items.apart)
 
     @cached_property
     def gaussian(self) -> Gaussians:
         """One Gaussian of all items that are not held out."""
-        return fit_gaussians(self.standardised(self)[self.split[1]])
+        return fit_gaussians(self.standardised(self.joint[self.split[1]]))
 
     @cached_property
     def class_gaussians(self) -> Gaussians:
         """One Gaussian of each class, of one covariance."""
         rest = self.split[1]
-        return fit_gaussians(self.standardised(self)[rest], self.labels[rest])
+        return fit_gaussians(self.standardised(self.joint[rest]), self.labels[rest])
 
     @cached_property
     def bank(self) -> Tensor:
@@ -112,7 +120,7 @@ class Reference(Embeddings):
     @cached_property
     def fitted_gate(self) -> Gate:
         """Typicality by the distance to the Gaussian, calibrated on the items held out."""
-        return fit_gate(self.gaussian.distance(self.standardised(self)[self.split[0]]))
+        return fit_gate(self.distance(self, self.gaussian)[self.split[0]])
 
     @cached_property
     def held_out_nearest(self) -> Tensor:
@@ -163,22 +171,27 @@ class Query(Embeddings):
     @cached_property
     def logits(self) -> Tensor:
         """Logits of the linear probe, shape ``(N, C)``."""
-        return self.reference.probe.logits(self.features)
+        return in_blocks(self.reference.probe.logits, self.features)
 
     @cached_property
     def probabilities(self) -> Tensor:
         """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
-        return self.logits.double().softmax(-1)
+        return in_blocks(lambda part: part.double().softmax(-1), self.logits)
+
+    @cached_property
+    def agreement(self) -> Tensor:
+        """How likely a class drawn from the probe is the one drawn from the vote, ``(N,)``."""
+        return in_blocks(lambda p, vote: (p * vote).sum(-1), self.probabilities, self.vote)
 
     @cached_property
     def distance(self) -> Tensor:
         """Mahalanobis distance to the reference items' Gaussian, shape ``(N,)``."""
-        return self.reference.gaussian.distance(self.reference.standardised(self))
+        return self.reference.distance(self, self.reference.gaussian)
 
     @cached_property
     def class_distance(self) -> Tensor:
         """Mahalanobis distance to the nearest of the classes' Gaussians, shape ``(N,)``."""
-        return self.reference.class_gaussians.distance(self.reference.standardised(self))
+        return self.reference.distance(self, self.reference.class_gaussians)
 
     @cached_property
     def typicality(self) -> Tensor:
@@ -235,7 +248,8 @@ class Query(Embeddings):
         if len(labels[rest].unique()) < len(labels.unique()):
             return None
         probe = fit_linear_probe(features[rest], labels[rest])
-        return probe.logits(features[rows]), labels[rows], probe.logits(self.features)
+        own = in_blocks(probe.logits, self.features)
+        return probe.logits(features[rows]), labels[rows], own
 
     @cached_property
     def calibrated(self) -> dict[str, float]:

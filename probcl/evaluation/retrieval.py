@@ -11,7 +11,7 @@ from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = ["Retrieval", "map_at_r", "retrieval"]
 
-_BLOCK = 2**22  # cosines that are sorted at once
+_BLOCK = 2**20  # cosines that are sorted at once
 
 
 class Retrieval(NamedTuple):
@@ -89,7 +89,7 @@ def retrieval(
     if queries is not None:
         rows = rows[evenly_spaced(len(rows), check_count("queries", queries))]
     check_count("k", k)
-    parts = []
+    total = torch.zeros(6, dtype=torch.double)
     for part in track("retrieval", rows.split(max(1, _BLOCK // len(others)))):
         cosine = own[part] @ others.T
         if itself:
@@ -97,9 +97,8 @@ def retrieval(
         hit = classes[cosine.argsort(-1, descending=True)] == y[part, None]
         if itself:
             hit[:, -1] = False  # the query, which is the last
-        parts.append(_measures(hit, size[part], k))
-    means = torch.cat(parts, 1).mean(1).tolist()
-    return Retrieval._make([*means, len(rows)])
+        total += _measures(hit, size[part], k).sum(1)
+    return Retrieval._make([*(total / len(rows)).tolist(), len(rows)])
 
 
 def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, int]:

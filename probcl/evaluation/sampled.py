@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torchvision.ops import StochasticDepth
 
 from probcl.randomness import seeded
 
@@ -67,6 +66,8 @@ def monte_carlo_dropout(
     References:
         Gal and Ghahramani (2016), https://arxiv.org/abs/1506.02142
     """
+    from torchvision.ops import StochasticDepth  # torchvision takes long, and much memory
+
     layers = [m for m in module.modules() if isinstance(m, _DropoutNd | StochasticDepth)]
     if not layers:
         raise ValueError(

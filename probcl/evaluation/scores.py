@@ -65,10 +65,6 @@ def _log_det_covariance(query: Query) -> Tensor | None:
     return query.each(lambda q: q.log_det_covariance)
 
 
-def _agreement(query: Query) -> Tensor:
-    return 1 - (query.probabilities * query.vote.double()).sum(-1)
-
-
 def _embedding_norm(query: Query) -> Tensor | None:
     lengths = query.reference.length
     if lengths.max() - lengths.min() <= 1e-3 * lengths.max():  # normalised already
@@ -122,7 +118,7 @@ SCORES = {
     "agreement": Score(
         "1 - sum_c p(c) v(c): the chance that a class drawn from the linear probe p and one drawn "
         "from the neighbours' vote v differ",
-        "retrieval_error", ("labels",), _agreement),
+        "retrieval_error", ("labels",), lambda q: 1 - q.agreement),
     "nearest_cosine": Score("1 - cosine to the 5th nearest training embedding",
         "retrieval_error", (), lambda q: 1 - q.nearest_cosine),
     "mahalanobis": Score(
@@ -146,7 +142,7 @@ SCORES = {
     "trust": Score(
         "1 - (1 - agreement) w, w the gate on the Mahalanobis distance D: 0.99 at the .85 quantile "
         "of D of clean items that were held out, 0.5 at the .985 quantile",
-        "ambiguity", ("labels",), lambda q: _gated(_agreement(q), q)),
+        "ambiguity", ("labels",), lambda q: _gated(1 - q.agreement, q)),
     "trust_without_labels": Score(
         "the same, with the rank of nearest_cosine among clean items that were held out in place "
         "of agreement",

@@ -1,9 +1,13 @@
-"""Some items that stand for all of them."""
+"""Some of the items: those that stand for all of them, and those that are at work at a time."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["evenly_spaced"]
+__all__ = ["evenly_spaced", "in_blocks"]
+
+_ROWS = 4096
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
@@ -14,3 +18,20 @@ def evenly_spaced(count: int, most: int) -> Tensor:
         tensor([0, 4, 8])
     """
     return torch.linspace(0, count - 1, min(most, count)).round().long()
+
+
+def in_blocks(compute: Callable[..., Tensor], *items: Tensor) -> Tensor:
+    """Return ``compute`` of items, ``(N, *)`` each, of some at a time: what it takes stays small.
+
+    Example:
+        >>> in_blocks(lambda part: part.square().sum(-1), torch.ones(3, 2))
+        tensor([2., 2., 2.])
+    """
+    parts = zip(*(x.split(_ROWS) for x in items), strict=True)
+    first = compute(*next(parts))
+    # In place: small results between large temporaries would keep the memory of these.
+    found = first.new_empty(len(items[0]), *first.shape[1:])
+    found[: len(first)] = first
+    for part, out in zip(parts, found.split(_ROWS)[1:], strict=True):
+        out.copy_(compute(*part))
+    return found

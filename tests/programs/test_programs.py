@@ -221,9 +221,10 @@ def test_a_part_that_is_in_eval_mode_is_materialized_in_it(make, views):
     assert not any(module.training for module in program.encoder.modules())
 
 
-def test_programs_need_neither_torchvision_nor_scikit_learn_nor_lightly():
-    heavy = ("lightly", "torchvision", "sklearn", "scipy", "lightning", "matplotlib", "arviz")
-    code = f"import sys, probcl.programs; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize(("room", "light"), [("programs", ()), ("evaluation", ("scipy",))])
+def test_rooms_need_neither_torchvision_nor_scikit_learn_nor_lightly(room, light):
+    heavy = {"lightly", "torchvision", "sklearn", "scipy", "lightning", "matplotlib", "arviz"}
+    code = f"import sys, probcl.{room}; print([m for m in {heavy - {*light}} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 
