@@ -92,7 +92,7 @@ def _write(found: Findings, path: Path, run_dir: Path | None) -> Path:
         "report.html.jinja",
         name=path.stem if run_dir is None else run_dir.absolute().name,
         opening=opening(found, config, metrics),
-        three=three_answers(found, history or {}),
+        three=three_answers(found, config, history or {}),
         answered=answers_of(found),
         tiles=tiles,
         choice=choose(found),

@@ -42,12 +42,14 @@ def opening(found: Findings, config: Mapping[str, Any], seconds: Mapping[str, fl
     return [_what_ran(found, config, seconds), _how_good(found), _when_to_trust(found)]
 
 
-def three_answers(found: Findings, history: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+def three_answers(
+    found: Findings, config: Mapping[str, Any], history: Mapping[str, np.ndarray]
+) -> dict[str, list[str]]:
     """Return the sentences that answer what a reader asks first, by question."""
     return {
         "Which images cannot be trusted?": _doubtful(found),
         "Is the model overconfident?": _overconfident(found),
-        "What should be tried next?": _next(found, history) or [
+        "What should be tried next?": _next(found, config, history) or [
             "Nothing stands out: try another seed before you believe a small difference."
         ],
     }  # fmt: skip
@@ -241,10 +243,13 @@ def _most_severe(found: Findings) -> tuple[int, float, float] | None:
     return severity, accuracy, error
 
 
-def _next(found: Findings, history: Mapping[str, np.ndarray]) -> list[str]:
+def _next(
+    found: Findings, config: Mapping[str, Any], history: Mapping[str, np.ndarray]
+) -> list[str]:
     """Return what the numbers suggest, what matters most first."""
+    degraded = ((config.get("data") or {}).get("init_args") or {}).get("degraded_views", 0)
     advice = (
-        _collapse(found), _training(history), _calibration(found), _corruption(found),
+        _collapse(found), _training(history), _calibration(found), _corruption(found, degraded),
         _pairs(found), _signs(found), _set_size(found),
     )  # fmt: skip
     return [text for text in advice if text][:_ADVICE]
@@ -284,7 +289,7 @@ def _calibration(found: Findings) -> str:
     )
 
 
-def _corruption(found: Findings) -> str:
+def _corruption(found: Findings, degraded: int) -> str:
     if not found.shift or "probe" not in found.wrong:
         return ""
     last = {name: levels[max(levels)]["top1"] for name, levels in found.shift.items()}
@@ -292,9 +297,11 @@ def _corruption(found: Findings) -> str:
     clean = 1 - found.wrong["probe"].float().mean().item()
     if last[worst] > 0.8 * clean:
         return ""
+    fall = f"with the strongest {worst.replace('_', ' ')} accuracy is {_percent(last[worst])}"
+    if degraded:
+        return f"Train on such images too if they will come: {fall}, though views were degraded."
     return (
-        f"Degrade views in training (`--data.degraded_views 1`) if such images will come: with the "
-        f"strongest {worst.replace('_', ' ')} accuracy is {_percent(last[worst])}."
+        f"Degrade views (`--data.degraded_views 1`) if such images will come: {fall}."
     )
 
 

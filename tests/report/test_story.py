@@ -79,7 +79,7 @@ def test_overconfidence_is_that_of_probabilities_that_are_sharpened(power, verdi
         scores={"max_probability": 1 - sharp}, answers={}, labels=None, predicted=None,
         spectrum=torch.ones(4), rows=torch.arange(2000),
     )  # fmt: skip
-    (answer,) = three_answers(some, {})["Is the model overconfident?"]
+    (answer,) = three_answers(some, {}, {})["Is the model overconfident?"]
     assert answer.startswith(verdict)
     assert f"there are {int(wrong.sum()):,}" in answer
 
@@ -87,8 +87,17 @@ def test_overconfidence_is_that_of_probabilities_that_are_sharpened(power, verdi
 def test_a_loss_that_falls_calls_for_more_epochs(found):
     falling, settled = np.linspace(3, 1, 20), np.r_[np.linspace(3, 1, 10), np.full(10, 1.0)]
     for loss, wanted in ((falling, True), (settled, False)):
-        advice = " ".join(three_answers(found, {"loss": loss})["What should be tried next?"])
+        advice = " ".join(three_answers(found, {}, {"loss": loss})["What should be tried next?"])
         assert ("--trainer.max_epochs 40" in advice) == wanted
+
+
+def test_degraded_views_are_not_advised_to_who_has_them(found, monkeypatch):
+    monkeypatch.setattr(found, "shift", {"gaussian_blur": {5: {"top1": 0.3, "ece": 0.2}}})
+    for views, wanted in ((0, "`--data.degraded_views 1`"), (1, "though views were degraded")):
+        config = {"data": {"init_args": {"degraded_views": views}}}
+        advice = " ".join(three_answers(found, config, {})["What should be tried next?"])
+        assert "30 %" in advice
+        assert wanted in advice
 
 
 def test_errors_that_are_few_have_no_winner_and_no_curve(tmp_path):
