@@ -326,7 +326,18 @@ def posteriors() -> str:
     return markdown(list(names.values()), rows)
 
 
+def benchmarks() -> str:
+    """Return a row for each figure of a benchmark that has a bar."""
+    rows = {}
+    for path in sorted((HERE / "benchmarks/results").glob("*.json")):
+        record = json.loads(path.read_text())
+        for what, row in record["rows"].items():
+            rows[what] = [f"{row['value']:.3g}", row["bar"], record["date"], record["hardware"]]
+    return markdown(["figure", "bar", "day", "machine"], rows)
+
+
 TABLES = {
+    "benchmarks": benchmarks,
     "digits": partial(by_program, "digits", DIGITS, COLUMNS),
     "machines": machines,
     "twins": partial(by_program, "twins", TWINS, TWINS_COLUMNS),

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from measure import interleaved_times, record
+from measure import Row, interleaved_times, settle
 from test_objectives import with_backward
-from test_training import CPU, GPU, SIZE, Setting, figures
+from test_training import BARS, CPU, GPU, SIZE, Setting, figures
 from torch.nn.functional import normalize
 
 from probcl.data import SimAugment
@@ -32,11 +32,9 @@ from probcl.objectives import info_nce, sup_con, varcon
 from probcl.programs import VSimCLR
 from probcl.training import Arrays, ContrastiveModule
 
-BARS = {
-    "probcl fit / bare step": (">=", 0.90), "probcl fit / lightly's SimCLR": (">=", 5.0),
-    "seconds for 50,000 images": ("<=", 4.0), "InfoNCE, ms": ("<=", 60.0),
-    "InfoNCE, GB": ("<=", 1.5), "evaluation, s": ("<=", 120.0),
-    "k-NN after five minutes": (">=", 0.848),
+ALL_BARS = BARS | {
+    "InfoNCE, ms": (60.0, False), "InfoNCE, GB": (1.5, False), "evaluation, s": (120.0, False),
+    "k-NN after five minutes": (0.848, True),
 }  # fmt: skip
 
 
@@ -164,13 +162,16 @@ def main() -> None:
     if not chosen.toy and not (chosen.data and (chosen.data / "cifar10.npz").is_file()):
         sys.exit("data must be a folder with cifar10.npz: name it with --data.")
     found = measured(*((TOY, None) if chosen.toy else (FULL, chosen.data / "cifar10.npz")))
-    for name, value in found.items():
-        sign, bar = BARS.get(name, ("", ""))
-        print(f"{name:32s} {value}  {sign} {bar}".rstrip())
-    if not chosen.toy:
-        os.environ["PROBCL_BENCHMARK_RECORD"] = "1"
-        bars = {name: " ".join(map(str, bar)) for name, bar in BARS.items()}
-        record("gpu", {"hardware": torch.cuda.get_device_name(), "bars": bars, "figures": found})
+    if chosen.toy:
+        print("", *(f"{name:32s} {value}" for name, value in found.items()), sep="\n")
+        return
+    os.environ["PROBCL_BENCHMARK_RECORD"] = "1"
+    rows = {name: Row(float(found[name]), *bar) for name, bar in ALL_BARS.items()}
+    setting = (
+        "VSimCLR, ResNet-18 with the CIFAR stem, batch 512, bf16, compiled; InfoNCE of "
+        "65,536 x 512 in bf16; evaluation of 50,000 x 2,048 features against 1,281,167"
+    )
+    settle("gpu", setting, rows, hardware=torch.cuda.get_device_name(), figures=found)
 
 
 if __name__ == "__main__":

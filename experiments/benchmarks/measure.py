@@ -1,7 +1,7 @@
-"""What the benchmarks share: interleaved times, peak memory, and a file of results.
+"""What the benchmarks share: interleaved times, peak memory, and rows of figures with their bars.
 
 Set ``PROBCL_BENCHMARK_RECORD=1`` to write the figures, with hardware, versions and date, to
-``results/``.
+``results/``, of which ``experiments/tables.py`` makes a table.
 """
 
 import datetime
@@ -11,9 +11,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyro
 import pytest
@@ -22,6 +23,22 @@ from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
 OLDER = "PROBCL_BENCHMARK_OLD"  # a folder, for what is measured beside an older build
+
+
+class Row(NamedTuple):
+    """A figure, and the most that it may be, or the least."""
+
+    value: float
+    bar: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    @property
+    def limit(self) -> str:
+        return f"{'at least' if self.at_least else 'at most'} {self.bar:g}"
 
 
 def interleaved_times(
@@ -83,19 +100,26 @@ def hardware() -> str:
     return names[0] if names else platform.processor()
 
 
-def record(name: str, figures: dict[str, object]) -> None:
-    """Write figures with versions and date, if asked to."""
-    if os.environ.get("PROBCL_BENCHMARK_RECORD") != "1":
-        return
-    header = {
+def settle(name: str, setting: str, rows: Mapping[str, Row], **details: object) -> None:
+    """Print rows, write them with details if asked to, and fail if one does not meet its bar."""
+    print()
+    for what, row in rows.items():
+        print(f"{what:60s} {row.value:8.3g}  {row.limit}")
+    figures = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "pyro": pyro.__version__,
         },
+        "hardware": details.pop("hardware", hardware()),
+        "setting": setting,
+        "rows": {what: {"value": row.value, "bar": row.limit} for what, row in rows.items()},
+        **details,
     }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(header | figures)
-    rounded = json.loads(text, parse_float=lambda x: float(f"{float(x):.4g}"))
-    (RESULTS / f"{name}.json").write_text(json.dumps(rounded, indent=2) + "\n")
+    if os.environ.get("PROBCL_BENCHMARK_RECORD") == "1":
+        RESULTS.mkdir(exist_ok=True)
+        text = json.dumps(figures)
+        rounded = json.loads(text, parse_float=lambda x: float(f"{float(x):.4g}"))
+        (RESULTS / f"{name}.json").write_text(json.dumps(rounded, indent=2) + "\n")
+    assert [what for what, row in rows.items() if not row.met] == []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
-from measure import hardware, interleaved_times, peak_bytes, record, threads
+from measure import Row, interleaved_times, peak_bytes, settle, threads
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -66,10 +66,10 @@ def _with_backward(function: Callable[[], Tensor]) -> Callable[[], None]:
     return lambda: function().sum().backward()
 
 
-def ratios(milliseconds: dict[str, float]) -> dict[str, dict[str, float]]:
+def ratios(milliseconds: dict[str, float]) -> dict[str, Row]:
     """Return each ratio with its bar."""
     return {
-        f"{name} / {against}": {"ratio": milliseconds[name] / milliseconds[against], "bar": bar}
+        f"{name} / {against}": Row(milliseconds[name] / milliseconds[against], bar)
         for name, against, bar in BARS
     }
 
@@ -86,23 +86,14 @@ def measure_memory() -> dict[str, dict[str, float]]:
     return peaks
 
 
-def figures(cpu: dict[str, float], memory: dict[str, dict[str, float]]) -> dict[str, object]:
-    """Return what is recorded."""
-    gpu: dict[str, object] | str = "not measured"
-    if torch.cuda.is_available():
-        times = measure_times("cuda")
-        name = torch.cuda.get_device_name()
-        gpu = {"hardware": name, "milliseconds": times, "ratios": ratios(times)}
-    return {
-        "setting": f"B = {BATCH}, d = {DIM} or 3, float32, forward + backward, median of rounds",
-        "cpu": {
-            "hardware": f"{hardware()}, 1 thread",
-            "milliseconds": cpu,
-            "ratios": ratios(cpu),
-            "peak extra memory, in tensors of B d elements": memory,
-        },
-        "gpu": gpu,
-    }
+def gpu_figures() -> dict[str, object] | str:
+    """Measure on a GPU, if there is one."""
+    if not torch.cuda.is_available():
+        return "not measured"
+    times = measure_times("cuda")
+    found = {name: row.value for name, row in ratios(times).items()}
+    name = torch.cuda.get_device_name()
+    return {"hardware": name, "milliseconds": times, "ratios": found}
 
 
 def test_bars() -> None:
@@ -110,16 +101,18 @@ def test_bars() -> None:
     with threads(1):
         milliseconds = measure_times("cpu")
         memory = measure_memory()
-    print()
-    for name, median in milliseconds.items():
-        print(f"{name:26s} {median:8.3f} ms")
-    for name, entry in ratios(milliseconds).items():
-        print(f"{name:46s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
-    for name, peaks in memory.items():
-        print(f"{name}: peak / (B d) " + ", ".join(f"{v:.2f} at {k}" for k, v in peaks.items()))
-    record("distributions", figures(milliseconds, memory))
-    assert all(entry["ratio"] <= entry["bar"] for entry in ratios(milliseconds).values())
-    assert all(peak <= MEMORY_BAR for peaks in memory.values() for peak in peaks.values())
+    peaks = {
+        f"{name}, peak memory / (B d)": Row(max(sizes.values()), MEMORY_BAR)
+        for name, sizes in memory.items()
+    }
+    settle(
+        "distributions",
+        f"B = {BATCH}, d = {DIM} or 3, float32, forward + backward, median of rounds, 1 thread",
+        ratios(milliseconds) | peaks,
+        milliseconds=milliseconds,
+        memory=memory,
+        gpu=gpu_figures(),
+    )
 
 
 @pytest.mark.parametrize("name", list(cases(2, 2, "cpu")))

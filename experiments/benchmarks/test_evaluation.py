@@ -13,14 +13,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
-from measure import OLDER, hardware, record
+from measure import OLDER, Row, settle
 
 SIZES = {"train": 10_000, "test": 50_000, "features": 512}
 CLASSES, COMPARED, ROUNDS = (10, 100, 1000), 100, 5
+GROWTH_BAR, MEMORY_BAR, OLDER_BAR = 0.3, 1.2, 0.35
 
 MEASURED = """
 import json, resource, sys, time
@@ -74,27 +73,27 @@ def test_evaluation() -> None:
     by_classes = {classes: measured(here, classes) for classes in CLASSES}
     first, last = CLASSES[0], CLASSES[-1]
     growth = by_classes[last]["seconds"] / by_classes[first]["seconds"]
-    figures: dict[str, Any] = {
-        "hardware": hardware(),
-        "threads": torch.get_num_threads(),
-        "sizes": SIZES,
-        "by_classes": by_classes,
-        "growth_exponent": math.log(growth) / math.log(last / first),
-        "against_older_build": compared(here),
-    }
-    print(f"\n{json.dumps(figures, indent=2)}")
-    record("evaluation", figures)
-    if isinstance(figures["against_older_build"], str):
-        pytest.skip(figures["against_older_build"])
+    exponent = math.log(growth) / math.log(last / first)
+    rows = {
+        f"evaluation grows from {first} to {last:,} classes as C to the power of":
+            Row(exponent, GROWTH_BAR),
+        f"evaluation, GiB at {COMPARED} classes": Row(by_classes[COMPARED]["peak_gib"], MEMORY_BAR),
+    }  # fmt: skip
+    if os.environ.get(OLDER):
+        rows[f"evaluation, {COMPARED} classes / older build"] = Row(compared(here), OLDER_BAR)
+    settle(
+        "evaluation",
+        f"{SIZES['test']:,} x {SIZES['features']} items against {SIZES['train']:,}, "
+        f"{torch.get_num_threads()} threads",
+        rows,
+        by_classes=by_classes,
+    )
 
 
-def compared(here: Path) -> dict[str, float] | str:
-    """Return the median ratios of this build's figures to an older one's, or why there are none."""
-    folder = os.environ.get(OLDER)
-    if not folder:
-        return f"not measured: set {OLDER} to the folder of an older build"
-    pairs = [(measured(here, COMPARED), measured(Path(folder), COMPARED)) for _ in range(ROUNDS)]
-    ratios = {
-        name: statistics.median(new[name] / old[name] for new, old in pairs) for name in pairs[0][0]
-    }
-    return {"classes": COMPARED, "rounds": ROUNDS} | ratios
+def compared(here: Path) -> float:
+    """Return the median ratio of this build's CPU time to that of an older one."""
+    pairs = [
+        (measured(here, COMPARED), measured(Path(os.environ[OLDER]), COMPARED))
+        for _ in range(ROUNDS)
+    ]
+    return statistics.median(new["cpu_seconds"] / old["cpu_seconds"] for new, old in pairs)

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from measure import hardware, interleaved_times, peak_bytes, record, threads
+from measure import Row, interleaved_times, peak_bytes, settle, threads
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -101,10 +101,10 @@ def ours(functions: dict[str, Callable[[], None]]) -> dict[str, Callable[[], Non
     return {name: functions[name] for name, _, _ in BARS if name in functions}
 
 
-def ratios(milliseconds: dict[str, float]) -> dict[str, dict[str, float]]:
+def ratios(milliseconds: dict[str, float]) -> dict[str, Row]:
     """Return each ratio with its bar."""
     return {
-        f"{name} / {peer}": {"ratio": milliseconds[name] / milliseconds[peer], "bar": bar}
+        f"{name} / {peer}": Row(milliseconds[name] / milliseconds[peer], bar)
         for name, peer, bar in BARS
     }
 
@@ -120,8 +120,9 @@ def gpu_figures() -> dict[str, object] | str:
         before = torch.cuda.memory_allocated()
         function()
         peaks[name] = (torch.cuda.max_memory_allocated() - before) / MIB
+    found = {name: row.value for name, row in ratios(times).items()}
     name = torch.cuda.get_device_name()
-    return {"hardware": name, "milliseconds": times, "ratios": ratios(times), "peak MiB": peaks}
+    return {"hardware": name, "milliseconds": times, "ratios": found, "peak MiB": peaks}
 
 
 def test_bars() -> None:
@@ -140,33 +141,19 @@ def test_bars() -> None:
     largest = peak_bytes(cases(LARGEST)["InfoNCE"]) / MIB
     first, last = GROWTH_SIZES[0], GROWTH_SIZES[-1]
     exponent = math.log(growth[last]["VarCon"] / growth[first]["VarCon"]) / math.log(last / first)
-    print()
-    for name, median in milliseconds.items():
-        print(f"{name:32s} {median:8.1f} ms")
-    for name, entry in ratios(milliseconds).items():
-        print(f"{name:52s} {entry['ratio']:5.2f}  (bar {entry['bar']})")
-    for count, peaks in memory.items():
-        each = ", ".join(f"{name} {peak:.1f}" for name, peak in peaks.items())
-        print(f"peak MiB at N = {count}: {each}  (bar {MEMORY_BARS[count]:.0f})")
-    print(f"peak MiB of InfoNCE at N = {LARGEST}: {largest:.1f}  (bar {LARGEST_BAR:.0f})")
-    print(f"VarCon's time grows as N^{exponent:.2f}  (bar {GROWTH_BAR})")
-    record(
+    rows = ratios(milliseconds) | {
+        f"{name}, extra MiB at N = {count:,}": Row(peak, MEMORY_BARS[count])
+        for count, peaks in memory.items()
+        for name, peak in peaks.items()
+    }
+    rows[f"InfoNCE, extra MiB at N = {LARGEST:,}"] = Row(largest, LARGEST_BAR)
+    rows["VarCon's time grows as N to the power of"] = Row(exponent, GROWTH_BAR)
+    settle(
         "objectives",
-        {
-            "setting": f"N = {COUNT}, d = {DIM}, {CLASSES} classes, float32, forward + backward; "
-            f"of samples: {SAMPLES} samples of two views of {ITEMS} images",
-            "cpu": {
-                "hardware": f"{hardware()}, 2 threads",
-                "milliseconds": milliseconds,
-                "ratios": ratios(milliseconds),
-                "milliseconds by N": growth,
-                "VarCon's growth exponent": exponent,
-                "peak extra MiB by N": memory | {LARGEST: {"InfoNCE": largest}},
-            },
-            "gpu": gpu_figures(),
-        },
+        f"N = {COUNT}, d = {DIM}, {CLASSES} classes, float32, forward + backward, 2 threads; "
+        f"of samples: {SAMPLES} samples of two views of {ITEMS} images",
+        rows,
+        milliseconds=milliseconds,
+        milliseconds_by_size=growth,
+        gpu=gpu_figures(),
     )
-    assert all(entry["ratio"] <= entry["bar"] for entry in ratios(milliseconds).values())
-    assert all(peak <= MEMORY_BARS[n] for n, peaks in memory.items() for peak in peaks.values())
-    assert largest <= LARGEST_BAR
-    assert exponent <= GROWTH_BAR

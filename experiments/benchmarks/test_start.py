@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measure import hardware, older_build, record
+from measure import Row, older_build, settle
 
 import probcl
 
@@ -20,6 +20,7 @@ NEW = Path(probcl.__file__).parents[1]
 COMMAND = "from probcl.cli import main; main()"
 BARE, PROGRAMS = ("-c", "import torch, pyro, torchvision"), ("-c", "import probcl.programs")
 COMMANDS = {"probcl --help": ["--help"], "probcl fit --print_config": ["fit", "--print_config"]}
+AGAINST = {"import probcl.programs": "import torch, pyro, torchvision"}
 BARS = {"import probcl.programs": 1.15, "probcl --help": 0.5, "probcl fit --print_config": 0.5}
 
 
@@ -48,18 +49,13 @@ def test_start() -> None:
         name: [statistics.median(side) for side in zip(*rows, strict=True)]
         for name, rows in seconds.items()
     }
-    ratios = {name: ours / other for name, (ours, other) in medians.items()}
-    for name, ratio in ratios.items():
-        print(f"\n{name}: {medians[name][0]:.2f} s, ratio {ratio:.3f}  (bar {BARS[name]})", end="")
-    record(
+    settle(
         "start",
+        f"CPU seconds, medians of {PAIRS} interleaved pairs: the import against torch, pyro and "
+        "torchvision together, the commands against an older build",
         {
-            "setting": f"CPU seconds, medians of {PAIRS} interleaved pairs: the import against "
-            "torch, pyro and torchvision together, the commands against an older build",
-            "hardware": hardware(),
-            "cpu_seconds": {name: ours for name, (ours, _) in medians.items()},
-            "ratio": ratios,
-            "bar": BARS,
+            f"{name} / {AGAINST.get(name, 'older build')}": Row(ours / other, BARS[name])
+            for name, (ours, other) in medians.items()
         },
+        cpu_seconds={name: ours for name, (ours, _) in medians.items()},
     )
-    assert {name: ratio for name, ratio in ratios.items() if ratio > BARS[name]} == {}

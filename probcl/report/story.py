@@ -300,9 +300,7 @@ def _corruption(found: Findings, degraded: int) -> str:
     fall = f"with the strongest {worst.replace('_', ' ')} accuracy is {_percent(last[worst])}"
     if degraded:
         return f"Train on such images too if they will come: {fall}, though views were degraded."
-    return (
-        f"Degrade views (`--data.degraded_views 1`) if such images will come: {fall}."
-    )
+    return f"Degrade views (`--data.degraded_views 1`) if such images will come: {fall}."
 
 
 def _pairs(found: Findings) -> str:
