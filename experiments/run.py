@@ -252,7 +252,7 @@ def main() -> bool:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--records", type=Path, help="by default the folder of the experiment")
     parser.add_argument("--runs", type=Path, help="by default runs/EXPERIMENT")
-    chosen = parser.parse_args(own[: len(own) - len(extra) - ("--" in own)])
+    chosen = parser.parse_intermixed_args(own[: len(own) - len(extra) - ("--" in own)])
     programs, seeds, data, common = EXPERIMENTS[chosen.experiment]
     records = chosen.records or HERE / chosen.experiment
     runs = chosen.runs or Path("runs") / chosen.experiment
@@ -261,8 +261,10 @@ def main() -> bool:
     if "torch-2.5" in names and not version("torch").startswith("2.5"):
         print(f"torch-2.5 is left out: this Python has torch {version('torch')}", flush=True)
         names.remove("torch-2.5")
-    if data:
-        common = [*data(chosen.data, runs), *common]
+    try:
+        common = [*data(chosen.data, runs), *common] if data else common
+    except FileNotFoundError as error:
+        sys.exit(f"data: {error.filename} is not there: name the folder of the data with --data.")
     options = {
         f"{name}-seed{seed}": [*common, *programs[name], f"--seed_everything={seed}", *extra]
         for seed in chosen.seeds or seeds

@@ -34,6 +34,14 @@ def test_a_run_that_has_its_record_is_not_made_again(tmp_path, monkeypatch, caps
     assert capsys.readouterr().out == "1 of 1 runs have their records\n"
 
 
+def test_data_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["twins", "--data", "nowhere", "supcon", "--records", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["run.py", *options])
+    with pytest.raises(SystemExit, match=r"^data: nowhere.*train-images.*is not there: name the"):
+        RUN["main"]()
+
+
 def test_there_are_no_records_but_those_of_the_runs():
     found = {
         path for experiment in EXPERIMENTS for path in ROOT.glob(f"experiments/{experiment}/*.json")
