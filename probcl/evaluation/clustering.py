@@ -14,6 +14,8 @@ from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = ["clustering_scores", "purity", "ward_clustering"]
 
+_ROWS = 128  # whose distances are held at once
+
 
 def purity(clusters: Any, labels: Any) -> float:
     """Return the share of items in the commonest class, ``(N,)``, of their cluster, ``(N,)``.
@@ -76,8 +78,8 @@ def ward_clustering(
 def _distances(z: Tensor) -> Tensor:
     """Return the distances of all pairs, in SciPy's order, by products of matrices."""
     found, end = z.new_empty(len(z) * (len(z) - 1) // 2), 0
-    for block, part in enumerate(z.split(512)):
-        rows = torch.cdist(part, z[512 * block :], compute_mode="use_mm_for_euclid_dist")
+    for block, part in enumerate(z.split(_ROWS)):
+        rows = torch.cdist(part, z[_ROWS * block :], compute_mode="use_mm_for_euclid_dist")
         for i, row in enumerate(rows):
             others = row[i + 1 :]
             found[end : end + len(others)] = others

@@ -176,7 +176,7 @@ class Query(Embeddings):
     @cached_property
     def probabilities(self) -> Tensor:
         """Class probabilities of the linear probe, in float64, shape ``(N, C)``."""
-        return in_blocks(lambda part: part.double().softmax(-1), self.logits)
+        return _softmax(self.logits)
 
     @cached_property
     def agreement(self) -> Tensor:
@@ -262,10 +262,10 @@ class Query(Embeddings):
         logits, labels, own = self.held_out
         said = {}
         for name, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
-            p = fit(logits, labels)(own).double().softmax(-1)
+            p = _softmax(fit(logits, labels)(own))
             said[f"nll_{name}"] = negative_log_likelihood(p, self.labels)
             said[f"ece_{name}"] = calibration_error(p, self.labels)
-        known, p = logits.double().softmax(-1), own.double().softmax(-1)
+        known, p = _softmax(logits), _softmax(own)
         for method in METHODS:
             sets = fit_conformal(known, labels, 0.9, method)(p)
             said[f"coverage_{method}"] = set_coverage(sets, self.labels)
@@ -288,3 +288,7 @@ class Query(Embeddings):
     def spectrum(self) -> Tensor:
         """Singular values of the directions."""
         return singular_spectrum(self.direction)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return in_blocks(lambda part: part.double().softmax(-1), logits)

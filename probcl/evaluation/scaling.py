@@ -1,11 +1,13 @@
 """Scaling of logits, learned on held-out items, by which probabilities become frequencies."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from probcl.checks import as_labels, as_probabilities
@@ -155,18 +157,19 @@ def _fit(scaling: Callable[..., Scaling], axes: list[int], logits: Any, labels: 
             "of classes that were not seen."
         )
     shapes = [axis * (values.shape[1],) for axis in axes]
-    fitted = [torch.zeros(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
-    optimizer = torch.optim.LBFGS(
-        fitted, max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    sizes = [math.prod(shape) for shape in shapes]
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        prior = torch.stack([p.square().sum() for p in fitted]).sum() / (2 * len(y))
-        loss = torch.nn.functional.cross_entropy(scaling(*fitted)(values), y) + prior
-        loss.backward()
-        return loss
+    def parts(numbers: Tensor) -> list[Tensor]:
+        return [p.view(shape) for p, shape in zip(numbers.split(sizes), shapes, strict=True)]
 
-    optimizer.step(closure)
-    return scaling(*(p.detach() for p in fitted))
+    def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        x = torch.tensor(numbers, requires_grad=True)
+        prior = x.square().sum() / (2 * len(y))
+        value = torch.nn.functional.cross_entropy(scaling(*parts(x))(values), y) + prior
+        (gradient,) = torch.autograd.grad(value, x)
+        return value.item(), gradient.numpy()
+
+    # By SciPy: torch's optimizers import its compiler, which takes a second and 140 MiB.
+    precise = {"maxiter": 200, "gtol": 1e-9, "ftol": 1e-14}
+    best = minimize(loss, np.zeros(sum(sizes)), jac=True, method="L-BFGS-B", options=precise)
+    return scaling(*parts(torch.as_tensor(best.x)))
