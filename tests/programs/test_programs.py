@@ -229,6 +229,16 @@ def test_rooms_need_neither_torchvision_nor_scikit_learn_nor_lightly(room, light
     assert done.stdout.strip() == "[]"
 
 
+def test_an_evaluation_imports_neither_torchvision_nor_the_compiler():
+    code = (
+        "import sys, torch; from probcl.evaluation import evaluate; y = torch.arange(80) % 2;"
+        "z = torch.eye(4)[y] + 0.1 * torch.randn(80, 4); evaluate(z[:40], y[:40], z[40:], y[40:]);"
+        "print([m for m in ('torchvision', 'torch._dynamo', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
 # Bad input.
 
 
