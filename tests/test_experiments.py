@@ -55,7 +55,7 @@ def test_every_figure_carries_how_it_was_made(name):
     record = json.loads(RECORDS[name].read_text())
     assert list(record) == ["config", "versions", "hardware", "metrics"]
     assert record["versions"].keys() >= {"python", "probcl", "torch", "pyro-ppl", "lightning"}
-    assert record["hardware"]["threads"] == 1
+    assert record["hardware"]["threads"] == (2 if "two-threads" in name else 1)
     assert record["hardware"].keys() >= {"processor", "cores", "gpus"}
     config = str(record["config"])
     assert f"'seed_everything': {name[-1]}" in config
@@ -132,6 +132,33 @@ def test_scores_on_fashion_mnist_meet_their_bars(program, metric, bar):
 def test_mahalanobis_distances_find_what_is_out_of_distribution(program):
     runs = measured("fashion_mnist", program)
     assert mean(run["unc/out_of_distribution/mahalanobis"] for run in runs) >= 0.95
+
+
+def missed(reason):
+    return pytest.mark.xfail(strict=True, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("program", "metric", "bar"),
+    [
+        ("vsimclr", "knn/top1", -0.003),
+        ("vsimclr", "retrieval/recall_at_1", -0.003),
+        pytest.param("vsupcon", "knn/top1", -0.002, marks=missed("it is -.0036")),
+        ("vsupcon", "retrieval/recall_at_1", -0.002),
+        pytest.param("vsimclr", "collapse/effective_rank", 0, marks=missed("44 of 47")),
+        pytest.param("vsupcon", "collapse/effective_rank", 0, marks=missed("13 of 14")),
+    ],
+)
+def test_variational_programs_are_as_good_as_their_twins_at_full_size(program, metric, bar):
+    runs, twins = measured("twins", program), measured("twins", program.removeprefix("v"))
+    assert len(runs) == len(twins) == 5
+    assert mean(run[metric] for run in runs) - mean(twin[metric] for twin in twins) >= bar
+
+
+@missed("after 10 epochs of 60,000 images it is .77; after 4 of 20,000 it is .82")
+def test_the_entropy_tells_wrong_neighbours_at_full_size():
+    runs = measured("twins", "vsupcon")
+    assert mean(run["unc/retrieval_error/entropy"] for run in runs) >= 0.80
 
 
 def test_a_post_hoc_head_costs_no_accuracy():

@@ -116,8 +116,7 @@ SCORES = {
         "entropy of the vote of the 20 nearest training embeddings, of weights exp(cos / 0.1)",
         "ambiguity", ("labels",), lambda q: vote_entropy(q.vote)),
     "agreement": Score(
-        "1 - sum_c p(c) v(c): the chance that a class drawn from the linear probe p and one drawn "
-        "from the neighbours' vote v differ",
+        "chance that a class drawn from the probe and one from the neighbours' vote differ",
         "retrieval_error", ("labels",), lambda q: 1 - q.agreement),
     "nearest_cosine": Score("1 - cosine to the 5th nearest training embedding",
         "retrieval_error", (), lambda q: 1 - q.nearest_cosine),
@@ -133,7 +132,7 @@ SCORES = {
     "neighbour_distance": Score("distance of the normalised features to their 50th nearest",
         "out_of_distribution", (), lambda q: neighbour_distance(q.features, q.reference.bank)),
     "virtual_logit": Score(
-        "residual of the features beside their principal space, less the log sum exp of the logits",
+        "residual beside the features' principal space, less log sum exp of the logits",
         "out_of_distribution", ("labels",), lambda q: q.reference.virtual_logit(q.features)),
     "rectified_energy": Score("energy of the features clipped at the .9 quantile of training",
         "out_of_distribution", ("labels",), lambda q: q.reference.rectified(q.features)),

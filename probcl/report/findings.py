@@ -18,7 +18,7 @@ from probcl.evaluation import Embeddings, Evaluation
 from probcl.evaluation.bootstrap import Interval
 from probcl.evaluation.calibration import Reliability, smooth_reliability
 from probcl.files import read_tensors, write_tensors
-from probcl.report.choice import choose
+from probcl.report.choice import best_score, choose
 from probcl.training.batch import TEST, Part
 
 __all__ = ["FINDINGS", "Findings", "Images", "Match", "find", "load", "save"]
@@ -31,7 +31,7 @@ Images = Callable[[Tensor, Part], Tensor]
 #: Posteriors of ``N`` and ``M`` items to the probabilities that they match, ``(N, M)``.
 Match = Callable[[Any, Any], Tensor]
 
-_VERSION = 1
+_VERSION = 2
 _LARGEST_MAP = 600
 _LARGEST_SIDE = 48  # of a small image
 _NEAR = 6  # neighbours that a query is shown with
@@ -57,7 +57,8 @@ class Findings:
         confidence: Its probability, ``(N,)``.
         scores: Scores by name, ``(N,)`` each.
         wrong: Whether the probe (``probe``) or the nearest other item (``retrieval``) is wrong.
-        outside: ``shown_score`` of each set out of distribution.
+        outside_score: The score that tells sets out of distribution best.
+        outside: That score of each of these sets.
         severe: ``shown_score`` by corruption and severity (0: clean).
         reliability: Curve of the probe's calibration.
         mapped: Positions of the items on the map, ``(P,)``.
@@ -81,6 +82,7 @@ class Findings:
     rows: Tensor
     spectrum: Tensor
     shown_score: str = ""
+    outside_score: str = ""
     labels: Tensor | None = None
     predicted: Tensor | None = None
     confidence: Tensor | None = None
@@ -120,17 +122,19 @@ def find(
         labels=test.labels,
         scores={name: values.float() for name, values in e.scores.items()},
         wrong={name: values.bool() for name, values in e.wrong.items()},
-        outside={
-            name: part[shown].float()
-            for name, part in e.out_of_distribution.items()
-            if shown in part
-        },
         severe={
             name: {severity: values.float() for severity, values in part[shown].items()}
             for name, part in e.by_severity.items()
             if shown in part
         },
     )  # fmt: skip
+    best = best_score(found, "out_of_distribution")
+    found.outside_score = best[0] if best else shown
+    found.outside = {
+        name: part[found.outside_score].float()
+        for name, part in e.out_of_distribution.items()
+        if found.outside_score in part
+    }
     if "probe" in e.wrong:
         found.confidence, found.predicted = e.probabilities.float().max(-1)
         found.reliability = smooth_reliability(e.probabilities, test.labels)

@@ -87,15 +87,16 @@ class Tiles:
         found, rows = self.found, []
         if found.queries is None or found.neighbours is None or found.cosine is None:
             return []
+        shown, digits = (found.cosine, 3) if found.match is None else (found.match, 2)
         for n, (query, why) in enumerate(self.reasons.items()):
             near = []
             for place, other in enumerate(found.neighbours[n].tolist()):
-                value = (found.cosine if found.match is None else found.match)[n, place].item()
+                value = shown[n, place].item()
                 same = None
                 if found.labels is not None:
                     same = bool(found.labels[other] == found.labels[query])
                 state = "" if same is None else "right" if same else "wrong"
-                near.append(self.tile(other, f"{value:.2f}", state))
+                near.append(self.tile(other, f"{value:.{digits}f}", state))
             rows.append({"why": why, "query": self.tile(query, state=""), "near": near})
         return rows
 

@@ -89,12 +89,12 @@ def _of_probe(found: Findings) -> list[Section]:
 
 def _beyond(found: Findings) -> list[Section]:
     """Return what inputs unlike those of the training do to a score and to the probe."""
-    sections, score = [], found.shown_score
+    sections, score = [], found.outside_score
     if found.outside:
         sections.append(drawn(
             "Uncertainty out of distribution",
-            f"{score} of the test items, and of items out of distribution: median, quartiles, "
-            "5 % and 95 %. The latter should lie to the right.",
+            f"{score}, the score that tells them best, of the test items and of items out of "
+            "distribution: median, quartiles, 5 % and 95 %. The latter should lie to the right.",
             plots.plot_out_of_distribution(found.scores[score], found.outside, score),
         ))  # fmt: skip
     if found.shift and "probe" in found.wrong:

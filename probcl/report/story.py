@@ -178,8 +178,9 @@ def _rule(found: Findings, what: str, score: str) -> str:
         if rule.coverage < 0.2:
             continue
         return (
-            f"Trust it where its uncertainty `{score}` is at most {-rule.threshold:.3g}: of those "
-            f"{_percent(rule.coverage)} at most {_percent(risk)} are wrong, with 90 % confidence"
+            f"Trust it where its uncertainty `{score}`{_meaning(score)} is at most "
+            f"{-rule.threshold:.3g}: of those {_percent(rule.coverage)} of the items at most "
+            f"{_percent(risk)} are wrong, with 90 % confidence"
         )
     return ""
 
@@ -218,10 +219,14 @@ def _overconfident(found: Findings) -> list[str]:
     within = 2 * (p * (1 - p)).sum().sqrt().item()
     gap = errors - expected
     shown = " ± ".join(f"{x:,.{int(expected < 100)}f}" for x in (expected, within))
-    verdict = "No" if abs(gap) <= within else "Yes" if gap > 0 else "No, it is underconfident"
+    points = f"by {100 * abs(gap) / len(p):.1f} points"
+    verdict = (
+        "No" if abs(gap) <= within
+        else f"Yes, {points}" if gap > 0 else f"No, it is underconfident, {points}"
+    )  # fmt: skip
     text = [
-        f"{verdict}: its probabilities lead one to expect {shown} errors among {len(p):,} items, "
-        f"and there are {errors:,}."
+        f"{verdict}: its probabilities lead one to expect {shown} errors (two standard "
+        f"deviations) among {len(p):,} items, and there are {errors:,}."
     ]
     level = _most_severe(found)
     if level:
@@ -322,8 +327,8 @@ def _signs(found: Findings) -> str:
         if question in own and best and errors >= FEW and own[question].upper < best[1].lower:
             return (
                 f"Ask `{best[0]}` about errors, not the entropy of the posterior (AUROC "
-                f"{best[1].value:.2f} against {own[question].value:.2f}), or fit the posterior "
-                "after the training (`probcl posterior`)."
+                f"{best[1].value:.2f} against {own[question].value:.2f}), or give the embeddings "
+                "another posterior, which learns whether neighbours match (`probcl posterior`)."
             )
     return ""
 
@@ -349,7 +354,7 @@ def confused(found: Findings) -> list[tuple[int, int, int]]:
 def _meaning(score: str) -> str:
     """Return a score's meaning in brackets, where it is short."""
     meaning = SCORES[score].meaning if score in SCORES else ""
-    return f" ({meaning})" if 0 < len(meaning) < 80 else ""
+    return f" ({meaning})" if 0 < len(meaning) < 90 else ""
 
 
 def _percent(share: float) -> str:
