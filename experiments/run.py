@@ -82,6 +82,7 @@ MACHINES = {
 TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
     f"{name}-degraded": [*FASHION_MNIST[name], *DEGRADED] for name in ("simclr", "vsimclr")
 }
+TWINS["vsupcon-beta-0.1"] = [*TWINS["vsupcon"], "--model.program.beta=0.1"]
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
 
 # One change at a time: of the default form, and of the published form towards it.
@@ -92,8 +93,9 @@ CHANGES = {
     "start-published": [f"{HEAD}.initial_resultant_length=null"],
     "uncorrected": ["--model.program.temperature_correction=false"],
     "beta-0": ["--model.program.beta=0"],
+    "beta-0.01": ["--model.program.beta=0.01"],
     "beta-1": ["--model.program.beta=1"],
-    "kl-not-divided": ["--model.program.beta=6.4"],  # 0.1 d
+    "kl-not-divided": ["--model.program.beta=6.4"],  # VSimCLR's 0.1, times d
     "kl-bound": ["--model.kl=gaussian_bound"],
     "samples-8": ["--model.program.num_samples=8"],
     "isotropic": [f"{HEAD}.covariance=isotropic"],

@@ -67,14 +67,15 @@ TWINS_COLUMNS = {
 }
 CHANGES = {
     "twin": "the deterministic twin",
-    "": "default: started at 0.9, corrected, beta 0.1",
+    "": "default: started at 0.9, corrected, beta 0.1 (VSupCon: 0.005)",
     "start-0.3": "started at 0.3",
     "start-0.97": "started at 0.97",
     "start-published": "started as published",
     "uncorrected": "temperature not corrected",
     "beta-0": "beta 0: no KL",
+    "beta-0.01": "beta 0.01",
     "beta-1": "beta 1",
-    "kl-not-divided": "KL not divided by d",
+    "kl-not-divided": "beta 6.4: a KL of weight 0.1 not divided by d",
     "kl-bound": "the paper's bound on the KL",
     "samples-8": "8 samples, inside the logarithm",
     "isotropic": "isotropic projected normal",
@@ -115,9 +116,10 @@ FASHION_MNIST = {
     "supcon": "SupCon",
     "varcon": "VarCon",
 }
-TWINS = {
-    name: FASHION_MNIST[name]
-    for name in ("simclr", "vsimclr", "supcon", "vsupcon", "simclr-degraded", "vsimclr-degraded")
+TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
+    "vsupcon-beta-0.1": "VSupCon, beta 0.1",
+    "simclr-degraded": FASHION_MNIST["simclr-degraded"],
+    "vsimclr-degraded": FASHION_MNIST["vsimclr-degraded"],
 }
 FASHION_MNIST_ROWS = {
     "linear probe": "probe/top1",
@@ -328,7 +330,7 @@ def posteriors() -> str:
 
 def benchmarks() -> str:
     """Return a row for each figure of a benchmark that has a bar."""
-    rows = {}
+    rows: dict[str, list[str]] = {}
     for path in sorted((HERE / "benchmarks/results").glob("*.json")):
         record = json.loads(path.read_text())
         for what, row in record["rows"].items():

@@ -123,7 +123,9 @@ class VSupCon(_Contrastive):
 
         loss = SupCon({z, z'}, labels; temperature) + beta mean KL / d
 
-    The defaults are those of ``VSimCLR``.
+    The defaults are those of ``VSimCLR``, but ``beta`` is 0.005: labels pull a class together until
+    concentration earns little, and a KL of weight 0.1 then widens all posteriors alike, so that
+    their entropy tells less of wrong neighbours (``experiments/twins``).
 
     Args:
         encoder: Images to features.
@@ -147,7 +149,7 @@ class VSupCon(_Contrastive):
         posterior: nn.Module | None = None,
         prior: nn.Module | None = None,
         temperature: float = 0.07,
-        beta: float = 0.1,
+        beta: float = 0.005,
         average: Average = "outside",
         num_samples: int = 1,
         learn_temperature: bool = False,

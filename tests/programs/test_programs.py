@@ -30,7 +30,7 @@ CORRECTED = {"temperature_correction": True}
 DEFAULTS = {
     "VSimCLR": {"temperature": 0.07, "beta": 0.1, "num_samples": 1} | CORRECTED,
     "VSupCon": {
-        "temperature": 0.07, "beta": 0.1, "num_samples": 1, "average": "outside"
+        "temperature": 0.07, "beta": 0.005, "num_samples": 1, "average": "outside"
     } | CORRECTED,
     "MCInfoNCE": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
     "MCSupCon": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
