@@ -96,7 +96,7 @@ SCORES = {
         "ambiguity", ("posterior", "gate"), lambda q: 1 - q.gate * q.mean_resultant_length),
     "log_det_k": Score(
         "log det K, the score of the VCL paper: it changes with the joint scale of (mu, K), which "
-        "the posterior does not, and has the wrong sign on many questions",
+        "the posterior does not, and has the wrong sign on some questions",
         "ambiguity", ("posterior",), _log_det_covariance),
     "aggregate_surprise": Score(
         "-E log p(z) over the posterior, p the mean of the training items' posteriors",
