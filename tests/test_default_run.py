@@ -13,9 +13,8 @@ RECORDS = sorted((Path(__file__).parents[1] / "experiments/machines").glob("*-se
 BARS = {
     "probe/top1": 0.97,
     "knn/top1": 0.96,
-    "unc/auroc_inverted/entropy": 0.85,
-    "unc/auroc_rotated/entropy": 0.85,
-    "unc/auroc_shuffled/entropy": 0.85,
+    "unc/auroc_inverted/entropy": 0.90,
+    "unc/auroc_shuffled/entropy": 0.90,
 }
 # Of a run these depend on the seed and the machine: another must lie where those on record say.
 SPREAD = [f"unc/auroc_{name}/entropy" for name in ("inverted", "rotated", "shuffled", "noise_only")]
@@ -24,6 +23,9 @@ SPREAD = [f"unc/auroc_{name}/entropy" for name in ("inverted", "rotated", "shuff
 @pytest.mark.slow
 def test_the_default_run_meets_its_bars(tmp_path, monkeypatch):
     """Of seed 0; what ten seeds reached is in experiments/machines, and held to bars of its own.
+
+    So are rotated digits, whose AUROC is no figure of one run: of those on record it has from .65
+    to .97, and seed 0 itself .78 to .87 on three machines.
 
     The folder of such a run that is there already may be given, to be held to the bars.
     """
