@@ -150,7 +150,9 @@ def test_a_run_leaves_what_it_says(trained):
 
 def test_the_report_stands_alone_and_shows_every_picture(trained):
     page = (trained / "report.html").read_text()
-    assert page.count('src="data:image/svg+xml;base64,') == 7
+    errors = 360 * (1 - json.loads((trained / "metrics.json").read_text())["probe/top1"])
+    pictures = 5 if errors < 9.5 else 7  # no curves of few errors
+    assert page.count('src="data:image/svg+xml;base64,') == pictures
     assert page.count('<g class="point') == 360  # the map has every test item
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     for word in ("log_det_k", "Reliability", "Singular spectrum", "temperature", "pyro-ppl"):
