@@ -23,8 +23,9 @@ def test_price_of_pyro() -> None:
     """The loss is bit-equal, and Pyro's price within its bar."""
     views = torch.randn(2, ITEMS, DIM)
     program = VSimCLR(
-        nn.Linear(DIM, DIM), ProjectedNormalHead(DIM, DIM), UniformPrior(DIM), TEMPERATURE
-    )
+        nn.Linear(DIM, DIM), ProjectedNormalHead(DIM, DIM), UniformPrior(DIM), TEMPERATURE,
+        beta=1.0, temperature_correction=False,
+    )  # fmt: skip
     program.materialize(views[0])
     elbo = ContrastiveELBO(kl="gaussian_bound")(program.model, program.guide)
 
