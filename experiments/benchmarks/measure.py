@@ -113,7 +113,7 @@ def settle(name: str, setting: str, rows: Mapping[str, Row], **details: object) 
             "pyro": pyro.__version__,
         },
         "hardware": details.pop("hardware", hardware()),
-        "setting": setting,
+        "config": setting,
         "rows": {what: {"value": row.value, "bar": row.limit} for what, row in rows.items()},
         **details,
     }

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from probcl.checks import check_count
 from probcl.evaluation.progress import progress_bar, track
+from probcl.evaluation.subsets import evenly_spaced
 from probcl.files import digest, write_whole
 
 __all__ = ["cached_features"]
@@ -170,7 +171,7 @@ def _frozen(encoder: nn.Module) -> Iterator[None]:
 def _about(encoder: nn.Module, images: Any) -> dict[str, Any]:
     """Return what features rest on: digests of the encoder and of some images, and their size."""
     count = len(images)
-    rows = np.linspace(0, count - 1, min(count, _COMPARED)).round().astype(int).tolist()
+    rows = evenly_spaced(count, _COMPARED).tolist()
     compared = {str(row): _batch(images, range(row, row + 1))[0] for row in rows}
     if any(is_lazy(parameter) for parameter in encoder.parameters()):
         with _frozen(encoder):

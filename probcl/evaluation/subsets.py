@@ -17,7 +17,8 @@ def evenly_spaced(count: int, most: int) -> Tensor:
         >>> evenly_spaced(9, 3)
         tensor([0, 4, 8])
     """
-    return torch.linspace(0, count - 1, min(most, count)).round().long()
+    # In float64: float32 has not every row beyond 16 million, and would leave the last of them.
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.double).round().long()
 
 
 def in_blocks(compute: Callable[..., Tensor], *items: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,6 +16,7 @@ from probcl.distributions import VonMisesFisher
 from probcl.evaluation import Embeddings, Evaluation
 from probcl.evaluation.bootstrap import Interval
 from probcl.evaluation.calibration import Reliability, smooth_reliability
+from probcl.evaluation.subsets import evenly_spaced
 from probcl.files import read_tensors, write_tensors
 from probcl.report.choice import best_score, choose
 from probcl.training.batch import TEST, Part
@@ -152,11 +152,11 @@ def _place(found: Findings, test: Embeddings) -> None:
     count = len(test)
     if count < 3:
         return
-    shown = np.linspace(0, count - 1, min(count, _LARGEST_MAP)).round().astype(int)
+    shown = evenly_spaced(count, _LARGEST_MAP)
     tsne = TSNE(
         metric="cosine", init="random", perplexity=min(30.0, (len(shown) - 1) / 3), random_state=0
     )
-    found.mapped = torch.as_tensor(shown)
+    found.mapped = shown
     found.coordinates = torch.as_tensor(tsne.fit_transform(test.embedding[shown].float().numpy()))
     if test.posterior:
         found.spread = 1 - test.mean_resultant_length[shown].float()
