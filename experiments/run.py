@@ -82,7 +82,8 @@ MACHINES = {
 TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
     f"{name}-degraded": [*FASHION_MNIST[name], *DEGRADED] for name in ("simclr", "vsimclr")
 }
-TWINS["vsupcon-beta-0.1"] = [*TWINS["vsupcon"], "--model.program.beta=0.1"]
+TWINS |= {f"{name}-beta-0.1": [*options, "--model.program.beta=0.1"]
+          for name, options in TWINS.items() if name.startswith("v")}  # fmt: skip
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
 
 # One change at a time: of the default form, and of the published form towards it.
@@ -93,9 +94,9 @@ CHANGES = {
     "start-published": [f"{HEAD}.initial_resultant_length=null"],
     "uncorrected": ["--model.program.temperature_correction=false"],
     "beta-0": ["--model.program.beta=0"],
-    "beta-0.01": ["--model.program.beta=0.01"],
+    "beta-0.1": ["--model.program.beta=0.1"],
     "beta-1": ["--model.program.beta=1"],
-    "kl-not-divided": ["--model.program.beta=6.4"],  # VSimCLR's 0.1, times d
+    "kl-not-divided": ["--model.program.beta=0.32"],  # the default, times d
     "kl-bound": ["--model.kl=gaussian_bound"],
     "samples-8": ["--model.program.num_samples=8"],
     "isotropic": [f"{HEAD}.covariance=isotropic"],
@@ -108,7 +109,7 @@ CHANGES = {
 TOWARDS = {
     "published-started": [f"{HEAD}.initial_resultant_length=0.9"],
     "published-corrected": ["--model.program.temperature_correction=true"],
-    "published-beta-0.1": ["--model.program.beta=0.1"],
+    "published-beta-0.005": ["--model.program.beta=0.005"],
 }
 VARIATIONAL = {
     f"{name}-{change}": [*FASHION_MNIST[base], *options]
@@ -150,6 +151,24 @@ def fashion_mnist(items: int, data: Path, runs: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def training_digits(_: Path, runs: Path) -> list[str]:
+    """Write four fifths of the training digits, and the rest as test images; return the options."""
+    from sklearn.model_selection import train_test_split
+
+    from probcl.data import load_digits
+
+    runs.mkdir(parents=True, exist_ok=True)
+    train = load_digits()[0]
+    images, labels = train.images.numpy(), train.labels.numpy()
+    parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    names = ("train_images", "test_images", "train_labels", "test_labels")
+    np.savez(runs / "digits.npz", **dict(zip(names, parts, strict=True)))
+    return [
+        f"--config={HERE.parent / 'probcl/digits.yaml'}", "--data=Arrays",
+        f"--data.path={runs / 'digits.npz'}",
+    ]  # fmt: skip
+
+
 def cifar10(data: Path, runs: Path) -> list[str]:
     """Return the options of CIFAR-10 from packed image files."""
     return [
@@ -170,6 +189,11 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "digits": Experiment(DIGITS, range(3)),
     "machines": Experiment({name: [] for name in MACHINES}, range(10)),
+    "default_beta": Experiment(
+        {f"beta-{beta}": [f"--model.program.beta={beta}"] for beta in (0.001, 0.01, 0.1, 1.0)},
+        range(10, 13),
+        training_digits,
+    ),
     "fashion_mnist": Experiment(FASHION_MNIST, range(2), partial(fashion_mnist, 20_000)),
     "variational": Experiment(VARIATIONAL, range(2), partial(fashion_mnist, 20_000), QUICK),
     "twins": Experiment(

@@ -67,15 +67,15 @@ TWINS_COLUMNS = {
 }
 CHANGES = {
     "twin": "the deterministic twin",
-    "": "default: started at 0.9, corrected, beta 0.1 (VSupCon: 0.005)",
+    "": "default: started at 0.9, corrected, beta 0.005",
     "start-0.3": "started at 0.3",
     "start-0.97": "started at 0.97",
     "start-published": "started as published",
     "uncorrected": "temperature not corrected",
     "beta-0": "beta 0: no KL",
-    "beta-0.01": "beta 0.01",
+    "beta-0.1": "beta 0.1",
     "beta-1": "beta 1",
-    "kl-not-divided": "beta 6.4: a KL of weight 0.1 not divided by d",
+    "kl-not-divided": "beta 0.32: a KL of weight 0.005 not divided by d",
     "kl-bound": "the paper's bound on the KL",
     "samples-8": "8 samples, inside the logarithm",
     "isotropic": "isotropic projected normal",
@@ -87,7 +87,7 @@ CHANGES = {
     "published": "published: started near the uniform, not corrected, beta 1",
     "published-started": "published, but started at 0.9",
     "published-corrected": "published, but corrected",
-    "published-beta-0.1": "published, but beta 0.1",
+    "published-beta-0.005": "published, but beta 0.005",
 }
 CHANGES_COLUMNS = {
     name: TWINS_COLUMNS[name]
@@ -103,6 +103,11 @@ MACHINES_COLUMNS = COLUMNS | {
     f"{name} (AUROC)": (f"unc/auroc_{name}/entropy", 2)
     for name in ("inverted", "rotated", "shuffled")
 }
+DEFAULT_BETA = {f"beta-{beta}": f"beta {beta:g}" for beta in (0.001, 0.01, 0.1, 1.0)}
+DEFAULT_BETA_COLUMNS = MACHINES_COLUMNS | {
+    f"{name} (Spearman)": (f"unc/spearman_{corruption}/entropy", 2)
+    for name, corruption in (("blur", "gaussian_blur"), ("contrast loss", "contrast"))
+}
 FASHION_MNIST = {
     "vsimclr": "VSimCLR",
     "vsimclr-published": "VSimCLR, published form",
@@ -117,9 +122,11 @@ FASHION_MNIST = {
     "varcon": "VarCon",
 }
 TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
-    "vsupcon-beta-0.1": "VSupCon, beta 0.1",
     "simclr-degraded": FASHION_MNIST["simclr-degraded"],
     "vsimclr-degraded": FASHION_MNIST["vsimclr-degraded"],
+    "vsimclr-beta-0.1": "VSimCLR, beta 0.1",
+    "vsupcon-beta-0.1": "VSupCon, beta 0.1",
+    "vsimclr-degraded-beta-0.1": "VSimCLR, degraded views, beta 0.1",
 }
 FASHION_MNIST_ROWS = {
     "linear probe": "probe/top1",
@@ -341,6 +348,7 @@ def benchmarks() -> str:
 TABLES = {
     "benchmarks": benchmarks,
     "digits": partial(by_program, "digits", DIGITS, COLUMNS),
+    "default_beta": partial(by_program, "default_beta", DEFAULT_BETA, DEFAULT_BETA_COLUMNS),
     "machines": machines,
     "twins": partial(by_program, "twins", TWINS, TWINS_COLUMNS),
     "twins/differences": differences,

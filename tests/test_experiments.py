@@ -58,7 +58,7 @@ def test_every_figure_carries_how_it_was_made(name):
     assert record["hardware"]["threads"] == (2 if "two-threads" in name else 1)
     assert record["hardware"].keys() >= {"processor", "cores", "gpus"}
     config = str(record["config"])
-    assert f"'seed_everything': {name[-1]}" in config
+    assert f"'seed_everything': {name.rpartition('-seed')[2]}" in config
     assert "'temperature': 0.2" in config or "fashion_mnist" not in name or "expected" in name
     assert all(key.count("/") == 2 for key in record["metrics"] if key.startswith("unc/"))
 
@@ -146,7 +146,7 @@ def missed(reason):
         ("vsimclr", "retrieval/recall_at_1", -0.003),
         ("vsupcon", "knn/top1", -0.002),
         ("vsupcon", "retrieval/recall_at_1", -0.002),
-        pytest.param("vsimclr", "collapse/effective_rank", 0, marks=missed("44.5 of 46.9")),
+        pytest.param("vsimclr", "collapse/effective_rank", 0, marks=missed("46.5 of 46.9")),
         pytest.param("vsupcon", "collapse/effective_rank", 0, marks=missed("13.8 of 14.4")),
     ],
 )

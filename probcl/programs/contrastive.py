@@ -31,7 +31,7 @@ class _Contrastive(VariationalProgram):
         posterior: nn.Module | None = None,
         prior: nn.Module | None = None,
         temperature: float = 0.07,
-        beta: float = 0.1,
+        beta: float = 0.005,
         num_samples: int = 1,
         learn_temperature: bool = False,
         temperature_correction: bool = True,
@@ -79,7 +79,8 @@ class VSimCLR(_Contrastive):
       cosines, ``E[z_i . z_j] = rho_i rho_j mu_i . mu_j``: they are divided by ``temperature *
       mean(rho^2)`` over the batch, without gradient, so that the loss of the directions keeps its
       temperature while ``rho`` moves (``probcl.programs.shrinkage``);
-    - ``beta`` is 0.1: a KL of weight 1 keeps raising the entropy where classes are apart already.
+    - ``beta`` is 0.005: once concentration earns little, a KL of more weight widens all posteriors
+      alike, so that entropy tells less and dimensions are lost (``experiments/twins``).
 
     Temperature 0.07 and one sample are the paper's. Its own form is ``VSimCLR(encoder,
     ProjectedNormalHead(initial_resultant_length=None), beta=1.0, temperature_correction=False)``,
@@ -123,9 +124,7 @@ class VSupCon(_Contrastive):
 
         loss = SupCon({z, z'}, labels; temperature) + beta mean KL / d
 
-    The defaults are those of ``VSimCLR``, but ``beta`` is 0.005: labels pull a class together until
-    concentration earns little, and a KL of weight 0.1 then widens all posteriors alike, so that
-    their entropy tells less of wrong neighbours (``experiments/twins``).
+    The defaults are those of ``VSimCLR``.
 
     Args:
         encoder: Images to features.

@@ -28,7 +28,7 @@ SAMPLED = ("VSimCLR", "VSupCon", "MCInfoNCE", "MCSupCon", "ProbabilisticVarCon")
 #: Those that differ by name from what their papers have are told of in the docstrings.
 CORRECTED = {"temperature_correction": True}
 DEFAULTS = {
-    "VSimCLR": {"temperature": 0.07, "beta": 0.1, "num_samples": 1} | CORRECTED,
+    "VSimCLR": {"temperature": 0.07, "beta": 0.005, "num_samples": 1} | CORRECTED,
     "VSupCon": {
         "temperature": 0.07, "beta": 0.005, "num_samples": 1, "average": "outside"
     } | CORRECTED,
