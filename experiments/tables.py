@@ -103,7 +103,9 @@ MACHINES_COLUMNS = COLUMNS | {
     f"{name} (AUROC)": (f"unc/auroc_{name}/entropy", 2)
     for name in ("inverted", "rotated", "shuffled")
 }
-DEFAULT_BETA = {f"beta-{beta}": f"beta {beta:g}" for beta in (0.001, 0.01, 0.1, 1.0)}
+DEFAULT_BETA = {
+    f"beta-{beta}": f"beta {beta:g}" for beta in (0.001, 0.01, 0.02, 0.03, 0.05, 0.1, 1.0)
+}
 DEFAULT_BETA_COLUMNS = MACHINES_COLUMNS | {
     f"{name} (Spearman)": (f"unc/spearman_{corruption}/entropy", 2)
     for name, corruption in (("blur", "gaussian_blur"), ("contrast loss", "contrast"))
