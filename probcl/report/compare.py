@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import floor, isfinite, log10
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
@@ -177,8 +177,11 @@ def _cell(runs: Runs, name: str) -> str:
     values = [run[name] for run in runs if name in run]
     if not values:
         return ""
-    spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{mean(values):.4g}{spread}"
+    if len(set(values)) == 1:
+        return f"{values[0]:.4g}{' ± 0' * (len(values) > 1)}"
+    spread = stdev(values)
+    digits = min(max(1 - floor(log10(spread)), 0), 6)  # two of the spread's
+    return f"{mean(values):.{digits}f} ± {spread:.{digits}f}"
 
 
 def _sections(groups: Mapping[str, Runs]) -> list[Section]:

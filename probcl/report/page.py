@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter
 
 __all__ = ["Section", "drawn", "render"]
 
@@ -35,6 +36,10 @@ def drawn(title: str, text: str, plot: tuple[Figure, Any], wide: bool = False) -
     figure, buffer = plot[0], io.StringIO()
     for words in figure.findobj(Text):
         words.set_parse_math(False)  # names come from data: a dollar is no formula
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if axis.get_scale() == "log":  # whose numbers are formulas
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     with plt.rc_context({"svg.hashsalt": title}):  # the same each time
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     plt.close(figure)

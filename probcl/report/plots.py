@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from probcl.evaluation.bootstrap import Interval
@@ -173,6 +172,8 @@ def plot_setting(
         panel.plot([place[v] for v, _ in pairs], [y for _, y in pairs], "o", color=COLOURS[0])
         if numeric and min(values) > 0 and max(values) >= 20 * min(values):
             panel.set_xscale("log")
+            if len(values) <= 6:
+                panel.set_xticks(values)
         if not numeric:
             panel.set_xticks(range(len(values)), [str(v) for v in values], rotation=30, ha="right")
             panel.set_xlim(-0.5, len(values) - 0.5)
@@ -212,7 +213,5 @@ def plot_spectrum(spectrum: Sequence[float] | ArrayLike) -> tuple[Figure, Any]:
     values = values[values > 1e-7]
     figure, axes = _subplots(6, 3.6)
     axes.semilogy(np.arange(1, len(values) + 1), values, color=COLOURS[0], marker=".")
-    axes.yaxis.set_major_formatter("{x:g}")  # a page shows no formulas
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="index", ylabel="singular value / largest")
     return figure, axes

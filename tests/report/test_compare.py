@@ -1,5 +1,6 @@
 """Runs side by side: seeds together, means and spreads, and what is no run."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -32,8 +33,8 @@ def test_seeds_stand_together_with_mean_and_spread(runs, capsys, monkeypatch):
     assert "comparison: compare.html" in capsys.readouterr().out
     page = (runs / "compare.html").read_text()
     assert "simclr-digits (2), vsimclr-digits (2)" in re.sub(r"\s+", " ", page)
-    assert "0.85 ± 0.071" in page  # the mean and standard deviation of 0.9 and 0.8
-    assert "0.8 ± 0.071" in page  # of the entropy
+    assert "0.850 ± 0.071" in page  # the mean and standard deviation of 0.9 and 0.8
+    assert "0.800 ± 0.071" in page  # of the entropy
     assert "0.7 ± 0" in page
     assert page.count("data:image/svg+xml;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', page)
@@ -84,11 +85,15 @@ def test_what_differs_has_a_column_for_each_setting_and_unfinished_runs_are_list
     page = compare_runs([*runs, stopped], tmp_path / "c.html").read_text()
     head = "<tr><th>run</th><th>program</th><th>beta</th><th>probe/top1</th></tr>"
     assert head in page  # neither seed nor folder, nor what only one program has
-    rows = [["v · beta 0.1", "VSimCLR", "0.1", "0.6 ± 0.14"]]
+    rows = [["v · beta 0.1", "VSimCLR", "0.1", "0.60 ± 0.14"]]
     rows += [["v · beta 10", "VSimCLR", "10", "0.9"], ["s", "SimCLR", "", "0.25"]]
     for cells in rows:
         assert "".join(f"<td>{cell}</td>" for cell in cells) in page
-    assert page.count('src="data:image/svg+xml;base64,') == 2  # over the program, and over beta
+    pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    of_program, of_beta = (base64.b64decode(picture).decode() for picture in pictures)
+    assert "VSimCLR" in of_program
+    assert "<!-- 0.1 -->" in of_beta  # a number, though the axis is logarithmic
+    assert "math" not in of_beta
     assert "3 of 7 epochs" in page
     assert f"not finished: {stopped} (3 of 7 epochs)" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds no metrics, nor does another run"):
