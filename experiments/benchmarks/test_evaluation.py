@@ -62,7 +62,7 @@ def measured(folder: Path, classes: int) -> dict[str, float]:
     arguments = [*map(str, SIZES.values()), str(classes)]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments],
+        [sys.executable, "-P", "-c", MEASURED, *arguments],  # -P: not what is in the working folder
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
