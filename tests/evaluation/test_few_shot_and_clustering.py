@@ -6,9 +6,11 @@ import torch
 from sklearn import metrics
 
 from probcl.evaluation import (
+    accuracy,
     clustering_scores,
     few_shot_accuracy,
     few_shot_rows,
+    fit_linear_probe,
     purity,
     ward_clustering,
 )
@@ -27,6 +29,14 @@ def test_few_items_are_enough_where_classes_lie_apart():
     assert len(one) == 3
     assert five == [1.0] * 3
     assert one == few_shot_accuracy(x, y, test_x, test_y, 1, subsets=3)
+
+
+def test_where_all_items_are_few_each_draw_is_of_all_of_them():
+    (x, y), (test_x, test_y) = ((z - 0.9 * CENTRES[k], k) for z, k in (blobs(50), blobs(500)))
+    scores = few_shot_accuracy(x, y, test_x, test_y, 10, subsets=3)
+    of_all = accuracy(fit_linear_probe(x, y).predict(test_x), test_y)
+    assert 0.5 < of_all < 1
+    assert scores == pytest.approx([of_all] * 3, abs=0.002)
 
 
 def test_each_class_gives_as_many_items():
