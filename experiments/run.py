@@ -86,6 +86,9 @@ TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "
 }
 TWINS |= {f"{name}-beta-0.1": [*options, "--model.program.beta=0.1"]
           for name, options in TWINS.items() if name.startswith("v")}  # fmt: skip
+for beta in ("0.3", "1"):
+    options = [*TWINS["vsimclr-degraded"], f"--model.program.beta={beta}"]
+    TWINS[f"vsimclr-degraded-beta-{beta}"] = options
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
 
 # One change at a time: of the default form, and of the published form towards it.

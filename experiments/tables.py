@@ -123,13 +123,19 @@ FASHION_MNIST = {
     "supcon": "SupCon",
     "varcon": "VarCon",
 }
-TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
-    "simclr-degraded": FASHION_MNIST["simclr-degraded"],
-    "vsimclr-degraded": FASHION_MNIST["vsimclr-degraded"],
-    "vsimclr-beta-0.1": "VSimCLR, beta 0.1",
-    "vsupcon-beta-0.1": "VSupCon, beta 0.1",
-    "vsimclr-degraded-beta-0.1": "VSimCLR, degraded views, beta 0.1",
-}
+TWINS = (
+    {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")}
+    | {
+        "simclr-degraded": FASHION_MNIST["simclr-degraded"],
+        "vsimclr-degraded": FASHION_MNIST["vsimclr-degraded"],
+        "vsimclr-beta-0.1": "VSimCLR, beta 0.1",
+        "vsupcon-beta-0.1": "VSupCon, beta 0.1",
+    }
+    | {
+        f"vsimclr-degraded-beta-{beta}": f"VSimCLR, degraded views, beta {beta}"
+        for beta in (0.1, 0.3, 1)
+    }
+)
 FASHION_MNIST_ROWS = {
     "linear probe": "probe/top1",
     "R@1": "retrieval/recall_at_1",

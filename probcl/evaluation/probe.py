@@ -211,13 +211,13 @@ def few_shot_accuracy(
     x, test = as_matrix("features", features), as_matrix("test_features", test_features)
     y = as_labels("labels", labels, len(x))
     generator = torch.Generator().manual_seed(seed)
-    draws = 1 if shots * len(y.unique()) == len(y) else subsets  # each would be of all items
+    same = shots * len(y.unique()) == len(y)  # each draw is of all items
     scores = []
-    for _ in track("few-shot probes", range(draws)):
+    for _ in track("few-shot probes", range(min(subsets, 1) if same else subsets)):
         rows = few_shot_rows(y, shots, generator)
         predicted = in_blocks(fit_linear_probe(x[rows], y[rows]).predict, test)
         scores.append(accuracy(predicted, test_labels))
-    return scores * (subsets // draws)
+    return scores * subsets if same else scores
 
 
 def accuracy(predicted: Any, labels: Any) -> float:

@@ -177,10 +177,12 @@ def _cell(runs: Runs, name: str) -> str:
     values = [run[name] for run in runs if name in run]
     if not values:
         return ""
-    if len(set(values)) == 1:
-        return f"{values[0]:.4g}{' ± 0' * (len(values) > 1)}"
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
     spread = stdev(values)
-    digits = min(max(1 - floor(log10(spread)), 0), 6)  # two of the spread's
+    if spread < 1e-6:
+        return f"{mean(values):.4g} ± {spread:.2g}"
+    digits = max(1 - floor(log10(spread)), 0)  # two of the spread's
     return f"{mean(values):.{digits}f} ± {spread:.{digits}f}"
 
 

@@ -37,6 +37,7 @@ def test_where_all_items_are_few_each_draw_is_of_all_of_them():
     of_all = accuracy(fit_linear_probe(x, y).predict(test_x), test_y)
     assert 0.5 < of_all < 1
     assert scores == pytest.approx([of_all] * 3, abs=0.002)
+    assert [few_shot_accuracy(x, y, x, y, shots, subsets=0) for shots in (1, 10)] == [[], []]
 
 
 def test_each_class_gives_as_many_items():

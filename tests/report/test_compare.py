@@ -10,6 +10,7 @@ import yaml
 
 from probcl.cli import main
 from probcl.report import compare_runs
+from probcl.report.compare import _cell
 
 
 @pytest.fixture
@@ -56,6 +57,12 @@ def test_bad_input(runs):
     with pytest.raises(SystemExit) as stopped:
         main(["compare"])
     assert stopped.value.code == 2
+
+
+def test_means_have_the_digits_of_their_spread():
+    runs = [{"a": 0.9, "b": 1234.0, "c": 1e-8, "d": 0.7}, {"a": 0.8, "b": 1834.0, "c": 3e-8}]
+    cells = [_cell(runs, name) for name in "abcde"]
+    assert cells == ["0.850 ± 0.071", "1534 ± 424", "2e-08 ± 1.4e-08", "0.7", ""]
 
 
 def test_what_differs_has_a_column_for_each_setting_and_unfinished_runs_are_listed(
