@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +23,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import probcl
+
 RESULTS = Path(__file__).parent / "results"
 OLDER = "PROBCL_BENCHMARK_OLD"  # a folder, for what is measured beside an older build
+NEW = Path(probcl.__file__).parents[1]
+COMMAND = "from probcl.cli import main; main()"
 
 
 class Row(NamedTuple):
@@ -90,6 +96,15 @@ def older_build() -> Path:
     if not folder:
         pytest.skip(f"set {OLDER} to the folder of an older build's checkout.")
     return Path(folder)
+
+
+def run_build(build: Path, *arguments: str, folder: Path | None = None) -> str:
+    """Run Python with the build in a folder, and return what it prints."""
+    command = [sys.executable, "-P", *arguments]  # -P: not the build in the working folder
+    environment = os.environ | {"PYTHONPATH": str(build)}
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def hardware() -> str:

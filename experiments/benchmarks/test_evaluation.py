@@ -10,12 +10,10 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
-from measure import OLDER, Row, settle
+from measure import NEW, OLDER, Row, run_build, settle
 
 SIZES = {"train": 10_000, "test": 50_000, "features": 512}
 CLASSES, COMPARED, ROUNDS = (10, 100, 1000), 100, 5
@@ -60,17 +58,11 @@ print(json.dumps({
 def measured(folder: Path, classes: int) -> dict[str, float]:
     """Evaluate with the build in a folder, in a process of its own."""
     arguments = [*map(str, SIZES.values()), str(classes)]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", MEASURED, *arguments],  # -P: not what is in the working folder
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_build(folder, "-c", MEASURED, *arguments).splitlines()[-1])
 
 
 def test_evaluation() -> None:
-    here = Path(__file__).parents[2]
-    by_classes = {classes: measured(here, classes) for classes in CLASSES}
+    by_classes = {classes: measured(NEW, classes) for classes in CLASSES}
     first, last = CLASSES[0], CLASSES[-1]
     growth = by_classes[last]["seconds"] / by_classes[first]["seconds"]
     exponent = math.log(growth) / math.log(last / first)
@@ -80,7 +72,7 @@ def test_evaluation() -> None:
         f"evaluation, GiB at {COMPARED} classes": Row(by_classes[COMPARED]["peak_gib"], MEMORY_BAR),
     }  # fmt: skip
     if os.environ.get(OLDER):
-        rows[f"evaluation, {COMPARED} classes / older build"] = Row(compared(here), OLDER_BAR)
+        rows[f"evaluation, {COMPARED} classes / older build"] = Row(compared(), OLDER_BAR)
     settle(
         "evaluation",
         f"{SIZES['test']:,} x {SIZES['features']} items against {SIZES['train']:,}, "
@@ -90,10 +82,10 @@ def test_evaluation() -> None:
     )
 
 
-def compared(here: Path) -> float:
+def compared() -> float:
     """Return the median ratio of this build's CPU time to that of an older one."""
     pairs = [
-        (measured(here, COMPARED), measured(Path(os.environ[OLDER]), COMPARED))
+        (measured(NEW, COMPARED), measured(Path(os.environ[OLDER]), COMPARED))
         for _ in range(ROUNDS)
     ]
     return statistics.median(new["cpu_seconds"] / old["cpu_seconds"] for new, old in pairs)

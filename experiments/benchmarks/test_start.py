@@ -4,20 +4,13 @@ Run with ``PROBCL_BENCHMARK_OLD=FOLDER python -m pytest experiments/benchmarks/t
 where the folder is a checkout of an older commit.
 """
 
-import os
 import resource
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-from measure import Row, older_build, settle
-
-import probcl
+from measure import COMMAND, NEW, Row, older_build, run_build, settle
 
 PAIRS = 5
-NEW = Path(probcl.__file__).parents[1]
-COMMAND = "from probcl.cli import main; main()"
 BARE, PROGRAMS = ("-c", "import torch, pyro, torchvision"), ("-c", "import probcl.programs")
 COMMANDS = {"probcl --help": ["--help"], "probcl fit --print_config": ["fit", "--print_config"]}
 AGAINST = {"import probcl.programs": "import torch, pyro, torchvision"}
@@ -27,9 +20,7 @@ BARS = {"import probcl.programs": 1.15, "probcl --help": 0.5, "probcl fit --prin
 def cpu_seconds(folder: Path, *arguments: str) -> float:
     """Return the CPU time, user and system, of Python with a build."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    command = [sys.executable, "-P", *arguments]  # -P: not the build in the working folder
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    run_build(folder, *arguments)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

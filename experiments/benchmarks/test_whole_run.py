@@ -5,30 +5,21 @@ Run with ``PROBCL_BENCHMARK_OLD=FOLDER python -m pytest experiments/benchmarks/t
 find is in ``experiments/machines``.
 """
 
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
-from measure import Row, older_build, settle
-
-import probcl
+from measure import COMMAND, NEW, Row, older_build, run_build, settle
 
 PAIRS, BAR = 5, 0.4
-NEW = Path(probcl.__file__).parents[1]
-COMMAND = "from probcl.cli import main; main()"
 
 
 def wall_seconds(build: Path, folder: Path) -> float:
     """Return how long the default run takes, from the command to its report."""
     folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(build)}
-    command = [sys.executable, "-P", "-c", COMMAND, "fit"]
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
+    run_build(build, "-c", COMMAND, "fit", folder=folder)
     return time.perf_counter() - start
 
 
