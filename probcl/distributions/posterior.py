@@ -237,10 +237,9 @@ def reproducible_sum(x: Tensor) -> Tensor:
     A library's own sum may take another order for another batch size or device.
     """
     while (size := x.shape[-1]) > 1:
-        half = (size + 1) // 2
-        folded = x[..., :half].clone()
-        folded[..., : size - half] += x[..., half:]
-        x = folded
+        half, odd = (size + 1) // 2, size % 2
+        folded = x[..., : size // 2] + x[..., half:]
+        x = torch.cat([folded, x[..., half - 1 : half]], -1) if odd else folded
     return x[..., 0]
 
 

@@ -23,6 +23,8 @@ from probcl.sphere import log_area, normalize
 
 __all__ = ["ProjectedNormal"]
 
+_NORMALISED = 2**18  # numbers that are normalised at once
+
 
 class ProjectedNormal(SphereDistribution):
     r"""Direction of a normal vector: z = x / |x| with x ~ N(mu, Sigma), on S^{d-1}.
@@ -267,8 +269,8 @@ class ProjectedNormal(SphereDistribution):
         noise = self.covariance.draw(count, self.dim, generator)
         missing = len(self.batch_shape) + 2 - noise.dim()
         z = noise.reshape(count, *[1] * missing, *noise.shape[1:]) + self.loc
-        for row in z:
-            row.copy_(reproducible_normalize(row))
+        for part in z.split(max(1, _NORMALISED // z[0].numel())):  # few temporaries
+            part.copy_(reproducible_normalize(part))
         return z
 
     @property

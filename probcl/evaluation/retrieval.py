@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def retrieval(
 ) -> Retrieval:
     """Rank a set of items for each query by their inner product, for unit vectors the cosine.
 
-    Among equal ones the order is not defined.
+    Among equal ones those of other classes come first.
 
     Args:
         query: Unit vectors, shape ``(N, d)``.
@@ -92,13 +93,28 @@ def retrieval(
     total = torch.zeros(6, dtype=torch.double)
     for part in track("retrieval", rows.split(max(1, _BLOCK // len(others)))):
         cosine = own[part] @ others.T
+        same = classes == y[part, None]
+        lower = cosine.masked_fill(same, -torch.inf)
         if itself:
-            cosine[torch.arange(len(part)), part] = -torch.inf
-        hit = classes[cosine.argsort(-1, descending=True)] == y[part, None]
-        if itself:
-            hit[:, -1] = False  # the query, which is the last
-        total += _measures(hit, size[part], k).sum(1)
+            same[torch.arange(len(part)), part] = False  # the query is no item
+        place = _places(cosine.masked_fill_(~same, -torch.inf), lower, int(size[part].max().clamp_min(1)))
+        total += _measures(place, size[part], k).sum(1)
     return Retrieval._make([*(total / len(rows)).tolist(), len(rows)])
+
+
+def _places(same: Tensor, others: Tensor, most: int) -> Tensor:
+    """Return the places of the items of a query's class, the nearest first, ``(N, most)``.
+
+    Args:
+        same: Cosines ``(N, M)`` to the items of the query's class, minus infinity for the rest.
+        others: Those to items of other classes, minus infinity for the rest.
+        most: How many places are asked for; a query with fewer items has what there is, and more.
+    """
+    # NumPy sorts numbers alone, without their places, in a tenth of PyTorch's time.
+    found = torch.from_numpy(np.sort(same.numpy())).flip(-1)[:, :most].contiguous()
+    ahead = torch.from_numpy(np.sort(others.numpy()))
+    before = ahead.shape[1] - torch.searchsorted(ahead, found)
+    return before + torch.arange(1, found.shape[1] + 1)
 
 
 def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, int]:
@@ -127,17 +143,18 @@ def map_at_r(embedding: Any, labels: Any, queries: int = 1000) -> tuple[float, i
     return found.map_at_r, found.queries
 
 
-def _measures(hit: Tensor, size: Tensor, k: int) -> Tensor:
-    """Return each measure ``(6, N)`` of hits ``(N, M)``, which are in the order of nearness."""
-    place = torch.arange(1, hit.shape[1] + 1)
-    precision = hit.double().cumsum(-1) / place
-    near = hit & (place <= size[:, None])
-    count = size.clamp_min(1)
+def _measures(place: Tensor, size: Tensor, k: int) -> Tensor:
+    """Return each measure ``(6, N)`` from the places ``(N, P)`` of a query's ``size`` items."""
+    order = torch.arange(1, place.shape[1] + 1)
+    there = order <= size[:, None]
+    precision = (order / place.double()).masked_fill(~there, 0.0)
+    near = there & (place <= size[:, None])
+    first, found, count = place[:, 0], there[:, 0], size.clamp_min(1)
     return torch.stack([
-        hit[:, 0].double(),
-        hit[:, :k].any(-1).double(),
+        (found & (first == 1)).double(),
+        (found & (first <= k)).double(),
         near.sum(-1) / count.double(),
         (precision * near).sum(-1) / count,
-        (precision * hit).sum(-1) / count,
-        (hit / place.double()).amax(-1),
+        precision.sum(-1) / count,
+        found / first.double(),
     ])  # fmt: skip

@@ -74,6 +74,16 @@ def test_it_is_that_of_pytorch_metric_learning(items):
     assert pairs == pytest.approx([theirs[name] for name in include], abs=1e-6)
 
 
+def test_of_equal_ones_those_of_other_classes_come_first():
+    """A collapsed embedding finds nothing, in whatever order its items stand."""
+    z = torch.tensor([[1.0, 0.0]]).expand(6, 2)
+    for labels in ([0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]):
+        found = retrieval(z, torch.tensor(labels), k=3)
+        assert found.recall_at_1 == found.recall == found.r_precision == found.map_at_r == 0
+        assert found.mean_average_precision == pytest.approx((1 / 4 + 2 / 5) / 2)
+        assert found.mean_reciprocal_rank == 1 / 4
+
+
 def test_bad_input_is_told(items):
     z, y = items
     with pytest.raises(ValueError, match="reference and reference_labels must be given together"):
