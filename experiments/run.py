@@ -78,8 +78,36 @@ MACHINES = {
     "avx2": ONE_THREAD | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "torch-2.5": ONE_THREAD,
 }
-# First four, tenfold apart; then between the two that were best.
-DEFAULT_BETAS = (0.001, 0.01, 0.1, 1.0, 0.02, 0.03, 0.05)
+
+
+def length(epochs: int, batch: int, samples: int, rate: float = 0.003) -> list[str]:
+    """Return the options of a default run of another length."""
+    return [
+        f"--trainer.max_epochs={epochs}", f"--data.batch_size={batch}",
+        f"--model.program.num_samples={samples}", f"--model.optimizer.lr={rate}",
+    ]  # fmt: skip
+
+
+# Of the length that it had then. First four, tenfold apart; then between the two that were best.
+DEFAULT_BETAS = {
+    f"beta-{beta}": [f"--model.program.beta={beta}", *length(80, 256, 8)]
+    for beta in (0.001, 0.01, 0.1, 1.0, 0.02, 0.03, 0.05)
+}
+# The default run's beta, and shorter runs.
+DEFAULT_TIMES = {
+    "epochs-80-batch-256-samples-8": length(80, 256, 8),
+    "epochs-40-batch-256-samples-8": length(40, 256, 8),
+    "epochs-40-batch-256-samples-8-rate-0.006": length(40, 256, 8, 0.006),
+    "epochs-40-batch-256-samples-4": length(40, 256, 4),
+    "epochs-40-batch-128-samples-8": length(40, 128, 8),
+    "epochs-40-batch-64-samples-4": length(40, 64, 4),
+    "epochs-60-batch-128-samples-4": length(60, 128, 4),
+    "epochs-60-batch-128-samples-2": length(60, 128, 2),
+    "epochs-50-batch-128-samples-2": length(50, 128, 2),
+}
+HEAD = "--model.program.posterior"
+BOUND = ["--model.kl=gaussian_bound"]
+CONCENTRATED = [f"{HEAD}.initial_resultant_length=0.97"]
 # Twins at full size: their numbers of accuracy, and each entropy's of a wrong neighbour.
 TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
     f"{name}-degraded": [*FASHION_MNIST[name], *DEGRADED] for name in ("simclr", "vsimclr")
@@ -89,20 +117,21 @@ TWINS |= {f"{name}-beta-0.1": [*options, "--model.program.beta=0.1"]
 for beta in ("0.3", "1"):
     options = [*TWINS["vsimclr-degraded"], f"--model.program.beta={beta}"]
     TWINS[f"vsimclr-degraded-beta-{beta}"] = options
+TWINS |= {f"{name}-kl-bound": [*TWINS[name], *BOUND] for name in ("vsimclr", "vsupcon")}
+TWINS["vsimclr-degraded-start-0.97"] = [*TWINS["vsimclr-degraded"], *CONCENTRATED]
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
 
 # One change at a time: of the default form, and of the published form towards it.
-HEAD = "--model.program.posterior"
 CHANGES = {
     "start-0.3": [f"{HEAD}.initial_resultant_length=0.3"],
-    "start-0.97": [f"{HEAD}.initial_resultant_length=0.97"],
+    "start-0.97": CONCENTRATED,
     "start-published": [f"{HEAD}.initial_resultant_length=null"],
     "uncorrected": ["--model.program.temperature_correction=false"],
     "beta-0": ["--model.program.beta=0"],
     "beta-0.1": ["--model.program.beta=0.1"],
     "beta-1": ["--model.program.beta=1"],
     "kl-not-divided": ["--model.program.beta=0.32"],  # the default, times d
-    "kl-bound": ["--model.kl=gaussian_bound"],
+    "kl-bound": BOUND,
     "samples-8": ["--model.program.num_samples=8"],
     "isotropic": [f"{HEAD}.covariance=isotropic"],
     "low-rank": [f"{HEAD}.covariance=low_rank"],
@@ -123,6 +152,16 @@ VARIATIONAL = {
     for change, options in changes.items()
 }
 
+# One view degraded: does the entropy then tell of a wrong neighbour, without labels?
+DEGRADED_VIEWS = {name: FASHION_MNIST[f"{name}-degraded"] for name in ("simclr", "vsimclr")} | {
+    f"vsimclr-{change}": [*FASHION_MNIST["vsimclr-degraded"], *options]
+    for change, options in {
+        "start-0.97": CHANGES["start-0.97"],
+        "kl-bound": CHANGES["kl-bound"],
+        "start-0.97-kl-bound": [*CONCENTRATED, *BOUND],
+        "isotropic-samples-8": [*CHANGES["isotropic"], *CHANGES["samples-8"]],
+    }.items()
+}
 
 # The paper's own measures on its own data: twins, VarCon beside its rivals, beta, and no KL at all.
 CIFAR10 = {
@@ -194,13 +233,11 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "digits": Experiment(DIGITS, range(3)),
     "machines": Experiment({name: [] for name in MACHINES}, range(10)),
-    "default_beta": Experiment(
-        {f"beta-{beta}": [f"--model.program.beta={beta}"] for beta in DEFAULT_BETAS},
-        range(10, 13),
-        training_digits,
-    ),
+    "default_beta": Experiment(DEFAULT_BETAS, range(10, 13), training_digits),
+    "default_time": Experiment(DEFAULT_TIMES, range(10, 13), training_digits),
     "fashion_mnist": Experiment(FASHION_MNIST, range(2), partial(fashion_mnist, 20_000)),
     "variational": Experiment(VARIATIONAL, range(2), partial(fashion_mnist, 20_000), QUICK),
+    "degraded": Experiment(DEGRADED_VIEWS, range(5), partial(fashion_mnist, 20_000), QUICK),
     "twins": Experiment(
         TWINS, range(5), partial(fashion_mnist, 60_000), [*QUICK, "--trainer.max_epochs=10"]
     ),

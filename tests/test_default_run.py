@@ -14,6 +14,7 @@ BARS = {
     "probe/top1": 0.97,
     "knn/top1": 0.96,
     "unc/auroc_inverted/entropy": 0.90,
+    "unc/auroc_rotated/entropy": 0.80,
     "unc/auroc_shuffled/entropy": 0.90,
 }
 # Of a run these depend on the seed and the machine: another must lie where those on record say.
@@ -23,9 +24,6 @@ SPREAD = [f"unc/auroc_{name}/entropy" for name in ("inverted", "rotated", "shuff
 @pytest.mark.slow
 def test_the_default_run_meets_its_bars(tmp_path, monkeypatch):
     """Of seed 0; what ten seeds reached is in experiments/machines, and held to bars of its own.
-
-    So are rotated digits, whose AUROC is no figure of one run: of those on record it has from .65
-    to .98, and seed 0 itself .78 to .88 on four machines.
 
     The folder of such a run that is there already may be given, to be held to the bars.
     """

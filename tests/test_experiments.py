@@ -96,6 +96,7 @@ def test_each_seed_of_the_default_run_meets_its_bars(machine):
         assert run["knn/top1"] >= 0.96
         assert run["cal/ece"] <= 0.03
         assert run["unc/auroc_inverted/entropy"] >= 0.90
+        assert run["unc/auroc_rotated/entropy"] >= 0.80
         assert run["unc/auroc_shuffled/entropy"] >= 0.90
 
 
