@@ -1,11 +1,11 @@
-"""Random draws from a seed, that leave the global random state alone."""
+"""Random draws from a seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["seeded"]
+__all__ = ["reseed", "seeded"]
 
 
 @contextmanager
@@ -26,3 +26,26 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed the draws of the CPU and of a device, as ``torch.manual_seed`` does at a higher price.
+
+    For each kind of device that is not in use it formats the stack of calls, half a millisecond
+    within a training.
+
+    Args:
+        seed: Seed of the draws.
+        device: Where draws are made besides the CPU; of GPUs, the current one.
+
+    Example:
+        >>> reseed(0, torch.device("cpu"))
+        >>> torch.rand(1)
+        tensor([0.4963])
+    """
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_image
 
 from probcl.data.datasets import ImageArrays, checked_images, in_eight_bits
+from probcl.randomness import reseed
 
 __all__ = ["CroppedBatch", "CroppedViews", "Sized", "as_image", "collate_views", "read_into_memory"]
 
@@ -74,7 +75,7 @@ class CroppedViews(Dataset):
         image, label = _checked_image(item[0], row), _as_label(item[1], row)
         with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
             if self.seed is not None:
-                torch.manual_seed((self.seed + row) % 2**63)
+                reseed((self.seed + row) % 2**63, torch.device("cpu"))
             views = [transform(image).as_subclass(Tensor) for transform in self.transforms]
         return views, label, row
 

@@ -97,7 +97,8 @@ def retrieval(
         lower = cosine.masked_fill(same, -torch.inf)
         if itself:
             same[torch.arange(len(part)), part] = False  # the query is no item
-        place = _places(cosine.masked_fill_(~same, -torch.inf), lower, int(size[part].max().clamp_min(1)))
+        most = max(int(size[part].max()), 1)
+        place = _places(cosine.masked_fill_(~same, -torch.inf), lower, most)
         total += _measures(place, size[part], k).sum(1)
     return Retrieval._make([*(total / len(rows)).tolist(), len(rows)])
 

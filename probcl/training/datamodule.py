@@ -30,6 +30,7 @@ from probcl.data.views import (
     collate_views,
     read_into_memory,
 )
+from probcl.randomness import reseed
 from probcl.training.batch import TEST, TRAIN, Batch, Part, as_small_as_others
 from probcl.training.evaluation import CHANGED, CORRUPTED, EVALUATION_BATCH, changed
 from probcl.training.sampler import Batches, Place, blocks, derived_seed, shuffled_batches
@@ -309,7 +310,8 @@ class ImageData(LightningDataModule, ABC):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed the random draws of a step of the training."""
         if self.trainer is not None and self.trainer.training:
-            torch.manual_seed(derived_seed(self.seed, self._batches_done(), self.rank))
+            seed = derived_seed(self.seed, self._batches_done(), self.rank)
+            reseed(seed, self.trainer.strategy.root_device)
         return batch
 
     def on_after_batch_transfer(self, batch: tuple, dataloader_idx: int) -> Batch:
