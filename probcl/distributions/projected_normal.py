@@ -43,6 +43,10 @@ class ProjectedNormal(SphereDistribution):
     Densities are those at z / |z|, so that a value may be off the sphere by rounding, and
     gradients with respect to it are tangent to the sphere.
 
+    Entropy and divergence from the uniform are exact up to a quadrature. In float32 it leaves an
+    error of 1e-4 of the divergence at most where the logarithms of unequal scales have a standard
+    deviation of 1, of 2e-3 at 2 and of 2e-2 at 3; in float64 less than 1e-8.
+
     Args:
         loc: Mean mu of the normal, shape ``(*B, d)``.
         scale: Standard deviations: a number or shape ``(*B, 1)`` for an isotropic covariance,

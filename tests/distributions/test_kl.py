@@ -154,6 +154,17 @@ def test_equal_scales_in_single_precision(dim: int) -> None:
     assert torch.allclose(kl.double(), expected, rtol=1e-4, atol=3e-5)
 
 
+@pytest.mark.parametrize("dim", [32, 128, 2048])
+@pytest.mark.parametrize(("spread", "tolerance"), [(1.0, 1e-4), (2.0, 2e-3), (3.0, 2e-2)])
+def test_scales_far_apart_in_single_precision(dim: int, spread: float, tolerance: float) -> None:
+    """As the docstring has it; in float64 the divergence is held to the reference above."""
+    loc = torch.randn(64, dim) * torch.logspace(-2, 1.3, 64)[:, None]
+    scale = torch.exp(spread * torch.randn(64, dim))
+    expected = divergence(ProjectedNormal(loc.double(), scale.double()))
+    error = (divergence(ProjectedNormal(loc, scale)).double() - expected).abs()
+    assert (error <= tolerance * expected).all()
+
+
 def test_second_derivatives() -> None:
     loc, scale = torch.randn(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64) + 0.5
     inputs = (loc.requires_grad_(), scale.requires_grad_())
