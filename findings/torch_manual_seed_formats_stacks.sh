@@ -54,3 +54,4 @@ torch.default_generator.manual_seed(0)
 assert stacks == 3, stacks
 assert torch.equal(torch.rand(2), first)
 PYTHON
+echo "as described: each seeding formats three stacks"

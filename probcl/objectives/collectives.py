@@ -84,7 +84,7 @@ def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]
     Returns:
         The labels present, ascending, shape ``(C,)``, and the number of each embedding's, ``(N,)``.
     """
-    names, numbers = labels.long().unique(return_inverse=True)
+    names, numbers = _numbered(labels.long())
     if not is_distributed(gather):
         return names, numbers
     counts = _gathered(names.new_tensor([len(names)]))
@@ -92,6 +92,17 @@ def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]
     parts = _gathered(padded).view(len(counts), -1)
     union = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).unique()
     return union, torch.searchsorted(union, labels.long())
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what ``unique`` does; where the labels lie close, by counting in place of sorting."""
+    if len(labels):
+        least, most = (int(x) for x in labels.aminmax())
+        if most - least < 4 * len(labels):
+            present = torch.bincount(labels - least) > 0
+            numbers = present.cumsum(0) - 1
+            return present.nonzero()[:, 0] + least, numbers[labels - least]
+    return labels.unique(return_inverse=True)
 
 
 def _gathered(x: Tensor) -> Tensor:

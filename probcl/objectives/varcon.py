@@ -193,15 +193,15 @@ def _losses(
     others = directions.shape[-2] - 1
     if not others:
         return 0.0 * z.sum(-1)
-    given = z.dtype
-    if temperature < _SHARP:
+    given, sharp = z.dtype, bool(temperature < _SHARP)
+    if sharp:
         z, directions = z.double(), directions.double()
     if isinstance(temperature, Tensor):
         temperature = temperature.to(z)
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.to(z)
     own, log_others, mean_other = _ClassLogits.apply(
-        z, directions / temperature, centroids.classes
+        z, directions / temperature, centroids.classes, sharp
     )[:3]
     # All follows from the log-odds of the class, under p and under the target q.
     log_odds = own - log_others
@@ -219,49 +219,52 @@ def _losses(
 class _ClassLogits(torch.autograd.Function):
     """Logit of the own class, log-sum-exp and mean of the others, ``(*, N)``; and what is kept.
 
-    The backward pass makes one matrix of weights of the three.
+    The backward pass makes one matrix of weights of the three. Exponentials of logits that are not
+    ``sharp``, ``1 / _SHARP`` at most, are in the range of float32 as they are.
     """
 
     @staticmethod
-    def forward(z: Tensor, w: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
+    def forward(z: Tensor, w: Tensor, classes: Tensor, sharp: bool) -> tuple[Tensor, ...]:
         logits = z @ w.mT
         index = classes.expand(logits.shape[:-1])[..., None]
-        own, mean = _own_and_mean(logits, index)
-        largest = logits.scatter_(-1, index, -torch.inf).amax(-1, keepdim=True)
-        exponentials = logits.sub_(largest).exp_()
+        own, mean = _own_and_mean(z, w, logits, index)
+        logits.scatter_(-1, index, -torch.inf)
+        largest = logits.amax(-1) if sharp else torch.zeros_like(own)
+        exponentials = (logits.sub_(largest[..., None]) if sharp else logits).exp_()
         sums = exponentials.sum(-1)
-        return own, sums.log() + largest[..., 0], mean, exponentials, sums
+        return own, sums.log() + largest, mean, exponentials, sums
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[3:])
         ctx.set_materialize_grads(False)  # of zeros as large as the exponentials
-        ctx.save_for_backward(*inputs, *output[3:])
+        ctx.save_for_backward(*inputs[:3], *output[3:])
 
     @staticmethod
     def backward(
         ctx: Any, of_own: Tensor | None, of_others: Tensor | None, of_mean: Tensor | None, *_: None
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         if of_own is None or of_others is None or of_mean is None:
-            return None, None, None  # the loss, which needs all three, is not differentiated
+            return None, None, None, None  # the loss, which needs all three, is not differentiated
         z, w, classes, exponentials, sums = ctx.saved_tensors
         index = classes.expand(sums.shape)[..., None]
         if torch.is_grad_enabled():  # a second derivative is asked for
 
             def plain(z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
                 logits = z @ w.mT
-                own, mean = _own_and_mean(logits, index)
+                own, mean = _own_and_mean(z, w, logits, index)
                 return own, logits.scatter(-1, index, -torch.inf).logsumexp(-1), mean
 
             of_z, of_w = grad_of_plain(plain, (z, w), (of_own, of_others, of_mean))
-            return of_z, of_w, None
+            return of_z, of_w, None, None
         of_each = of_mean[..., None] / (exponentials.shape[-1] - 1)
         weights = torch.addcmul(of_each, exponentials, (of_others / sums)[..., None])
         weights.scatter_(-1, index, of_own[..., None])
-        return weights @ w, weights.mT @ z if ctx.needs_input_grad[1] else None, None
+        return weights @ w, weights.mT @ z if ctx.needs_input_grad[1] else None, None, None
 
 
-def _own_and_mean(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _own_and_mean(z: Tensor, w: Tensor, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logit of the own class, and the mean of the others."""
     own = logits.gather(-1, index).squeeze(-1)
-    return own, (logits.sum(-1) - own) / (logits.shape[-1] - 1)
+    total = (z @ w.sum(-2)[..., None])[..., 0]  # of all logits
+    return own, (total - own) / (logits.shape[-1] - 1)

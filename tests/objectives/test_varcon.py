@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from probcl.objectives import varcon
+from probcl.objectives.collectives import number_classes
 from probcl.objectives.varcon import _losses, adaptive_target, class_centroids
 
 SETTINGS = [(0.1, 0.02), (0.5, 0.5), (0.05, 0.0), (0.02, 0.01), (1.0, 0.3)]
@@ -17,6 +18,17 @@ def batch(count=30, dim=5, classes=4, seed=0):
     z = torch.randn(1, count, dim, generator=generator, dtype=torch.float64)
     labels = torch.randint(classes, (count,), generator=generator)
     return normalize(z, dim=-1), labels
+
+
+@pytest.mark.parametrize("labels", [
+    [3, 1, 3, 7, 1], [0], [], [-5, -5, 2], [2**62, -(2**62), 5, 5], [2**63 - 1, 2**63 - 2],
+])  # fmt: skip
+def test_classes_are_numbered_as_unique_does(labels):
+    labels = torch.tensor(labels, dtype=torch.long)
+    names, numbers = labels.unique(return_inverse=True)
+    found = number_classes(labels)
+    assert torch.equal(found[0], names)
+    assert torch.equal(found[1], numbers)
 
 
 def distributions(z, labels, temperature, epsilon):
