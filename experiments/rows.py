@@ -102,6 +102,7 @@ DEGRADED = {
     "vsimclr": "VSimCLR, started at 0.9",
     "vsimclr-start-0.97": "VSimCLR, started at 0.97",
     "vsimclr-kl-bound": "VSimCLR, the paper's bound on the KL",
+    "vsimclr-start-0.99": "VSimCLR, started at 0.99",
     "vsimclr-start-0.97-kl-bound": "VSimCLR, started at 0.97, the paper's bound on the KL",
     "vsimclr-isotropic-samples-8": "VSimCLR, isotropic, 8 samples",
 }

@@ -158,6 +158,7 @@ DEGRADED_VIEWS = {name: FASHION_MNIST[f"{name}-degraded"] for name in ("simclr",
     for change, options in {
         "start-0.97": CHANGES["start-0.97"],
         "kl-bound": CHANGES["kl-bound"],
+        "start-0.99": [f"{HEAD}.initial_resultant_length=0.99"],
         "start-0.97-kl-bound": [*CONCENTRATED, *BOUND],
         "isotropic-samples-8": [*CHANGES["isotropic"], *CHANGES["samples-8"]],
     }.items()

@@ -133,6 +133,13 @@ def test_scores_on_fashion_mnist_meet_their_bars(program, metric, bar):
     assert mean(run[metric] for run in measured("fashion_mnist", program)) >= bar
 
 
+def test_without_labels_the_entropy_tells_a_wrong_neighbour_at_no_cost():
+    runs, twins = (measured("degraded", name) for name in ("vsimclr-start-0.97", "simclr"))
+    assert mean(run["unc/retrieval_error/entropy"] for run in runs) >= 0.65
+    for metric in ("knn/top1", "retrieval/recall_at_1", "probe/top1"):
+        assert mean(run[metric] for run in runs) >= mean(run[metric] for run in twins) - 0.003
+
+
 @pytest.mark.parametrize("program", EXPERIMENTS["fashion_mnist"].programs)
 def test_mahalanobis_distances_find_what_is_out_of_distribution(program):
     runs = measured("fashion_mnist", program)
