@@ -95,8 +95,8 @@ def test_a_program_by_name_has_its_published_defaults(name, capsys):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], (0.2, 8)),
-        (["--model.program.temperature=0.1", "--data.batch_size=64"], (0.1, 8)),
+        ([], (0.2, 2)),
+        (["--model.program.temperature=0.1", "--data.batch_size=64"], (0.1, 2)),
         (["--model.program=VSimCLR"], (0.07, 1)),
         (["--data=CIFAR10"], (0.07, 1)),
         (["--config=mine.yaml"], (0.07, 1)),
@@ -136,7 +136,7 @@ def test_a_run_leaves_what_it_says(trained):
     record = record_of_run(trained)
     assert list(record) == ["config", "versions", "hardware", "metrics"]
     assert record["metrics"] == metrics
-    assert record["config"]["model"]["program"]["init_args"]["num_samples"] == 8
+    assert record["config"]["model"]["program"]["init_args"]["num_samples"] == 2
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert record["hardware"]["threads"] == torch.get_num_threads()
     with (trained / "metrics.csv").open() as file:
