@@ -37,6 +37,8 @@ def prediction_interval(values: Sequence[float], confidence: float = _CONFIDENCE
 
     .. math:: \bar x \pm t_{n-1} \, s \sqrt{1 + 1/n}
 
+    It is no narrower than the runs themselves, which a skew may lead beyond.
+
     Args:
         values: The same number of ``n`` runs, 2 at least.
         confidence: The probability.
@@ -55,7 +57,8 @@ def prediction_interval(values: Sequence[float], confidence: float = _CONFIDENCE
         )
     half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values)
     half *= (1 + 1 / len(values)) ** 0.5
-    return Interval(mean(values), mean(values) - half, mean(values) + half)
+    middle = mean(values)
+    return Interval(middle, min(middle - half, *values), max(middle + half, *values))
 
 
 def run(args: list[str]) -> None:

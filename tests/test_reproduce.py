@@ -21,6 +21,11 @@ def test_the_interval_covers_one_more_run_as_often_as_it_says():
         prediction_interval([0.9])
 
 
+def test_the_interval_holds_every_run_that_it_is_made_from():
+    runs = [1.0] * 39 + [0.8]
+    assert all(run in prediction_interval(runs) for run in runs)
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory, small):
     """A record of a short run, and one whose numbers are a little higher."""
