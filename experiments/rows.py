@@ -119,9 +119,11 @@ FASHION_MNIST = {
     "supcon": "SupCon",
     "varcon": "VarCon",
 }
-CIFAR10 = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "vsimclr-published")}
-CIFAR10 |= {name: FASHION_MNIST[name] for name in ("supcon", "vsupcon", "vsupcon-published")}
-CIFAR10 |= {"varcon": "VarCon", "crossentropy": "Cross-entropy"} | {
+CIFAR10 = {
+    name: FASHION_MNIST[name]
+    for name in ("simclr", "vsimclr", "vsimclr-published", "supcon", "vsupcon",
+                 "vsupcon-published", "varcon")
+} | {"crossentropy": "Cross-entropy"} | {
     f"{name}-beta-{beta}": f"{FASHION_MNIST[name]}, beta {beta}"
     for name in ("vsimclr", "vsupcon") for beta in (0, 1, 10)
 }  # fmt: skip

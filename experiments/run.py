@@ -114,9 +114,9 @@ TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "
 }
 TWINS |= {f"{name}-beta-0.1": [*options, "--model.program.beta=0.1"]
           for name, options in TWINS.items() if name.startswith("v")}  # fmt: skip
-for beta in ("0.3", "1"):
-    options = [*TWINS["vsimclr-degraded"], f"--model.program.beta={beta}"]
-    TWINS[f"vsimclr-degraded-beta-{beta}"] = options
+TWINS |= {f"vsimclr-degraded-beta-{beta}":
+          [*TWINS["vsimclr-degraded"], f"--model.program.beta={beta}"]
+          for beta in ("0.3", "1")}  # fmt: skip
 TWINS |= {f"{name}-kl-bound": [*TWINS[name], *BOUND] for name in ("vsimclr", "vsupcon")}
 TWINS["vsimclr-degraded-start-0.97"] = [*TWINS["vsimclr-degraded"], *CONCENTRATED]
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
@@ -156,8 +156,8 @@ VARIATIONAL = {
 DEGRADED_VIEWS = {name: FASHION_MNIST[f"{name}-degraded"] for name in ("simclr", "vsimclr")} | {
     f"vsimclr-{change}": [*FASHION_MNIST["vsimclr-degraded"], *options]
     for change, options in {
-        "start-0.97": CHANGES["start-0.97"],
-        "kl-bound": CHANGES["kl-bound"],
+        "start-0.97": CONCENTRATED,
+        "kl-bound": BOUND,
         "start-0.99": [f"{HEAD}.initial_resultant_length=0.99"],
         "start-0.97-kl-bound": [*CONCENTRATED, *BOUND],
         "isotropic-samples-8": [*CHANGES["isotropic"], *CHANGES["samples-8"]],

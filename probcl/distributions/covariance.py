@@ -189,8 +189,11 @@ class Full(Covariance):
     def draw(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
         base = shared_normal(count, dim, generator, self.scale_tril)
         # One by one: how a product of the whole batch rounds depends on its size.
-        products = [base @ tril.mT for tril in self.scale_tril.reshape(-1, dim, dim)]
-        return torch.stack(products, 1).reshape(count, *self.scale_tril.shape[:-1])
+        items = self.scale_tril.reshape(-1, dim, dim)
+        products = base.new_empty(count, len(items), dim)
+        for product, tril in zip(products.unbind(1), items, strict=True):
+            product.copy_(base @ tril.mT)
+        return products.reshape(count, *self.scale_tril.shape[:-1])
 
     def whiten(self, x: Tensor) -> Tensor:
         columns = _to_columns(x, self.scale_tril.dim() - 2)

@@ -273,7 +273,7 @@ class ProjectedNormal(SphereDistribution):
         noise = self.covariance.draw(count, self.dim, generator)
         missing = len(self.batch_shape) + 2 - noise.dim()
         z = noise.reshape(count, *[1] * missing, *noise.shape[1:]) + self.loc
-        for part in z.split(max(1, _NORMALISED // z[0].numel())):  # few temporaries
+        for part in z.split(max(1, _NORMALISED // max(z[0].numel(), 1))):  # few temporaries
             part.copy_(reproducible_normalize(part))
         return z
 

@@ -95,8 +95,8 @@ def number_classes(labels: Tensor, gather: bool = True) -> tuple[Tensor, Tensor]
 
 
 def _numbered(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``unique`` does; where the labels lie close, by counting in place of sorting."""
-    if len(labels):
+    """Return what ``unique`` does; on a CPU, if labels lie close, by counting, not sorting."""
+    if len(labels) and labels.device.type == "cpu":  # a GPU sorts sooner than it answers
         least, most = (int(x) for x in labels.aminmax())
         if most - least < 4 * len(labels):
             present = torch.bincount(labels - least) > 0
