@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix, as_truths, as_values
@@ -38,9 +38,11 @@ def auroc(in_distribution: Any, out_of_distribution: Any) -> float:
         >>> auroc([0.1, 0.4], [0.4, 0.9])
         0.875
     """
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(*_pooled(in_distribution, out_of_distribution)))
+    inside = as_values("in_distribution", in_distribution)
+    outside = as_values("out_of_distribution", out_of_distribution)
+    rank = rankdata(torch.cat([inside, outside]), "average")  # Mann and Whitney's statistic
+    above = rank[len(inside) :].sum() - len(outside) * (len(outside) + 1) / 2
+    return float(above / (len(inside) * len(outside)))
 
 
 def average_precision(in_distribution: Any, out_of_distribution: Any) -> float:
@@ -50,7 +52,10 @@ def average_precision(in_distribution: Any, out_of_distribution: Any) -> float:
     """
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(*_pooled(in_distribution, out_of_distribution)))
+    inside = as_values("in_distribution", in_distribution)
+    outside = as_values("out_of_distribution", out_of_distribution)
+    truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
+    return float(average_precision_score(truth, torch.cat([inside, outside])))
 
 
 def false_positive_rate(
@@ -84,13 +89,11 @@ def error_auroc(score: Any, error: Any) -> float:
         >>> error_auroc([0.1, 0.9, 0.5], [False, True, False])
         1.0
     """
-    from sklearn.metrics import roc_auc_score
-
     values = as_values("score", score)
     wrong = as_truths("error", error, len(values))
     if wrong.all() or not wrong.any():
         return 0.5
-    return float(roc_auc_score(wrong, values))
+    return auroc(values[~wrong], values[wrong])
 
 
 def severity_correlation(scores: Mapping[int, Any]) -> float:
@@ -125,13 +128,6 @@ def rank_correlation(score: Any, other: Any) -> float:
     if values.min() == values.max() or known.min() == known.max():
         return 0.0
     return float(spearmanr(values, known).statistic)
-
-
-def _pooled(in_distribution: Any, out_of_distribution: Any) -> tuple[Tensor, Tensor]:
-    inside = as_values("in_distribution", in_distribution)
-    outside = as_values("out_of_distribution", out_of_distribution)
-    truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
-    return truth, torch.cat([inside, outside])
 
 
 @dataclass(frozen=True)
