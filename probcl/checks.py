@@ -16,11 +16,14 @@ from torch.distributions import Distribution
 from probcl.precision import at_least_float32
 
 __all__ = [
-    "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values", "check_amount",
-    "check_channels", "check_choice", "check_count", "check_dim", "check_finite", "check_labels",
-    "check_on_sphere", "check_positive", "check_probability", "check_range", "check_temperature",
-    "check_unit", "check_vectors", "check_views", "choose_validation", "off_the_sphere",
+    "as_integers", "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values",
+    "check_amount", "check_channels", "check_choice", "check_count", "check_dim", "check_finite",
+    "check_labels", "check_on_sphere", "check_positive", "check_probability", "check_range",
+    "check_temperature", "check_unit", "check_vectors", "check_views", "choose_validation",
+    "off_the_sphere",
 ]  # fmt: skip
+
+_MOST_CLASSES = 2**24
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -250,8 +253,22 @@ def as_truths(name: str, values: Any, count: int | None = None) -> Tensor:
 
 
 def as_labels(name: str, labels: Any, count: int | None = None) -> Tensor:
-    """Return classes, integers of at least 0 of shape ``(N,)``, or raise ``ValueError``."""
-    tensor = _as_rows(name, labels, 1, count)
+    """Return classes, integers from 0 to 2^24 of shape ``(N,)``, or raise ``ValueError``.
+
+    Memory grows with the largest.
+    """
+    tensor = as_integers(name, labels, count)
+    if tensor.max() > _MOST_CLASSES:
+        raise ValueError(
+            f"{name} must be at most {_MOST_CLASSES:,}, got {int(tensor.max())}: number the "
+            "classes by np.unique(labels, return_inverse=True)[1]."
+        )
+    return tensor
+
+
+def as_integers(name: str, values: Any, count: int | None = None) -> Tensor:
+    """Return integers of at least 0 of shape ``(N,)``, or raise ``ValueError``."""
+    tensor = _as_rows(name, values, 1, count)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, the classes, got {tensor.dtype}.")
     tensor = tensor.long()
@@ -269,14 +286,17 @@ def as_matrix(name: str, values: Any, count: int | None = None, least: int = 1) 
 def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor:
     """Return class probabilities ``(N, C)`` in float64, or raise ``ValueError``.
 
-    Each row must sum to one within a ten-thousandth, and then does exactly.
+    Each row must sum to one within a ten-thousandth, or the rounding of half precision, and then
+    does exactly.
     """
+    half = getattr(values, "dtype", None) in (torch.float16, torch.bfloat16, np.float16)
+    tolerance = 1e-2 if half else 1e-4
     tensor = as_matrix(name, values, count).double()
     if tensor.min() < 0:
         raise ValueError(f"{name} must not be negative, got {tensor.min().item():g}.")
     sums = tensor.sum(-1)
     worst = (sums - 1).abs().argmax()
-    if (sums[worst] - 1).abs() > 1e-4:
+    if (sums[worst] - 1).abs() > tolerance:
         raise ValueError(
             f"{name} must sum to one in each row, row {int(worst)} sums to {sums[worst].item():g}: "
             "apply a softmax to logits first."

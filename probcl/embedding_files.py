@@ -34,7 +34,7 @@ class Items(NamedTuple):
         embedding: Shape ``(N, d)``.
         labels: Whole numbers, -1 where a class is not known, or texts, empty there; ``(N,)``.
         features: Shape ``(N, F)``.
-        pairs: Embeddings of another kind of the same things, ``(N, e)``.
+        pairs: Embeddings of another kind of the same things, ``(N, d)``.
         views: Of changed copies, by the name of the array: embeddings ``(N, d)`` and, as
             ``NAME_features``, features ``(N, F)``.
     """

@@ -271,17 +271,18 @@ def rotational_sample(
 class _RotationalSample(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         loc: Tensor,
         kappa: Tensor,
         versine: Tensor,
         velocity: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         w = torch.randn_like(loc, memory_format=torch.contiguous_format)
-        z = _place(loc, versine, _on_equator(w))
-        ctx.save_for_backward(loc, kappa, versine, z)
-        ctx.velocity = velocity
-        return z
+        return _place(loc, versine, _on_equator(w))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        loc, kappa, versine, ctx.velocity = inputs
+        ctx.save_for_backward(loc, kappa, versine, output)
 
     @staticmethod
     @once_differentiable

@@ -4,6 +4,7 @@ from typing import Any, NoReturn
 
 from pyro.distributions import constraints
 from torch.distributions import biject_to, transform_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 __all__ = ["is_sphere", "unit_sphere"]
 
@@ -20,8 +21,19 @@ def _transform_to(constraint: Any) -> Any:
     return transform_to(constraints.sphere)
 
 
+@transform_to.register(MixtureSameFamilyConstraint)
+def _transform_to_mixture(constraint: Any) -> Any:
+    """Of mixtures on the sphere, which torch leaves out: an initial value is sought by it."""
+    if not is_sphere(constraint):
+        raise NotImplementedError(f"Cannot transform {type(constraint).__name__} constraints")
+    return transform_to(constraints.sphere)
+
+
+@biject_to.register(MixtureSameFamilyConstraint)
 @biject_to.register(unit_sphere)
 def _biject_to(constraint: Any) -> NoReturn:
+    if not is_sphere(constraint):
+        raise NotImplementedError(f"Cannot biject {type(constraint).__name__} constraints")
     raise ValueError(
         "A sample site on the sphere has no unconstrained coordinates; free it with"
         " poutine.reparam(model, config={'site': SphereReparam()}), or guide it with AutoSphere."

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.checks import as_labels, as_matrix, as_values
+from probcl.checks import as_integers, as_labels, as_matrix, as_values
 from probcl.distributions import Point, as_posterior
 from probcl.evaluation.progress import track
 from probcl.evaluation.subsets import in_blocks
@@ -57,7 +58,7 @@ class Embeddings:
         self.features = self.embedding
         if features is not None:
             self.features = as_matrix("features", features, count)
-        self._rows = None if rows is None else as_labels("rows", rows, count)
+        self._rows = None if rows is None else as_integers("rows", rows, count)
         if self._rows is not None and len(self._rows.unique()) < count:
             raise ValueError("rows must all be different, got one twice: give each item its own.")
         blocks = [posterior] if isinstance(posterior, Distribution) else list(posterior or ())
@@ -149,7 +150,7 @@ class Embeddings:
     @classmethod
     def concatenate(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
         """Join the embeddings of batches into one set; what one of them lacks is left out."""
-        return cls(
+        whole = cls(
             joined([part.embedding for part in parts]),
             joined([part.labels for part in parts]),
             joined([part.features if part.has_features else None for part in parts]),
@@ -157,6 +158,12 @@ class Embeddings:
             joined([part._rows for part in parts]),
             joined([part.gate for part in parts]),
         )
+        if whole.posterior:
+            # A part's posteriors are in the order in which they came.
+            starts = accumulate((len(part) for part in parts), initial=0)
+            orders = [torch.arange(len(part))[part._order] for part in parts]
+            whole._order = torch.cat([o + start for o, start in zip(orders, starts, strict=False)])
+        return whole
 
 
 def joined(parts: list[Any]) -> Any:

@@ -98,8 +98,8 @@ def evaluate(
         test_labels: Classes, shape ``(N,)``; None for those of ``test``.
         out_of_distribution: Sets of items unlike the training set, by name, each ``(K, d)`` or
             ``Embeddings``.
-        corrupted: Test items, corrupted, by the name of the corruption and the severity; their
-            ``rows`` are those of the test items.
+        corrupted: Test items, corrupted, by the name of the corruption and the severity, at least
+            1; their ``rows`` are those of the test items, the same for all severities.
         true_concentration: How concentrated the true posterior of each test item is, up to a
             monotone map, where it is known; shape ``(N,)``.
         scores: Names, of ``SCORES``, to compute; by default all that can be.
@@ -135,6 +135,8 @@ def evaluate(
         for name, levels in (corrupted or {}).items()
         for severity, part in levels.items()
     }
+    for name, levels in (corrupted or {}).items():
+        _check_severities(name, {level: changed[name, level].rows for level in levels})
     if known.labels is not None and tested.labels is not None:
         lacking = tested.labels[~torch.isin(tested.labels, known.labels)]
         if len(lacking):
@@ -249,6 +251,21 @@ def _embeddings(
     if test is not None and not torch.isin(items.rows, test.rows).all():
         raise ValueError(f"{name} must have rows of the test items: give Embeddings with rows.")
     return items
+
+
+def _check_severities(name: str, rows: Mapping[int, Tensor]) -> None:
+    """Raise ``ValueError`` unless the items are the same at every severity, by their rows."""
+    if rows and min(rows) < 1:
+        raise ValueError(
+            f"corrupted[{name!r}] must have severities of at least 1, got {min(rows)}: the test "
+            "items themselves are those of severity 0."
+        )
+    items = [part.sort().values for part in rows.values()]
+    if not all(torch.equal(part, items[0]) for part in items):
+        raise ValueError(
+            f"corrupted[{name!r}] must have the same rows at every severity, got "
+            f"{[len(part) for part in items]} items that are not the same: leave the others out."
+        )
 
 
 def _given(train: Embeddings) -> dict[str, tuple[bool, str]]:

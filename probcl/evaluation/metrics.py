@@ -88,7 +88,9 @@ def _of_neighbours(k: int, q: Query) -> float:
 
 
 def _of_probe(measure: Measure, q: Query) -> float:
-    return measure(q.probabilities, q.labels)
+    # Of the classes that there are: numbers between them are none.
+    classes = q.reference.labels.unique()
+    return measure(q.probabilities[:, classes], torch.searchsorted(classes, q.labels))
 
 
 def _shift(measure: str, q: Query) -> float:
@@ -126,7 +128,8 @@ METRICS = {
     "probe/top1": Metric("share of test items whose class is the probe's likeliest",
         lambda q: accuracy(q.logits.argmax(-1), q.labels), headline=True),
     "probe/top5": Metric("share whose class is among the five likeliest",
-        lambda q: top_k_accuracy(q.logits, q.labels) if q.logits.shape[1] > 5 else None),
+        lambda q: (
+            top_k_accuracy(q.logits, q.labels) if len(q.reference.labels.unique()) > 5 else None)),
     "few_shot/top1_of_1": Metric("accuracy, one item of each class", partial(_few_shot, 1)),
     "few_shot/top1_of_5": Metric("accuracy, five items of each class", partial(_few_shot, 5)),
     "few_shot/top1_of_10": Metric("accuracy, ten items of each class", partial(_few_shot, 10)),

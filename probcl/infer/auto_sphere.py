@@ -142,7 +142,8 @@ class _AutoDirections(AutoGuide):
         super()._setup_prototype(*args, **kwargs)
         self.locs, self.scales = PyroModule(), PyroModule()
         for name, site in self.prototype_trace.iter_stochastic_nodes():
-            loc, event_dim = site["value"].detach(), site["fn"].event_dim
+            # A copy: training would move the caller's initial value.
+            loc, event_dim = site["value"].detach().clone(), site["fn"].event_dim
             for frame in site["cond_indep_stack"]:
                 full_size = frame.full_size or frame.size
                 if full_size != frame.size:

@@ -52,6 +52,25 @@ def test_joint_density_is_that_of_the_model(prior) -> None:
     torch.testing.assert_close(total, PRIORS[prior]().log_prob(z) + log_area(3))
 
 
+@pytest.mark.parametrize("prior", list(PRIORS))
+def test_every_prior_can_be_started_and_guided(prior) -> None:
+    @reparametrised
+    def model():
+        pyro.sample("z", PRIORS[prior]())
+
+    MCMC(NUTS(model), num_samples=2, warmup_steps=2, disable_progbar=True).run()
+    assert AutoNormal(model)()["z_normal"].shape == (3,)
+
+
+def test_other_mixtures_are_refused_as_torch_does_and_those_not_freed_told_how() -> None:
+    normal = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.zeros(2), 1))
+    for to in (torch.distributions.transform_to, torch.distributions.biject_to):
+        with pytest.raises(NotImplementedError, match="MixtureSameFamily"):
+            to(normal.support)
+    with pytest.raises(ValueError, match="free it with"):
+        torch.distributions.biject_to(PRIORS["mixture"]().support)
+
+
 def test_plates_events_and_scales() -> None:
     loc = normalize(torch.randn(4, 3, dtype=torch.float64))
 

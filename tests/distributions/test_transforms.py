@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from probcl.distributions import HypersphericalUniform, ProjectedNormal
+from probcl.distributions import (
+    HypersphericalUniform,
+    PowerSpherical,
+    ProjectedNormal,
+    VonMisesFisher,
+)
 from probcl.sphere import normalize
 
 DIM = 4
@@ -55,6 +60,21 @@ def test_reverse_transforms_agree_with_autograd(kind: str, output: str) -> None:
     for row, expected_row in zip(second(*point), hessian, strict=True):
         for one, other in zip(row, expected_row, strict=True):
             assert torch.allclose(one, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical])
+def test_gradients_of_samples_are_those_of_autograd(family) -> None:
+    loc, concentration = torch.eye(3)[0], torch.tensor(5.0)
+
+    def first(loc: Tensor, concentration: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return family(loc, concentration).rsample()[0]
+
+    leaves = [x.clone().requires_grad_() for x in (loc, concentration)]
+    expected = torch.autograd.grad(first(*leaves), leaves)
+    actual = torch.func.grad(first, argnums=(0, 1))(loc, concentration)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def arguments(row) -> list[Tensor]:

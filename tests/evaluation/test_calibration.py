@@ -135,6 +135,15 @@ def test_calibrated_predictions_have_a_small_error():
     assert calibration_error(p, y) < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_softmaxes_of_half_precision_are_probabilities(dtype):
+    logits, y = torch.randn(1000, 10), torch.randint(10, (1000,))
+    half = calibration_error(logits.to(dtype).softmax(-1), y)
+    assert half == pytest.approx(calibration_error(logits.softmax(-1), y), abs=0.02)
+    with pytest.raises(ValueError, match="sum to one"):
+        calibration_error(logits.to(dtype).exp(), y)
+
+
 @pytest.mark.parametrize("measure", [*MEASURES, smooth_reliability])
 @pytest.mark.parametrize(
     ("p", "y", "message"),

@@ -55,6 +55,14 @@ def test_false_positives_by_hand():
     assert false_positive_rate([0, 1], [0.5] * 20) == 0.5
 
 
+@pytest.mark.parametrize("count", [100, 180, 200])
+def test_no_more_are_flagged_than_the_recall_asks_for(count):
+    outside = torch.arange(1.0, count + 1)
+    share = count * 55 // 100  # 0.55 times the count rounds up
+    below, at = count - share + 0.5, count - share + 1.5
+    assert false_positive_rate([below, at], outside, recall=0.55) == 0.5
+
+
 def test_a_constant_score_has_the_documented_limits():
     constant = torch.ones(4)
     assert auroc(constant, constant) == 0.5

@@ -109,6 +109,50 @@ def test_corrupted_items_are_compared_with_themselves(evaluation):
     assert set(evaluation.shift["noisy"]) == {1, 2, 3}
 
 
+def test_how_classes_are_numbered_changes_nothing():
+    y = torch.arange(200) % 4
+    z = torch.eye(8)[y] + 0.3 * torch.randn(200, 8)
+    given = z[:120], z[120:]
+    few, many = (evaluate(given[0], of[:120], given[1], of[120:]).metrics for of in (y, 7 * y + 13))
+    assert few.keys() == many.keys()  # of four classes there is no top 5
+    assert many == pytest.approx(few, abs=2e-3)
+
+
+def test_sorted_parts_keep_their_posteriors():
+    def part(first):
+        rows = torch.tensor([first + 2, first, first + 1])
+        z = normalize(torch.randn(3, 4))
+        return Embeddings(z, posterior=VonMisesFisher(z, rows + 1.0), rows=rows)
+
+    parts = part(0), part(10)
+    whole = Embeddings.concatenate(parts).sorted()
+    again = Embeddings.concatenate([part.sorted() for part in parts])
+    assert torch.equal(whole.rows, again.rows)
+    assert torch.equal(whole.mean_resultant_length, again.mean_resultant_length)
+    lengths = VonMisesFisher(torch.eye(4)[:1], whole.rows + 1.0).mean_resultant_length
+    torch.testing.assert_close(whole.mean_resultant_length, lengths)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ({1: 30, 3: 80}, r"same rows at every severity, got \[30, 80\] items"),
+        ({0: 30}, "severities of at least 1, got 0"),
+    ],
+)
+def test_severities_that_cannot_be_compared_are_named(levels, message):
+    z, y = torch.randn(100, 4), torch.arange(100) % 2
+    parts = {level: Embeddings(z[:rows], rows=torch.arange(rows)) for level, rows in levels.items()}
+    with pytest.raises(ValueError, match=rf"corrupted\['blur'\] must have.*{message}"):
+        evaluate(z, y, z, y, corrupted={"blur": parts})
+
+
+def test_labels_that_would_fill_the_memory_are_named():
+    with pytest.raises(ValueError, match=r"train: labels must be at most 16,777,216, got 1000.*np"):
+        evaluate(torch.randn(4, 2), [0, 1, 0, 10**13], torch.randn(2, 2), [0, 1])
+    assert len(Embeddings(torch.randn(2, 2), rows=[3, 10**13])) == 2
+
+
 def test_batches_and_their_order_change_nothing(evaluation):
     def shuffled(given, seed, size):
         order = torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))

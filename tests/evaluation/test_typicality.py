@@ -38,6 +38,19 @@ def test_classes_share_a_covariance_and_the_nearest_counts():
     torch.testing.assert_close(fitted.distance(other).double(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_rare_class_among_many_items_keeps_its_mean():
+    labels = torch.arange(30_000) % 2 * 2  # more items than the covariance is of
+    labels[1001] = 1
+    x = torch.randn(30_000, 3) + 8 * labels[:, None]
+    x[1001] = torch.tensor([-5.0, 5.0, 40.0])
+    means = torch.stack([x[labels == c].double().mean(0).float() for c in range(3)])
+    torch.testing.assert_close(fit_gaussians(x, labels).means, means)
+
+
+def test_a_root_is_in_the_order_of_files():
+    assert fit_gaussians(features()).root.is_contiguous()  # else it rounds otherwise, once read
+
+
 def test_a_dead_feature_does_no_harm():
     x = torch.cat([features(), torch.zeros(200, 1)], -1)
     distances = fit_gaussians(x).distance(x)

@@ -46,6 +46,18 @@ def mean_of(data):
 
 
 @families
+def test_a_start_is_not_trained(family):
+    start = torch.eye(3)[2]
+    data = VonMisesFisher(torch.eye(3)[0], 4.0).sample((12,))
+    for _ in range(2):
+        init = init_to_value(values={"z": start})
+        guide = AutoSphere(mean_of, family=family, init_loc_fn=init)
+        fit(mean_of, guide, data, steps=3)
+        assert torch.equal(start, torch.eye(3)[2])
+        assert not torch.equal(guide.directions()["z"].loc, start)
+
+
+@families
 def test_it_finds_a_conjugate_posterior(family):
     data = VonMisesFisher(torch.eye(3)[2], 4.0).sample((12,))
     total = 2 * torch.eye(3)[0] + 4 * data.sum(0)
