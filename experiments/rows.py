@@ -92,6 +92,9 @@ DEFAULT_TIME = {
         (80, 256, 8, ""), (60, 128, 4, ""), (60, 128, 2, ""), (50, 128, 2, ""), (40, 64, 4, ""),
         (40, 128, 8, ""), (40, 256, 8, ""), (40, 256, 8, "-rate-0.006"), (40, 256, 4, ""),
     )
+} | {
+    "epochs-60-batch-128-samples-2-kl-bound":
+        "60 epochs, batches of 128, 2 samples, the paper's bound on the KL",
 }  # fmt: skip
 DEFAULT_TIME_COLUMNS = DEFAULT_BETA_COLUMNS | {
     "R@1": ("retrieval/recall_at_1", 3),
@@ -154,6 +157,11 @@ TWINS = {
     f"vsimclr-degraded-beta-{beta}": f"VSimCLR, degraded views, beta {beta}"
     for beta in (0.1, 0.3, 1)
 }  # fmt: skip
+DIGITS_TWINS = {
+    name: (FASHION_MNIST | TWINS)[name]
+    for twin in ("simclr", "supcon")
+    for name in (twin, f"v{twin}", f"v{twin}-kl-bound", f"v{twin}-published")
+}
 FASHION_MNIST_ROWS = {
     "linear probe": "probe/top1",
     "R@1": "retrieval/recall_at_1",

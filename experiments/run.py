@@ -80,11 +80,14 @@ MACHINES = {
 }
 
 
+EXACT, BOUND = ["--model.kl=auto"], ["--model.kl=gaussian_bound"]
+
+
 def length(epochs: int, batch: int, samples: int, rate: float = 0.003) -> list[str]:
-    """Return the options of a default run of another length."""
+    """Return the options of a default run of another length, with the exact KL."""
     return [
         f"--trainer.max_epochs={epochs}", f"--data.batch_size={batch}",
-        f"--model.program.num_samples={samples}", f"--model.optimizer.lr={rate}",
+        f"--model.program.num_samples={samples}", f"--model.optimizer.lr={rate}", *EXACT,
     ]  # fmt: skip
 
 
@@ -104,9 +107,9 @@ DEFAULT_TIMES = {
     "epochs-60-batch-128-samples-4": length(60, 128, 4),
     "epochs-60-batch-128-samples-2": length(60, 128, 2),
     "epochs-50-batch-128-samples-2": length(50, 128, 2),
+    "epochs-60-batch-128-samples-2-kl-bound": [*length(60, 128, 2), *BOUND],
 }
 HEAD = "--model.program.posterior"
-BOUND = ["--model.kl=gaussian_bound"]
 CONCENTRATED = [f"{HEAD}.initial_resultant_length=0.97"]
 # Twins at full size: their numbers of accuracy, and each entropy's of a wrong neighbour.
 TWINS = {name: FASHION_MNIST[name] for name in ("simclr", "vsimclr", "supcon", "vsupcon")} | {
@@ -119,6 +122,12 @@ TWINS |= {f"vsimclr-degraded-beta-{beta}":
           for beta in ("0.3", "1")}  # fmt: skip
 TWINS |= {f"{name}-kl-bound": [*TWINS[name], *BOUND] for name in ("vsimclr", "vsupcon")}
 TWINS["vsimclr-degraded-start-0.97"] = [*TWINS["vsimclr-degraded"], *CONCENTRATED]
+# The same on the digits, which everyone has.
+DIGITS_TWINS = {
+    name: (FASHION_MNIST | TWINS)[name]
+    for twin in ("simclr", "supcon")
+    for name in (twin, f"v{twin}", f"v{twin}-kl-bound", f"v{twin}-published")
+}
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
 
 # One change at a time: of the default form, and of the published form towards it.
@@ -233,6 +242,7 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS = {
     "digits": Experiment(DIGITS, range(3)),
+    "digits_twins": Experiment(DIGITS_TWINS, range(5)),
     "machines": Experiment({name: [] for name in MACHINES}, range(10)),
     "default_beta": Experiment(DEFAULT_BETAS, range(10, 13), training_digits),
     "default_time": Experiment(DEFAULT_TIMES, range(10, 13), training_digits),

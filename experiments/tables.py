@@ -7,7 +7,6 @@ prints nothing: it writes each table into the README or page that shows it, belo
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -29,6 +28,7 @@ from rows import (
     DIGITS,
     DIGITS_QUESTIONS,
     DIGITS_SCORES,
+    DIGITS_TWINS,
     FASHION_MNIST,
     FASHION_MNIST_QUESTIONS,
     FASHION_MNIST_ROWS,
@@ -109,26 +109,25 @@ def variational() -> str:
     return markdown(columns, rows)
 
 
-def differences() -> str:
+def differences(experiment: str, programs: Mapping[str, str]) -> str:
     """Return a row for each variational program: by how much it is above its twin, seed by seed."""
     rows = {}
-    for name in ("vsimclr", "vsupcon"):
-        runs, twins = (runs_of("twins", each) for each in (name, name[1:]))
+    for name, label in programs.items():
+        twin = max((p for p in programs if name.startswith(f"v{p}")), key=len, default="")
+        runs, twins = (runs_of(experiment, each) for each in (name, twin))
+        if not 2 < len(runs) == len(twins):
+            continue
         cells = []
         for metric, precision in TWINS_COLUMNS.values():
             pairs = zip(values_of(runs, metric), values_of(twins, metric), strict=False)
             above = [one - other for one, other in pairs]
-            low, high = (
-                t.interval(0.95, len(above) - 1, mean(above), sem(above))
-                if len(above) > 1
-                else (math.nan, math.nan)
-            )
-            cells.append(
-                f"{mean(above):+.{precision}f} [{low:+.{precision}f}, {high:+.{precision}f}]"
-                if above else ""
-            )  # fmt: skip
-        if any(cells):
-            rows[f"{TWINS[name]} - {TWINS[name[1:]]}"] = cells
+            if above:
+                middle, half = mean(above), t.ppf(0.975, len(above) - 1) * sem(above)
+                interval = f"[{middle - half:+.{precision}f}, {middle + half:+.{precision}f}]"
+                cells.append(f"{middle:+.{precision}f} {interval}")
+            else:
+                cells.append("")
+        rows[f"{label} - {programs[twin]}"] = cells
     return markdown(list(TWINS_COLUMNS), rows)
 
 
@@ -256,7 +255,9 @@ TABLES = {
     "degraded": partial(by_program, "degraded", DEGRADED, TWINS_COLUMNS),
     "machines": machines,
     "twins": partial(by_program, "twins", TWINS, TWINS_COLUMNS),
-    "twins/differences": differences,
+    "twins/differences": partial(differences, "twins", TWINS),
+    "digits_twins": partial(by_program, "digits_twins", DIGITS_TWINS, TWINS_COLUMNS),
+    "digits_twins/differences": partial(differences, "digits_twins", DIGITS_TWINS),
     "variational": variational,
     "posteriors": posteriors,
     "recovery": recovery,

@@ -167,6 +167,15 @@ def test_variational_programs_are_as_good_as_their_twins_at_full_size(program, m
     assert mean(run[metric] for run in runs) - mean(twin[metric] for twin in twins) >= bar
 
 
+@pytest.mark.parametrize("twin", ["simclr", "supcon"])
+def test_with_the_bound_on_the_kl_programs_have_more_dimensions_than_their_twins(twin):
+    runs, twins = measured("digits_twins", f"v{twin}-kl-bound"), measured("digits_twins", twin)
+    assert len(runs) == len(twins) == 5
+    bars = {"collapse/effective_rank": 1, "knn/top1": -0.004, "retrieval/recall_at_1": -0.004}
+    for metric, bar in bars.items():
+        assert mean(run[metric] for run in runs) - mean(run[metric] for run in twins) >= bar
+
+
 def test_the_entropy_tells_wrong_neighbours_at_full_size():
     runs = measured("twins", "vsupcon")
     assert mean(run["unc/retrieval_error/entropy"] for run in runs) >= 0.80
