@@ -122,6 +122,8 @@ TWINS |= {f"vsimclr-degraded-beta-{beta}":
           for beta in ("0.3", "1")}  # fmt: skip
 TWINS |= {f"{name}-kl-bound": [*TWINS[name], *BOUND] for name in ("vsimclr", "vsupcon")}
 TWINS["vsimclr-degraded-start-0.97"] = [*TWINS["vsimclr-degraded"], *CONCENTRATED]
+TWINS |= {f"vsupcon-start-{start}": [*TWINS["vsupcon"], f"{HEAD}.initial_resultant_length={start}"]
+          for start in ("0.97", "0.999")}  # fmt: skip
 # The same on the digits, which everyone has.
 DIGITS_TWINS = {
     name: (FASHION_MNIST | TWINS)[name]

@@ -157,12 +157,16 @@ def missed(reason):
         ("vsimclr", "retrieval/recall_at_1", -0.003),
         ("vsupcon", "knn/top1", -0.002),
         ("vsupcon", "retrieval/recall_at_1", -0.002),
+        ("vsimclr-kl-bound", "knn/top1", -0.003),
+        ("vsimclr-kl-bound", "retrieval/recall_at_1", -0.003),
+        ("vsimclr-kl-bound", "collapse/effective_rank", 0),
         pytest.param("vsimclr", "collapse/effective_rank", 0, marks=missed("46.5 of 46.9")),
         pytest.param("vsupcon", "collapse/effective_rank", 0, marks=missed("13.8 of 14.4")),
     ],
 )
 def test_variational_programs_are_as_good_as_their_twins_at_full_size(program, metric, bar):
-    runs, twins = measured("twins", program), measured("twins", program.removeprefix("v"))
+    twin = program.removeprefix("v").partition("-")[0]
+    runs, twins = measured("twins", program), measured("twins", twin)
     assert len(runs) == len(twins) == 5
     assert mean(run[metric] for run in runs) - mean(twin[metric] for twin in twins) >= bar
 

@@ -88,9 +88,10 @@ def _of_neighbours(k: int, q: Query) -> float:
 
 
 def _of_probe(measure: Measure, q: Query) -> float:
-    # Of the classes that there are: numbers between them are none.
-    classes = q.reference.labels.unique()
-    return measure(q.probabilities[:, classes], torch.searchsorted(classes, q.labels))
+    p, labels, classes = q.probabilities, q.labels, q.reference.labels.unique()
+    if len(classes) < p.shape[1]:  # numbers between the classes are none
+        p, labels = p[:, classes], torch.searchsorted(classes, labels)
+    return measure(p, labels)
 
 
 def _shift(measure: str, q: Query) -> float:

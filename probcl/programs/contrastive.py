@@ -82,6 +82,9 @@ class VSimCLR(_Contrastive):
     - ``beta`` is 0.005: once concentration earns little, a KL of more weight widens all posteriors
       alike, so that entropy tells less and dimensions are lost (``experiments/twins``).
 
+    Trained with the paper's bound in place of the exact KL (``kl="gaussian_bound"``) an embedding
+    uses more dimensions than that of its deterministic twin (``experiments/digits_twins``).
+
     Temperature 0.07 and one sample are the paper's. Its own form is ``VSimCLR(encoder,
     ProjectedNormalHead(initial_resultant_length=None), beta=1.0, temperature_correction=False)``,
     as in ``experiments/recipes/vcl``; ``experiments/fashion_mnist`` has both beside their twins.
