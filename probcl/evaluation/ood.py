@@ -162,8 +162,6 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
         Ledoit and Wolf (2004), https://doi.org/10.1016/S0047-259X(03)00096-4; Lee et al.
         (2018), https://arxiv.org/abs/1807.03888
     """
-    from sklearn.covariance import ledoit_wolf
-
     x = as_matrix("features", features, least=2)
     y = torch.zeros(len(x), dtype=torch.long)
     if labels is not None:
@@ -172,15 +170,32 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
     for part, own in zip(x.split(_BLOCK), y.split(_BLOCK), strict=True):
         means.index_add_(0, own, part.double())
     means /= y.bincount()[:, None]
-    rows = evenly_spaced(len(x), _LARGEST)
-    centred = x[rows].double().sub_(means[y[rows]])
-    covariance = torch.as_tensor(ledoit_wolf(centred.numpy(), assume_centered=True)[0])
+    covariance = _shrunk_covariance(x, y, means)
     # A feature that never changes, as of a dead unit, would leave no inverse.
     floor = 1e-6 * covariance.diagonal().mean().clamp_min(1e-12)
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(floor).rsqrt()
     # In the order in which it is read from a file: in another a product rounds otherwise.
     return Gaussians(means.float(), root.float().contiguous())
+
+
+def _shrunk_covariance(x: Tensor, y: Tensor, means: Tensor) -> Tensor:
+    """Return the covariance within classes, shrunk to a multiple of the identity."""
+    # Not by scikit-learn, which holds all squares at once.
+    rows, dim = evenly_spaced(len(x), _LARGEST), x.shape[1]
+    covariance, fourth = means.new_zeros(dim, dim), means.new_zeros(())
+    for some in rows.split(_BLOCK):
+        centred = x[some].double().sub_(means[y[some]])
+        covariance.addmm_(centred.T, centred)
+        fourth += centred.square().sum(-1).square().sum()
+    covariance /= len(rows)
+    scale, square = covariance.trace() / dim, covariance.square().sum()
+    noise = (fourth / len(rows) - square) / len(rows)  # in the covariance's entries, squared
+    spread = square - dim * scale.square()  # of its eigenvalues
+    share = (noise / spread).clamp(0, 1) if spread > 0 else torch.zeros_like(spread)
+    covariance *= 1 - share
+    covariance.diagonal().add_(share * scale)
+    return covariance
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,16 @@ def test_one_gaussian_is_scikit_learns():
     torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("count", "dim"), [(10, 30), (40, 20), (9000, 5)])
+def test_a_covariance_is_shrunk_as_scikit_learns(count, dim):
+    x = torch.randn(count, dim) @ torch.randn(dim, dim)
+    root = fit_gaussians(x).root.double()
+    centred = x.double() - x.double().mean(0)
+    theirs = LedoitWolf(assume_centered=True, store_precision=True).fit(centred)
+    expected = torch.as_tensor(theirs.precision_)
+    torch.testing.assert_close(root @ root.T, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
 def test_classes_share_a_covariance_and_the_nearest_counts():
     labels = torch.arange(200) % 3
     x = features() + 20 * labels[:, None]
