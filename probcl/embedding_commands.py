@@ -1,5 +1,6 @@
 """The commands for embeddings that are there already: ``probcl posterior``, ``probcl evaluate``."""
 
+import json
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -26,7 +27,7 @@ from probcl.programs import PosteriorIndex, PostHoc, fit_posterior
 from probcl.programs.bank import SAME
 from probcl.programs.posthoc import Likelihood, check_directions
 from probcl.report import print_summary, write_report
-from probcl.runs import discard_if_unused, lock_run_dir, make_run_dir, write_metrics
+from probcl.runs import CLASSES, discard_if_unused, lock_run_dir, make_run_dir, write_metrics
 
 __all__ = ["run"]
 
@@ -186,6 +187,7 @@ def _write(
     for name, posterior in saved.items():
         posterior.save_pretrained(folder / name)
     write_whole(folder / "config.yaml", _configuration(chosen, parts, posteriors))
+    write_whole(folder / CLASSES, json.dumps(parts.classes))  # too many for a configuration
     metrics = found.metrics | seconds
     write_metrics(folder, metrics)
     own: Any = posteriors[0] if posteriors else None
@@ -241,7 +243,7 @@ def _configuration(chosen: Namespace, parts: _Parts, posteriors: tuple[PostHoc, 
     given = {name: value for name, value in vars(chosen).items() if value is not None}
     given.pop("output", None)
     asked = {name: str(x) if isinstance(x, Path) else x for name, x in given.items()}
-    about: dict[str, Any] = {"asked": asked, "classes": parts.classes}
+    about: dict[str, Any] = {"asked": asked}
     about["items"] = {"train": len(parts.train.embedding), "test": len(parts.test.embedding)}
     if posteriors:
         fit = asdict(posteriors[0].fit)

@@ -263,7 +263,11 @@ def _read_parquet(file: Path, names: dict[str, tuple[str, ...]], most: int) -> d
         _check_size(file, _declared(table.metadata, wanted), most)
         found: dict[str, Any] = {"others": schema.names}
         for what, columns in taken.items():
-            parts = [_column(file, name, table.read([name])[name]) for name in columns if name]
+            parts = [
+                _column(file, name, table.read([name])[name], of_classes=what == "labels")
+                for name in columns
+                if name
+            ]
             if parts:
                 lone = what == "labels" or parts[0].ndim == 2
                 found[what] = parts[0] if lone else np.stack(parts, 1)
@@ -287,7 +291,7 @@ def _declared(metadata: Any, wanted: set[str]) -> int:
     return total
 
 
-def _column(file: Path, name: str, column: Any) -> np.ndarray:
+def _column(file: Path, name: str, column: Any, of_classes: bool) -> np.ndarray:
     """Return a column of numbers or texts ``(N,)``, or of lists of numbers ``(N, d)``."""
     types = importlib.import_module("pyarrow.types")
     compute = importlib.import_module("pyarrow.compute")
@@ -301,7 +305,7 @@ def _column(file: Path, name: str, column: Any) -> np.ndarray:
         return _numbers(inner, file, name).reshape(len(column), -1)
     if types.is_string(column.type) or types.is_large_string(column.type):
         return np.array(column.fill_null("").to_pylist(), dtype=np.str_)
-    if column.null_count and types.is_integer(column.type):
+    if column.null_count and of_classes and types.is_integer(column.type):
         column = column.fill_null(-1)  # a class that is not known
     return _numbers(column, file, name)
 
@@ -339,8 +343,15 @@ def _classes(file: Path, values: np.ndarray) -> np.ndarray:
     """Return classes ``(N,)``, whole numbers or texts, or raise ``ValueError``."""
     if values.ndim != 1:
         raise ValueError(f"labels in {file} must have shape (N,), got {tuple(values.shape)}.")
-    if values.dtype.kind == "f":
-        if not (np.isfinite(values) & (values == np.round(values))).all():
-            raise ValueError(f"labels in {file} must be whole numbers or texts, got fractions.")
-        return values.astype(np.int64)
-    return values if values.dtype.kind == "U" else values.astype(np.int64)
+    if values.dtype.kind == "U":
+        return values
+    if not (np.isfinite(values) & (values == np.round(values))).all():
+        raise ValueError(f"labels in {file} must be whole numbers or texts, got fractions.")
+    # Floats beyond are not all there, and integers have no room.
+    most = 2**53 if values.dtype.kind == "f" else np.iinfo(np.int64).max
+    if len(values) and (values.max() > most or values.min() < -most):
+        raise ValueError(
+            f"labels in {file} must be at most {most}, got {values.max()}: number the classes by "
+            "np.unique(labels, return_inverse=True)[1], or give them as texts."
+        )
+    return values.astype(np.int64)

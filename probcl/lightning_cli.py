@@ -40,6 +40,7 @@ from probcl.hub import Pretrained
 from probcl.predictions import check_predictions, write_embeddings, write_predictions
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
+    OF_THE_END,
     TENSORBOARD,
     discard_if_unused,
     is_whole,
@@ -264,6 +265,12 @@ class ProbclCLI(LightningCLI):
             **kwargs,
         )
 
+    def before_fit(self) -> None:
+        """Keep the numbers of an earlier end of the run apart: the weights are not theirs now."""
+        if self.resumed and not rank():
+            for name in OF_THE_END:
+                set_aside(self.run_dir / name)
+
     def after_fit(self) -> None:
         """Evaluate the trained program on one device, unless that is to be left out."""
         if not self.trainer.is_global_zero:
@@ -284,15 +291,10 @@ class ProbclCLI(LightningCLI):
             return self.trainer
         torch.distributed.destroy_process_group()
         return Trainer(
-            accelerator=self._get(self.config, "trainer").accelerator,
-            devices=1,
-            precision=self.trainer.precision,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[ProgressBar()],
-            default_root_dir=self.run_dir,
-        )
+            accelerator=self._get(self.config, "trainer").accelerator, devices=1,
+            precision=self.trainer.precision, logger=False, enable_checkpointing=False,
+            enable_model_summary=False, callbacks=[ProgressBar()], default_root_dir=self.run_dir,
+        )  # fmt: skip
 
     def after_test(self) -> None:
         """Write the numbers, then share what was trained, then draw the report."""
@@ -323,10 +325,11 @@ class ProbclCLI(LightningCLI):
         self._dump_config()
         shape = self.datamodule.example.shape[1:]
         program, data = self.config_dump["model"]["program"], self.config_dump["data"]
-        shown = headline(metrics)
-        shared = Pretrained(program, tuple(shape), data=data, metrics=shown)
+        shared = Pretrained(program, tuple(shape), data=data, metrics=headline(metrics))
         shared.program.load_state_dict(self.model.program.state_dict())
-        shared.save_pretrained(self.run_dir / "pretrained")
+        folder = self.run_dir / "pretrained"
+        (folder / "README.md").unlink(missing_ok=True)  # a card with the numbers of other weights
+        shared.save_pretrained(folder)
 
     def predict(self, **kwargs: Any) -> None:
         """Write what is said of the training and the test set, or of pictures without labels."""

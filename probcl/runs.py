@@ -23,6 +23,8 @@ from probcl.files import has_its_checksums, is_partial, write_whole
 from probcl.trust import read_config
 
 __all__ = [
+    "CLASSES",
+    "OF_THE_END",
     "PROBCL",
     "TENSORBOARD",
     "config_of_run",
@@ -46,6 +48,12 @@ with suppress(ImportError):  # Windows has none
 
 #: What runs the command in a process of its own, before its arguments.
 PROBCL = (sys.executable, "-c", "from probcl.cli import main; main()")
+
+#: File with the names of a run's classes, where its configuration has no data that know them.
+CLASSES = "classes.json"
+
+#: Files that tell of the end of a training, not of its course.
+OF_THE_END = ("metrics.json", "environment.json", "report.html", "report.safetensors")
 
 #: Folder of TensorBoard's log within that of a run.
 TENSORBOARD = "tensorboard"

@@ -116,6 +116,8 @@ def read_sweep(path: Path) -> Sweep:
     except TypeError as error:
         fields = ", ".join(Search._fields)
         raise ValueError(f"{path}: search must have a metric and trials ({fields}).") from error
+    if search and (type(search.trials) is not int or search.trials < 1):
+        raise ValueError(f"{path}: trials must be an integer above 0, got {search.trials!r}.")
     for option, values in vary.items():
         is_range = isinstance(values, dict) and {"low", "high"} <= values.keys()
         if not (search and is_range) and (not isinstance(values, list) or not values):
@@ -151,7 +153,12 @@ def run(args: list[str]) -> None:
 
 def _claim(folder: Path, file: Path) -> None:
     """Keep the file of a sweep in its folder; refuse the folder of another."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"output: the folder {folder} cannot be written ({error.strerror}): choose another."
+        ) from error
     copy = folder / "sweep.yaml"
     if copy.is_file() and read_config(copy) != read_config(file):
         raise ValueError(

@@ -27,6 +27,8 @@ _ROOMS = tuple(
     f"probcl.{room}." for room in ("data", "distributions", "infer", "nn", "programs", "training")
 )
 
+_ENDINGS = ("npz", "npy", "parquet")
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # in no text, but in files of arrays
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -99,8 +101,10 @@ def _is_configuration(text: str) -> bool:
 def _harmless(key: str, name: str) -> bool:
     root = name.partition(".")[0]
     if root not in _PACKAGES:
-        # A text with a dot, such as the name of a file, unless there is such a module.
-        return key != "class_path" and find_spec(root) is None
+        # A text with a dot, such as the name of a file, unless there is such a module. Nothing that
+        # can be imported from one is called as files of arrays are.
+        is_file = name.rpartition(".")[2] in _ENDINGS
+        return key != "class_path" and (is_file or find_spec(root) is None)
     found = _find(name)
     if not isclass(found):
         return found is None

@@ -58,6 +58,36 @@ def parquet():
     return pytest.importorskip("pyarrow.parquet")
 
 
+def test_numbers_that_are_missing_in_a_table_are_named(parquet, folder):
+    table = sys.modules["pyarrow"]
+    columns = {f"x{i}": table.array([1, 2, None if i == 3 else 3]) for i in range(4)}
+    write_table("z.parquet", **columns, label=table.array([0, None, 1]))
+    with pytest.raises(ValueError, match="must be finite, row 2 is not"):
+        read_embeddings("z.parquet")
+    columns["x3"] = columns["x0"]
+    write_table("z.parquet", **columns, label=table.array([0, None, 1]))
+    assert read_embeddings("z.parquet").labels.tolist() == [0, -1, 1]  # a class not known
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([0.0, 1e25, 2e25]), np.array([0, 1, 2**64 - 1], dtype=np.uint64)]
+)
+def test_labels_beyond_what_is_told_apart_are_named(labels, folder):
+    np.savez("z.npz", embedding=np.eye(3), label=labels)
+    with pytest.raises(ValueError, match=r"labels in z.npz must be at most.*np.unique"):
+        read_embeddings("z.npz")
+
+
+def test_there_may_be_more_classes_than_a_configuration_holds(folder):
+    y = np.arange(1400) % 700
+    z = np.random.default_rng(0).normal(size=(700, 8))[y]
+    z = z + 0.1 * np.random.default_rng(1).normal(size=z.shape)
+    np.savez("z.npz", embedding=z, label=np.array([f"class {i} {'x' * 400}" for i in y]))
+    main(["evaluate", "z.npz", "--output", "out"])
+    assert len(json.loads((folder / "out/classes.json").read_text())) == 700
+    assert (folder / "out/report.html").exists()
+
+
 def test_posterior_fits_evaluates_and_saves(folder, capsys):
     np.savez("z.npz", embedding=Z, label=NAMES)
     main(["posterior", "z.npz", "--output", "out"])
@@ -71,7 +101,7 @@ def test_posterior_fits_evaluates_and_saves(folder, capsys):
     report = (folder / "out/report.html").read_text()
     assert "match/nll" in report and "match/nll" in told and "its five nearest" in report
     about = yaml.safe_load((folder / "out/config.yaml").read_text())
-    assert about["classes"] == ["ant", "bee", "cat"]
+    assert json.loads((folder / "out/classes.json").read_text()) == ["ant", "bee", "cat"]
     assert about["items"] == {"train": 96, "test": 24}
     posterior = PostHoc.from_pretrained("out/posterior")
     assert torch.equal(posterior(Z).mean_direction, posterior.embed(Z).direction)

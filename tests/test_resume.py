@@ -1,5 +1,6 @@
 """A run that ends early goes on as if it had not, bit for bit."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from lightning.fabric.utilities import cloud_io as io
 
 from probcl.cli import main
-from probcl.runs import read_history
+from probcl.runs import OF_THE_END, read_history
 from probcl.training.checkpoint_io import WholeCheckpointIO
 from probcl.training.history import History
 
@@ -215,6 +216,23 @@ def test_a_finished_run_is_evaluated_later(tmp_path, monkeypatch):
     main(command("VSimCLR", *few, "--ckpt_path=last", "--evaluate=true"))
     assert (run / "report.html").exists()
     assert_equal(trained["state_dict"], checkpoint(run)["state_dict"])
+
+
+def test_numbers_are_those_of_the_weights_beside_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    few = ["--trainer.limit_test_batches=30", "--run_dir=mine"]
+    more = [*few, "--ckpt_path=last"]
+    main(command("VSimCLR", *few, "--trainer.max_epochs=1", "--evaluate=true"))
+    first = json.loads(Path("mine/metrics.json").read_text())
+    main(command("VSimCLR", *more, "--trainer.max_epochs=3", "--evaluate=true"))
+    second = json.loads(Path("mine/metrics.json").read_text())
+    assert second["probe/top1"] != first["probe/top1"]
+    assert json.loads(Path("mine/metrics-1.json").read_text()) == first  # nothing is lost
+    assert f"{second['probe/top1']:.4f}" in Path("mine/pretrained/README.md").read_text()
+    main(command("VSimCLR", *more, "--trainer.max_epochs=4"))
+    assert not any(Path("mine", name).exists() for name in OF_THE_END)
+    with pytest.raises(SystemExit, match="mine holds no metrics"):
+        main(["compare", "mine"])
 
 
 @pytest.mark.parametrize("reference", [[], ["--model.reference_batch_size=128"]])

@@ -118,6 +118,10 @@ def test_a_search_finds_the_best_value_and_goes_on(quick, capsys):
         ({"vary": {"a": {"low": 0, "high": 1}}}, "a must have a list of values, got"),
         ({"vary": {"a": [1]}, "seeds": 3}, "seeds must be a list of integers, got 3"),
         ({"vary": {"a": [1]}, "search": {"metric": "b"}}, "search must have a metric and trials"),
+        (
+            {"vary": {"a": [1]}, "search": {"metric": "b", "trials": "3"}},
+            "trials must be an integer above 0, got '3'",
+        ),
         ({"vary": {"a.b": [1, 1]}}, "vary must not have a value twice, got b=1-seed0"),
         ({"vary": {"no.option": [1]}}, "unrecognized arguments: --no.option"),
     ],
@@ -126,6 +130,13 @@ def test_bad_files_end_in_one_sentence_before_any_run(quick, content, message):
     with pytest.raises(SystemExit, match=message):
         main(["sweep", write(quick / "bad.yaml", content)])
     assert not list(quick.glob("runs/bad/*-seed*"))
+
+
+def test_a_folder_that_cannot_be_made_is_named(quick):
+    (quick / "taken").write_text("")
+    file = write(quick / "sweep.yaml", {"vary": {"model.program.beta": [1]}})
+    with pytest.raises(SystemExit, match=r"folder .*taken cannot be written \(File exists\)"):
+        main(["sweep", file, "--output", str(quick / "taken")])
 
 
 def test_another_sweep_in_its_folder_is_refused(quick):

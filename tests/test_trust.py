@@ -152,6 +152,15 @@ def test_known_classes_may_be_named(name):
     check_trusted({"class_path": name, "file": "weights.safetensors", "version": "1.2"}, "it")
 
 
+@pytest.mark.parametrize("file", ["numbers.npz", "test.npy", "calendar.parquet"])
+def test_a_file_may_be_called_as_a_module_is(file):
+    check_trusted({"path": file}, "it")
+    with pytest.raises(ValueError, match="trust"):
+        check_trusted({"class_path": file}, "it")
+    with pytest.raises(ValueError, match="trust"):
+        check_trusted({"path": file.partition(".")[0] + ".Number"}, "it")
+
+
 def nested(depth):
     return [nested(depth - 1)] if depth else 1
 

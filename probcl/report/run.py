@@ -20,7 +20,8 @@ from probcl.report.pictures import Tiles
 from probcl.report.sections import sections_of
 from probcl.report.story import answers_of, opening, three_answers
 from probcl.report.tables import confusion_of, strips_of, unit_of
-from probcl.runs import read_history, record_of_run
+from probcl.runs import CLASSES, read_history, record_of_run
+from probcl.trust import read_config
 
 __all__ = ["headline", "print_summary", "rewrite_report", "write_report"]
 
@@ -86,7 +87,8 @@ def _write(found: Findings, path: Path, run_dir: Path | None) -> Path:
     history = None if run_dir is None else read_history(run_dir)
     config: Any = record.get("config", {})
     metrics = record.pop("metrics")
-    found.classes = list(config.get("classes") or [])
+    if run_dir is not None and (run_dir / CLASSES).is_file():
+        found.classes = [str(name) for name in read_config(run_dir / CLASSES, trust=True)]
     tiles, best = Tiles(found), _best(found.answers)
     page = render(
         "report.html.jinja",

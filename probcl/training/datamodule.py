@@ -243,7 +243,7 @@ class ImageData(LightningDataModule, ABC):
         loaders = [self._evaluated(train, [TRAIN])]
         loaders.append(self._evaluated(test, [TEST, *CHANGED] if whole else [TEST]))
         if whole and self.corrupted:
-            rows = range(0, count, -(-count // self.corrupted))
+            rows = sorted({i * count // self.corrupted for i in range(self.corrupted)})
             loaders.append(self._evaluated(test, CORRUPTED, rows))
         if self.out_of_distribution is not None:
             other = self.out_of_distribution

@@ -125,11 +125,20 @@ class TestParts:
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
         corrupted = self.parts(data, 2)
         assert [part[1:] for part in corrupted] == [(n, s) for n in CORRUPTIONS for s in SEVERITIES]
-        rows = torch.arange(0, 100, 4)  # at most 30
+        rows = torch.arange(30) * 100 // 30
         for name in ("gaussian_noise", "fog"):
             found = corrupted[Part("corrupted", name, 3)]
             expected = CORRUPTIONS[name].apply(images[rows], 3, rows)
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("count", [1, 7, 181, 359, 360, 1000])
+    def test_as_many_are_corrupted_as_are_asked_for(self, count):
+        data = Named("Digits", corrupted=count)
+        data.setup("test")
+        batches = [data.on_after_batch_transfer(raw, 0) for raw in data.test_dataloader()[2]]
+        rows = torch.cat([batch.rows for batch in batches]).unique()
+        assert len(rows) == min(count, 360) and rows[0] == 0
+        assert len(rows.diff().unique()) <= 2  # evenly spaced
 
     def test_none_are_corrupted_if_none_are_asked_for(self):
         data = FewDigits(batch_size=10, corrupted=0)
