@@ -138,7 +138,7 @@ def run(args: list[str]) -> None:
     parser.add_argument("--output", type=Path, help="folder to write (default: runs/NAME)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one, or one a GPU)")
     chosen = parser.parse_args(args)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         sweep = read_sweep(chosen.file)
         folder = chosen.output or Path("runs") / chosen.file.stem
@@ -147,6 +147,8 @@ def run(args: list[str]) -> None:
         _write_results(work, (_search if sweep.search else _grid)(work))
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if work.failed:
         sys.exit(f"probcl: error: {len(work.failed)} runs failed: {', '.join(work.failed)}.")
 

@@ -137,6 +137,7 @@ def test_a_folder_that_cannot_be_made_is_named(quick):
     file = write(quick / "sweep.yaml", {"vary": {"model.program.beta": [1]}})
     with pytest.raises(SystemExit, match=r"folder .*taken cannot be written \(File exists\)"):
         main(["sweep", file, "--output", str(quick / "taken")])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_another_sweep_in_its_folder_is_refused(quick):
