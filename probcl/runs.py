@@ -35,6 +35,7 @@ __all__ = [
     "make_run_dir",
     "newest_checkpoint",
     "newest_run",
+    "not_writable",
     "read_history",
     "read_metrics",
     "record_of_run",
@@ -87,7 +88,7 @@ def make_run_dir(chosen: str | None, name: str) -> tuple[Path, IO[str]]:
         else:
             path = _make_first_free(Path("runs") / name)
     except OSError as error:
-        raise _not_writable(Path(chosen or "runs"), error) from error
+        raise not_writable(Path(chosen or "runs"), error) from error
     if not _is_unused(path):
         raise ValueError(
             f"run_dir: the folder {path} holds another run: choose a new one, nothing saved "
@@ -111,7 +112,7 @@ def lock_run_dir(path: Path) -> IO[str]:
     try:
         file = (path / LOCK).open("a+")
     except OSError as error:
-        raise _not_writable(path, error) from error
+        raise not_writable(path, error) from error
     try:
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,9 +317,10 @@ def _is_unused(path: Path, *also: str) -> bool:
     return all(entry.name in known or is_partial(entry) for entry in path.iterdir())
 
 
-def _not_writable(path: Path, error: OSError) -> ValueError:
+def not_writable(path: Path, error: OSError, argument: str = "run_dir") -> ValueError:
+    """Return the error that names the folder of an argument, which cannot be written."""
     return ValueError(
-        f"run_dir: the folder {path} cannot be written ({error.strerror}): choose another."
+        f"{argument}: the folder {path} cannot be written ({error.strerror}): choose another."
     )
 
 

@@ -24,7 +24,7 @@ import torch
 
 from probcl.files import write_whole
 from probcl.report import compare_runs
-from probcl.runs import PROBCL, read_metrics
+from probcl.runs import PROBCL, not_writable, read_metrics
 from probcl.trust import read_config
 
 __all__ = ["Run", "Search", "Sweep", "read_sweep", "run"]
@@ -158,9 +158,7 @@ def _claim(folder: Path, file: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"output: the folder {folder} cannot be written ({error.strerror}): choose another."
-        ) from error
+        raise not_writable(folder, error, "output") from error
     copy = folder / "sweep.yaml"
     if copy.is_file() and read_config(copy) != read_config(file):
         raise ValueError(

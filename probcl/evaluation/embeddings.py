@@ -1,6 +1,6 @@
 """What an encoder says of items: the arrays that evaluation works on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
@@ -15,7 +15,7 @@ from probcl.evaluation.progress import track
 from probcl.evaluation.subsets import in_blocks
 from probcl.sphere import normalize
 
-__all__ = ["Embeddings"]
+__all__ = ["Embeddings", "check_severities"]
 
 
 class Embeddings:
@@ -169,3 +169,18 @@ class Embeddings:
 def joined(parts: list[Any]) -> Any:
     """Return tensors in one, or None if one of them is missing."""
     return None if any(part is None for part in parts) else torch.cat(parts)
+
+
+def check_severities(name: str, rows: Mapping[int, Tensor]) -> None:
+    """Raise ``ValueError`` unless the items are the same at every severity, by their rows."""
+    if rows and min(rows) < 1:
+        raise ValueError(
+            f"corrupted[{name!r}] must have severities of at least 1, got {min(rows)}: the test "
+            "items themselves are those of severity 0."
+        )
+    items = [part.sort().values for part in rows.values()]
+    if not all(torch.equal(part, items[0]) for part in items):
+        raise ValueError(
+            f"corrupted[{name!r}] must have the same rows at every severity, got "
+            f"{[len(part) for part in items]} items that are not the same: leave the others out."
+        )

@@ -14,7 +14,7 @@ from probcl.checks import as_labels, as_values
 from probcl.evaluation import bootstrap, ood
 from probcl.evaluation.bootstrap import Interval
 from probcl.evaluation.calibration import calibration_error, negative_log_likelihood
-from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.embeddings import Embeddings, check_severities
 from probcl.evaluation.geometry import effective_rank
 from probcl.evaluation.metrics import METRICS, Metric, compute_metric
 from probcl.evaluation.probe import accuracy
@@ -136,7 +136,7 @@ def evaluate(
         for severity, part in levels.items()
     }
     for name, levels in (corrupted or {}).items():
-        _check_severities(name, {level: changed[name, level].rows for level in levels})
+        check_severities(name, {level: changed[name, level].rows for level in levels})
     if known.labels is not None and tested.labels is not None:
         lacking = tested.labels[~torch.isin(tested.labels, known.labels)]
         if len(lacking):
@@ -251,21 +251,6 @@ def _embeddings(
     if test is not None and not torch.isin(items.rows, test.rows).all():
         raise ValueError(f"{name} must have rows of the test items: give Embeddings with rows.")
     return items
-
-
-def _check_severities(name: str, rows: Mapping[int, Tensor]) -> None:
-    """Raise ``ValueError`` unless the items are the same at every severity, by their rows."""
-    if rows and min(rows) < 1:
-        raise ValueError(
-            f"corrupted[{name!r}] must have severities of at least 1, got {min(rows)}: the test "
-            "items themselves are those of severity 0."
-        )
-    items = [part.sort().values for part in rows.values()]
-    if not all(torch.equal(part, items[0]) for part in items):
-        raise ValueError(
-            f"corrupted[{name!r}] must have the same rows at every severity, got "
-            f"{[len(part) for part in items]} items that are not the same: leave the others out."
-        )
 
 
 def _given(train: Embeddings) -> dict[str, tuple[bool, str]]:

@@ -12,7 +12,7 @@ from probcl.checks import as_labels, as_matrix
 from probcl.evaluation.subsets import evenly_spaced
 
 __all__ = [
-    "alignment", "class_concentration", "class_mean_angles", "effective_rank",
+    "alignment", "class_concentration", "class_mean_angles", "class_sums", "effective_rank",
     "participation_ratio", "singular_spectrum", "uniformity",
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def alignment(embedding: Any, labels: Any) -> float:
         Wang and Isola (2020), Alignment and uniformity. https://arxiv.org/abs/2005.10242
     """
     z, y = _unit(embedding, labels)
-    counts, sums = y.bincount().double(), _class_sums(z, y)
+    counts, sums = y.bincount().double(), class_sums(z, y)
     pairs = (counts * (counts - 1)).sum()
     if not pairs:
         raise ValueError("labels must name a class of two members at least, got none.")
@@ -95,7 +95,7 @@ def class_concentration(embedding: Any, labels: Any) -> dict[int, float]:
     """Return the mean resultant length of each class: 1 where all its unit vectors are one."""
     z, y = _unit(embedding, labels)
     counts = y.bincount()
-    length = _class_sums(z, y).norm(dim=-1) / counts
+    length = class_sums(z, y).norm(dim=-1) / counts
     return {int(c): length[c].item() for c in counts.nonzero()[:, 0]}
 
 
@@ -103,7 +103,7 @@ def class_mean_angles(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """Return the classes ``(C,)``, and the angles ``(C, C)`` of their means, in degrees."""
     z, y = _unit(embedding, labels)
     classes = y.unique()
-    mean = torch.nn.functional.normalize(_class_sums(z, y)[classes], dim=-1)
+    mean = torch.nn.functional.normalize(class_sums(z, y)[classes], dim=-1)
     # An angle from its chord: arccos would lose half the digits near 0.
     return classes, torch.rad2deg(2 * torch.asin((torch.cdist(mean, mean) / 2).clamp(max=1)))
 
@@ -113,7 +113,8 @@ def _unit(embedding: Any, labels: Any) -> tuple[Tensor, Tensor]:
     return z, as_labels("labels", labels, len(z))
 
 
-def _class_sums(z: Tensor, y: Tensor) -> Tensor:
+def class_sums(z: Tensor, y: Tensor) -> Tensor:
+    """Return the sums in float64 of the vectors ``(N, d)`` of each class ``(N,)``, ``(C, d)``."""
     sums = torch.zeros(int(y.max()) + 1, z.shape[1], dtype=torch.double)
     for part, own in zip(z.split(_BLOCK), y.split(_BLOCK), strict=True):
         sums.index_add_(0, own, part.double())

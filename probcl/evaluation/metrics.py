@@ -88,7 +88,7 @@ def _of_neighbours(k: int, q: Query) -> float:
 
 
 def _of_probe(measure: Measure, q: Query) -> float:
-    p, labels, classes = q.probabilities, q.labels, q.reference.labels.unique()
+    p, labels, classes = q.probabilities, q.labels, q.reference.classes
     if len(classes) < p.shape[1]:  # numbers between the classes are none
         p, labels = p[:, classes], torch.searchsorted(classes, labels)
     return measure(p, labels)
@@ -130,7 +130,7 @@ METRICS = {
         lambda q: accuracy(q.logits.argmax(-1), q.labels), headline=True),
     "probe/top5": Metric("share whose class is among the five likeliest",
         lambda q: (
-            top_k_accuracy(q.logits, q.labels) if len(q.reference.labels.unique()) > 5 else None)),
+            top_k_accuracy(q.logits, q.labels) if len(q.reference.classes) > 5 else None)),
     "few_shot/top1_of_1": Metric("accuracy, one item of each class", partial(_few_shot, 1)),
     "few_shot/top1_of_5": Metric("accuracy, five items of each class", partial(_few_shot, 5)),
     "few_shot/top1_of_10": Metric("accuracy, ten items of each class", partial(_few_shot, 10)),

@@ -15,6 +15,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix, as_truths, as_values
+from probcl.evaluation.geometry import class_sums
 from probcl.evaluation.subsets import evenly_spaced
 from probcl.special import inverse_bessel_ratio, log_bessel
 
@@ -166,10 +167,7 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
     y = torch.zeros(len(x), dtype=torch.long)
     if labels is not None:
         y = as_labels("labels", labels, len(x)).unique(return_inverse=True)[1]
-    means = x.new_zeros(int(y.max()) + 1, x.shape[1], dtype=torch.double)
-    for part, own in zip(x.split(_BLOCK), y.split(_BLOCK), strict=True):
-        means.index_add_(0, own, part.double())
-    means /= y.bincount()[:, None]
+    means = class_sums(x, y) / y.bincount()[:, None]
     covariance = _shrunk_covariance(x, y, means)
     # A feature that never changes, as of a dead unit, would leave no inverse.
     floor = 1e-6 * covariance.diagonal().mean().clamp_min(1e-12)

@@ -48,6 +48,11 @@ class Reference(Embeddings):
         vars(self).update(vars(given.sorted()))  # a copy that shares the arrays
 
     @cached_property
+    def classes(self) -> Tensor:
+        """The classes that there are, ascending, shape ``(C,)``."""
+        return self.labels.unique()
+
+    @cached_property
     def split(self) -> tuple[Tensor, Tensor]:
         """Rows held out, a tenth at random, and the rest; of fewer than 20 both are all."""
         count = len(self)

@@ -87,6 +87,7 @@ def _write(found: Findings, path: Path, run_dir: Path | None) -> Path:
     history = None if run_dir is None else read_history(run_dir)
     config: Any = record.get("config", {})
     metrics = record.pop("metrics")
+    found.classes = list(config.get("classes") or [])  # of a run before there was such a file
     if run_dir is not None and (run_dir / CLASSES).is_file():
         found.classes = [str(name) for name in read_config(run_dir / CLASSES, trust=True)]
     tiles, best = Tiles(found), _best(found.answers)
