@@ -198,7 +198,8 @@ def _jpeg_compression(image: Tensor, severity: int, random: Generator) -> Tensor
         Image.fromarray(picture.movedim(0, -1).squeeze(-1).numpy()).save(
             file, "JPEG", quality=quality
         )
-        pixels = np.array(Image.open(file)).reshape(*picture.shape[1:], len(picture))
+        pixels = np.array(Image.open(file, formats=["JPEG"]))
+        pixels = pixels.reshape(*picture.shape[1:], len(picture))
         decoded.append(torch.from_numpy(pixels).movedim(-1, 0))
     return torch.cat(decoded)[None].to(image) / 255
 

@@ -14,8 +14,8 @@ from probcl.distributions.projected_normal_density import radial_exponent
 from probcl.precision import at_least_float32, full_precision
 from probcl.special.autograd import widen
 from probcl.special.isotropic import (
+    isotropic_kl_rest,
     isotropic_kl_uniform,
-    isotropic_mean_log,
     relative_mean_resultant,
 )
 from probcl.special.quadratic_form import mean_log_over_mean, unit_vector_rule
@@ -248,10 +248,9 @@ class ProjectedNormal(SphereDistribution):
         if isinstance(self.covariance, Isotropic):
             return rest + isotropic_kl_uniform(self.covariance.mahalanobis(loc), self.dim)
         form = self.covariance.quadratic_form(loc)
-        scale = torch.log(form.mean / (self.dim + form.mahalanobis)) - form.log_geometric
-        excess = mean_log_over_mean(form, self.dim) - isotropic_mean_log(form.mahalanobis, self.dim)
-        radial = isotropic_kl_uniform(form.mahalanobis, self.dim)
-        return rest + radial + 0.5 * self.dim * (scale + excess)
+        mean_log = mean_log_over_mean(form, self.dim) + torch.log(form.mean / self.dim)
+        excess = 0.5 * self.dim * (mean_log - form.log_geometric)
+        return rest + isotropic_kl_rest(form.mahalanobis, self.dim) + excess
 
     def _nearer_loc(self) -> tuple[Tensor, Tensor]:
         """Return the mean, halved until it is in range, and how often, ``(*B, d)`` and ``(*B,)``.

@@ -128,13 +128,20 @@ def _resampled_correlations(x: Tensor, y: Tensor, seed: int) -> Tensor:
 @lru_cache(maxsize=1)
 def _counts(items: int, seed: int) -> Tensor:
     """Return how often each item is in each resample, shape ``(resamples, items)``."""
-    return _resampled(torch.ones(items), np.random.default_rng(seed))
+    return _resampled(torch.ones(items, dtype=torch.long), np.random.default_rng(seed))
 
 
 def _resampled(counts: Tensor, random: np.random.Generator) -> Tensor:
     """Return how many items of each bin are in each resample, shape ``(resamples, bins)``."""
-    share = counts.double() / counts.sum()
-    return torch.as_tensor(random.multinomial(int(counts.sum()), share, _RESAMPLES)).double()
+    items, bins = int(counts.sum()), len(counts)
+    if items > bins:
+        drawn = random.multinomial(items, counts.double() / items, _RESAMPLES)
+    else:  # few items are drawn sooner than many bins are filled
+        own = torch.arange(bins).repeat_interleave(counts).numpy()
+        places = own[random.integers(items, size=(_RESAMPLES, items))]
+        places += bins * np.arange(_RESAMPLES)[:, None]
+        drawn = np.bincount(places.ravel(), minlength=_RESAMPLES * bins).reshape(-1, bins)
+    return torch.as_tensor(drawn).double()
 
 
 def _interval(value: float, drawn: Tensor) -> Interval:

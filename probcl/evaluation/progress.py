@@ -15,6 +15,16 @@ T = TypeVar("T")
 _SHOWN: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
+class _Bar(Progress):
+    """A bar that is drawn ten times a second, by its own thread, and at no other time.
+
+    Rich's would be drawn for every new step as well, which takes longer than most steps do.
+    """
+
+    def refresh(self) -> None:
+        """Wait for the thread."""
+
+
 @contextmanager
 def progress_bar(shown: bool = True) -> Iterator[None]:
     """Show a line for each ``step`` that is at work inside, if ``shown``.
@@ -24,7 +34,7 @@ def progress_bar(shown: bool = True) -> Iterator[None]:
     if not shown:
         yield
         return
-    bar = Progress(
+    bar = _Bar(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         transient=True,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from probcl.checks import as_labels, as_probabilities
@@ -171,5 +172,7 @@ def _fit(scaling: Callable[..., Scaling], axes: list[int], logits: Any, labels: 
 
     # By SciPy: torch's optimizers import its compiler, which takes a second and 140 MiB.
     precise = {"maxiter": 200, "gtol": 1e-9, "ftol": 1e-14}
-    best = minimize(loss, np.zeros(sum(sizes)), jac=True, method="L-BFGS-B", options=precise)
+    # Its threads and torch's wait for each other: on two cores that takes twenty times as long.
+    with threadpool_limits(1, user_api="blas"):
+        best = minimize(loss, np.zeros(sum(sizes)), jac=True, method="L-BFGS-B", options=precise)
     return scaling(*parts(torch.as_tensor(best.x)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["evaluate", "fit"]
+__all__ = ["derivative", "evaluate", "fit"]
 
 
 def fit(
@@ -55,5 +55,19 @@ def evaluate(coefficients: Sequence[float], x: Tensor) -> Tensor:
     doubled = 2.0 * centred
     current, previous = torch.zeros_like(x), torch.zeros_like(x)
     for coefficient in reversed(coefficients[1:]):
-        current, previous = coefficient + doubled * current - previous, current
+        current, previous = torch.addcmul(coefficient - previous, doubled, current), current
     return coefficients[0] + centred * current - previous
+
+
+def derivative(coefficients: Sequence[float]) -> tuple[float, ...]:
+    """Return the coefficients of the derivative of a series in x.
+
+    Example:
+        >>> derivative((0.0, 0.0, 1.0))  # of T_2(y) = 2 y^2 - 1, y = 2 x - 1: 8 y
+        (0.0, 8.0)
+    """
+    slopes = [0.0, 0.0]
+    for order in range(len(coefficients) - 1, 0, -1):
+        slopes.append(slopes[-2] + 4.0 * order * coefficients[order])
+    slopes[-1] *= 0.5
+    return tuple(slopes[:1:-1])

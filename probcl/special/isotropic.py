@@ -6,16 +6,17 @@ rate as kappa grows, plus a smooth remainder in t, fitted once per dimension.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probcl.special import chebyshev
-from probcl.special.autograd import constant
+from probcl.special.autograd import constant, with_derivative
 from probcl.special.quadratic_form import QuadraticForm, mean_log_over_mean
 from probcl.special.radial import log_ratio_and_slope
 
-__all__ = ["isotropic_kl_uniform", "isotropic_mean_log", "relative_mean_resultant"]
+__all__ = ["isotropic_kl_rest", "isotropic_kl_uniform", "relative_mean_resultant"]
 
 _QUADRATURE_NODES = 512
 
@@ -37,10 +38,27 @@ def isotropic_kl_uniform(kappa2: Tensor, dim: int) -> Tensor:
         >>> isotropic_kl_uniform(torch.tensor([0.0, 9.0]), 128)
         tensor([0.0000, 4.3337])
     """
-    q = kappa2 / dim
-    t = q / (1.0 + q)
-    remainder = chebyshev.evaluate(_remainders(dim)[0], t)
-    return _leading_kl(q, dim) + t * remainder
+    return with_derivative(kappa2, dim, _kl, _kl_slope)
+
+
+def isotropic_kl_rest(kappa2: Tensor, dim: int) -> Tensor:
+    r"""Return what the divergence of an isotropic projected normal has beside a mean log.
+
+    .. math:: \mathrm{KL}(\mathrm{PN}(m, I) \,\|\, \mathrm{Uniform}(S^{d-1}))
+              - \tfrac d2 \, E \log(|x|^2 / d), \qquad x \sim N(m, I), \quad |m|^2 = \kappa^2
+
+    Args:
+        kappa2: As for ``isotropic_kl_uniform``.
+        dim: Dimension ``d >= 2``.
+
+    Returns:
+        The rest, shape of ``kappa2``; differentiable.
+
+    Example:
+        >>> isotropic_kl_rest(torch.tensor(0.0), 2)  # Euler's constant
+        tensor(0.5772)
+    """
+    return with_derivative(kappa2, dim, _rest, _rest_slope)
 
 
 def relative_mean_resultant(kappa2: Tensor, dim: int) -> Tensor:
@@ -61,27 +79,36 @@ def relative_mean_resultant(kappa2: Tensor, dim: int) -> Tensor:
         tensor(0.6267)
     """
     total = dim + kappa2
-    remainder = chebyshev.evaluate(_remainders(dim)[1], kappa2 / total)
+    remainder = chebyshev.evaluate(_series(dim).resultant, kappa2 / total)
     return total.rsqrt() * (1.0 + remainder)
 
 
-def isotropic_mean_log(kappa2: Tensor, dim: int) -> Tensor:
-    r"""Return E log(X / E X) for a noncentral chi-squared X with d degrees of freedom.
+def _kl(kappa2: Tensor, dim: int) -> Tensor:
+    q = kappa2 / dim
+    t = q / (1.0 + q)
+    return _leading_kl(q, dim) + t * chebyshev.evaluate(_series(dim).kl, t)
 
-    .. math:: X = |x|^2, \qquad x \sim N(m, I), \qquad |m|^2 = \kappa^2
 
-    Args:
-        kappa2: Noncentrality ``>= 0``, any shape.
-        dim: Degrees of freedom ``d >= 2``.
+def _kl_slope(kappa2: Tensor, dim: int) -> Tensor:
+    q = kappa2 / dim
+    share = 1.0 / (1.0 + q)  # 1 - t, and dt / dq is its square
+    t, series = q * share, _series(dim).kl
+    slope = chebyshev.evaluate(series, t) + t * chebyshev.evaluate(_slopes(series), t)
+    return 0.5 * share + ((t + slope) * share.square() - 0.5 / (2.0 + q)) / dim
 
-    Returns:
-        The mean log, shape of ``kappa2``; differentiable.
 
-    Example:
-        >>> isotropic_mean_log(torch.tensor(0.0), 2)  # minus Euler's constant
-        tensor(-0.5772)
-    """
-    return chebyshev.evaluate(_mean_log_series(dim), kappa2 / (dim + kappa2))
+def _rest(kappa2: Tensor, dim: int) -> Tensor:
+    q = kappa2 / dim
+    t = q / (1.0 + q)
+    return 0.5 * (t.square() - torch.log1p(0.5 * q)) + chebyshev.evaluate(_series(dim).rest, t)
+
+
+def _rest_slope(kappa2: Tensor, dim: int) -> Tensor:
+    q = kappa2 / dim
+    share = 1.0 / (1.0 + q)
+    t = q * share
+    slope = chebyshev.evaluate(_slopes(_series(dim).rest), t)
+    return ((t + slope) * share.square() - 0.5 / (2.0 + q)) / dim
 
 
 def _leading_kl(q: Tensor, dim: int) -> Tensor:
@@ -89,21 +116,39 @@ def _leading_kl(q: Tensor, dim: int) -> Tensor:
     return 0.5 * (dim * torch.log1p(q) - torch.log1p(0.5 * q) + t.square())
 
 
+class _Series(NamedTuple):
+    """Chebyshev series over t in [0, 1] of what the leading terms leave."""
+
+    kl: tuple[float, ...]  # of the divergence, divided by t
+    resultant: tuple[float, ...]
+    rest: tuple[float, ...]
+
+
 @constant
-def _remainders(dim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Fit the remainders of the divergence and of the mean resultant length over t in [0, 1]."""
+def _series(dim: int) -> _Series:
     points: dict[str, Tensor] = {}
 
     def kl_remainder(t: Tensor) -> Tensor:
         q = t / (1.0 - t)
         kl, points["resultant"] = _by_quadrature(dim * q, dim)
-        return (kl - _leading_kl(q, dim)) / t
+        points["kl"] = kl - _leading_kl(q, dim)
+        return points["kl"] / t
 
     def resultant_remainder(t: Tensor) -> Tensor:
         return points["resultant"] * t.rsqrt() - 1.0
 
-    kl = chebyshev.fit(kl_remainder, _degree(dim), tolerance=1e-14 * dim)
-    return kl, chebyshev.fit(resultant_remainder, _degree(dim), tolerance=1e-14)
+    def rest_remainder(t: Tensor) -> Tensor:
+        return points["kl"] - 0.5 * dim * _mean_log(dim * t / (1.0 - t), dim)
+
+    degree, tolerance = _degree(dim), 1e-14 * dim
+    return _Series(
+        chebyshev.fit(kl_remainder, degree, tolerance),
+        chebyshev.fit(resultant_remainder, degree, tolerance=1e-14),
+        chebyshev.fit(rest_remainder, degree, tolerance),
+    )
+
+
+_slopes = constant(chebyshev.derivative)
 
 
 def _by_quadrature(kappa2: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -136,22 +181,18 @@ def _by_quadrature(kappa2: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (own * divergence).sum(-1) / mass, (excess * cosine).sum(-1) / mass
 
 
-@constant
-def _mean_log_series(dim: int) -> tuple[float, ...]:
-    def mean_log(t: Tensor) -> Tensor:
-        kappa2 = dim * t / (1.0 - t)
-        total, zero = dim + kappa2, torch.zeros_like(t)
+def _mean_log(kappa2: Tensor, dim: int) -> Tensor:
+    """Return E log(X / E X) for a noncentral chi-squared X with d degrees of freedom, ``(n,)``."""
+    total, zero = dim + kappa2, torch.zeros_like(kappa2)
 
-        def log_laplace(tau: Tensor) -> Tensor:
-            stretched = 1.0 + 2.0 * tau
-            return -0.5 * dim * stretched.log() - tau * kappa2[..., None] / stretched
+    def log_laplace(tau: Tensor) -> Tensor:
+        stretched = 1.0 + 2.0 * tau
+        return -0.5 * dim * stretched.log() - tau * kappa2[..., None] / stretched
 
-        form = QuadraticForm(
-            total, 2.0 * total + 2.0 * kappa2, zero, kappa2, kappa2, kappa2, log_laplace
-        )
-        return mean_log_over_mean(form, dim)
-
-    return chebyshev.fit(mean_log, _degree(dim), tolerance=1e-14)
+    form = QuadraticForm(
+        total, 2.0 * total + 2.0 * kappa2, zero, kappa2, kappa2, kappa2, log_laplace
+    )
+    return mean_log_over_mean(form, dim)
 
 
 def _degree(dim: int) -> int:

@@ -5,8 +5,9 @@ relative to a gamma variable Y of the same mean, and nearly the same variance:
 
 .. math:: E \log |x|^2 = E \log Y + \int_0^\infty (L_Y(\tau) - L(\tau)) \frac{d\tau}{\tau}
 
-The difference is smooth and decays on both sides in log tau, where the trapezoidal rule
-converges exponentially.
+The difference is smooth and decays on both sides in log tau, on the left as tau^3 only. With
+log tau = u - exp(-u) / 2 it falls there faster than exponentially, so that the trapezoidal rule,
+which converges exponentially, takes two thirds of the nodes.
 """
 
 import math
@@ -32,10 +33,12 @@ class QuadraticForm(NamedTuple):
 
 
 def _rule(dtype: torch.dtype, dim: int) -> tuple[int, float, float, float]:
-    """Return nodes, lower end and decay at the upper end in log tau, and the least shape of Y."""
+    """Return nodes, lower end of u, decay at the upper end, and the least shape of Y."""
     if dtype == torch.float64:
-        return (64, -12.0, 30.0, 16.0) if dim >= 8 else (160, -14.0, 36.0, 8.0)
-    return (11, -3.5, 12.0, 4.0) if dim >= 32 else (40, -7.0, 18.0, 8.0)
+        return (48, -3.0, 30.0, 16.0) if dim >= 8 else (112, -3.1, 36.0, 8.0)
+    if dim >= 32:
+        return 8, -1.0, 12.0, 4.0
+    return (16, -2.1, 18.0, 8.0) if dim >= 8 else (32, -2.3, 18.0, 8.0)
 
 
 def mean_log_over_mean(form: QuadraticForm, dim: int) -> Tensor:
@@ -53,15 +56,16 @@ def mean_log_over_mean(form: QuadraticForm, dim: int) -> Tensor:
     fixed = _constants(form)
     upper = _upper_end(fixed, decay, dim)
     unit = torch.linspace(0.0, 1.0, nodes, dtype=upper.dtype, device=upper.device)
-    tau = torch.exp(lower + (upper - lower)[..., None] * unit)
-    tau = tau / fixed.mean[..., None]
+    u = lower + (upper - lower)[..., None] * unit
+    bend = 0.5 * torch.exp(-u)
+    tau = torch.exp(u - bend) / fixed.mean[..., None]
     step = (upper - lower) / (nodes - 1)
     shape = form.mean.square() / form.variance
     shape = torch.where(shape > least_shape, shape, least_shape)
     scaled = tau * (form.mean / shape)[..., None]
     gamma = torch.exp(-shape[..., None] * torch.log1p(scaled))
     difference = gamma - torch.exp(form.log_laplace(tau))
-    return digamma_minus_log(shape) + step * difference.sum(-1)
+    return digamma_minus_log(shape) + step * ((1.0 + bend) * difference).sum(-1)
 
 
 def unit_vector_rule(form: QuadraticForm, dim: int) -> tuple[Tensor, Tensor]:
@@ -132,10 +136,11 @@ def digamma_minus_log(x: Tensor) -> Tensor:
         >>> digamma_minus_log(torch.tensor(1.0))  # minus Euler's constant
         tensor(-0.5772)
     """
-    steps = 8
+    steps = 8.0
     shifted = x + steps
     inverse = 1.0 / shifted
     square = inverse.square()
     series = 1.0 / 252.0 - square * (1.0 / 240.0 - square / 132.0)
     tail = -inverse * (0.5 + inverse * (1.0 / 12.0 - square * (1.0 / 120.0 - square * series)))
-    return tail + torch.log1p(steps / x) - sum(1.0 / (x + j) for j in range(steps))
+    skipped = x[..., None] + torch.arange(steps, dtype=x.dtype, device=x.device)
+    return tail + torch.log1p(steps / x) - skipped.reciprocal().sum(-1)

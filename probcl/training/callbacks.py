@@ -26,6 +26,7 @@ __all__ = [
 #: Between two checkpoints of an epoch that takes long.
 INTERVAL = timedelta(minutes=15)
 BEST = 3
+_REDRAWN = 0.25  # seconds between two drawings of the bar
 
 
 class Monitor(Callback):
@@ -163,6 +164,13 @@ class ProgressBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(leave=False)
         self._read: tuple[int, dict[str, Any]] = (-1, {})
+        self._drawn = 0.0
+
+    def refresh(self, hard: bool = False) -> None:
+        """Draw the bar, unless that was done a moment ago: it takes a third of a small step."""
+        if hard or time.monotonic() - self._drawn >= _REDRAWN:
+            self._drawn = time.monotonic()
+            super().refresh(hard)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the numbers beside the bar."""

@@ -53,6 +53,19 @@ def test_the_fast_auroc_has_the_width_of_plain_resampling():
     assert fast.upper == pytest.approx(upper, abs=0.012)
 
 
+def test_many_items_are_drawn_as_few_are():
+    """Beyond the number of bins, how many of each are drawn follows from their shares."""
+    counts = torch.tensor([400, 0, 350, 250])
+    many = _resampled(counts, np.random.default_rng(0))  # more items than bins
+    few = _resampled(torch.cat([counts, torch.zeros(1000).long()]), np.random.default_rng(0))
+    for drawn in (many, few[:, :4]):
+        assert (drawn.sum(-1) == 1000).all()
+        error = math.sqrt(250 / len(drawn))  # of the mean of a binomial number, at most
+        assert drawn.mean(0) == pytest.approx(counts.double(), abs=4 * error)
+        share = counts / 1000
+        assert drawn.var(0) == pytest.approx(1000 * share * (1 - share), rel=0.45)
+
+
 def test_several_sets_are_averaged():
     known, sets = torch.randn(100), [torch.randn(80) + shift for shift in (0.0, 1.0)]
     value = auroc_interval(known, *sets).value
@@ -106,7 +119,8 @@ def test_the_correlation_of_a_resample_of_few_items_is_that_of_its_ranks():
     scores, severity = torch.from_numpy(random.normal(size=(2, 5))), torch.tensor([[0.0], [1.0]])
     severity = severity.double().expand_as(scores)
     found = _resampled_correlations(scores, severity, seed=0)
-    counts = _resampled(torch.ones(5), np.random.default_rng(0)).numpy().round().astype(int)
+    drawn = _resampled(torch.ones(5, dtype=torch.long), np.random.default_rng(0))
+    counts = drawn.numpy().round().astype(int)
     ranks = [rankdata(x).reshape(x.shape) for x in (scores, severity)]
     for value, count in zip(found, counts, strict=True):
         items = np.repeat(np.arange(5), count)

@@ -1,6 +1,7 @@
 """Tests of the special functions behind the divergences."""
 
 import math
+from collections.abc import Callable
 
 import mpmath
 import pytest
@@ -9,8 +10,8 @@ from scipy import integrate, special, stats
 
 from probcl.special import chebyshev
 from probcl.special.isotropic import (
+    isotropic_kl_rest,
     isotropic_kl_uniform,
-    isotropic_mean_log,
     relative_mean_resultant,
 )
 from probcl.special.log_laplace import (
@@ -39,15 +40,29 @@ def test_digamma_minus_log(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dim", [2, 3, 8, 32, 200])
 @pytest.mark.parametrize("kappa", [0.0, 0.7, 6.0, 40.0])
-def test_mean_log_of_noncentral_chi_squared(dim: int, kappa: float) -> None:
+def test_isotropic_kl_is_its_mean_log_and_the_rest(dim: int, kappa: float) -> None:
     # A Poisson mixture of central chi-squared variables.
     rate = kappa**2 / 2
     reach = int(12 * math.sqrt(rate)) + 40
     counts = range(max(0, int(rate) - reach), int(rate) + reach)
     mean_log = sum(stats.poisson.pmf(k, rate) * special.digamma(dim / 2 + k) for k in counts)
-    expected = mean_log + math.log(2.0 / (dim + kappa**2))
-    actual = isotropic_mean_log(torch.tensor(kappa**2, dtype=torch.float64), dim).item()
-    assert math.isclose(actual, expected, abs_tol=2e-12)
+    expected = 0.5 * dim * (mean_log + math.log(2.0 / dim))  # E log(X / d)
+    kappa2 = torch.tensor(kappa**2, dtype=torch.float64)
+    actual = isotropic_kl_uniform(kappa2, dim) - isotropic_kl_rest(kappa2, dim)
+    assert math.isclose(actual.item(), expected, abs_tol=1e-12 * dim)
+
+
+@pytest.mark.parametrize("dim", [2, 8, 64])
+@pytest.mark.parametrize("function", [isotropic_kl_uniform, isotropic_kl_rest])
+def test_isotropic_gradients(function: Callable, dim: int) -> None:
+    kappa2 = torch.tensor([0.3, 5.0, 2e3], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: function(x, dim), kappa2, eps=1e-5, atol=1e-8)
+    assert torch.autograd.gradgradcheck(lambda x: function(x, dim), kappa2)
+    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(function(zero, dim), zero)
+    # One-sided, as there is nothing below zero, and of second order.
+    near, far = ((function(zero + step, dim) - function(zero, dim)) / step for step in (1e-5, 2e-5))
+    assert math.isclose(slope.item(), (2 * near - far).item(), abs_tol=1e-8)
 
 
 @pytest.mark.parametrize("dim", [2, 7, 31, 64])
