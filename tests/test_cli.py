@@ -1,6 +1,7 @@
 """The command, end to end: what a run leaves behind, and what bad input is told."""
 
 import csv
+import gc
 import json
 import re
 import subprocess
@@ -18,7 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from probcl import programs
-from probcl.cli import main
+from probcl.cli import _imported, main
 from probcl.data import DATASETS, load_digits
 from probcl.evaluation import SCORES
 from probcl.runs import read_history, record_of_run
@@ -520,3 +521,18 @@ def test_a_defect_is_not_taken_for_bad_input(here):
     )
     with pytest.raises(ValueError, match="a defect of the prior"):
         main(["fit", *QUICK, "--model.program.prior=broken.Broken"])
+
+
+def test_importing_leaves_the_garbage_collector_as_it_was():
+    frozen = gc.get_freeze_count()
+    try:
+        for on in (True, False):
+            (gc.enable if on else gc.disable)()
+            assert _imported("json", for_good=False).__name__ == "json"
+            assert gc.isenabled() is on
+            assert gc.get_freeze_count() == frozen
+        _imported("json", for_good=True)
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.enable()
+        gc.unfreeze()
