@@ -151,6 +151,8 @@ TWINS = {
     "vsimclr-degraded-start-0.97": "VSimCLR, degraded views, started at 0.97",
     "vsimclr-kl-bound": "VSimCLR, the paper's bound on the KL",
     "vsupcon-kl-bound": "VSupCon, the paper's bound on the KL",
+    "vsupcon-kl-bound-beta-0.1": "VSupCon, the paper's bound, beta 0.1",
+    "vsupcon-kl-bound-beta-1": "VSupCon, the paper's bound, beta 1",
     "vsupcon-start-0.97": "VSupCon, started at 0.97",
     "vsupcon-start-0.999": "VSupCon, started at 0.999",
     "vsimclr-beta-0.1": "VSimCLR, beta 0.1",

@@ -121,6 +121,9 @@ TWINS |= {f"vsimclr-degraded-beta-{beta}":
           [*TWINS["vsimclr-degraded"], f"--model.program.beta={beta}"]
           for beta in ("0.3", "1")}  # fmt: skip
 TWINS |= {f"{name}-kl-bound": [*TWINS[name], *BOUND] for name in ("vsimclr", "vsupcon")}
+TWINS |= {f"vsupcon-kl-bound-beta-{beta}":
+          [*TWINS["vsupcon-kl-bound"], f"--model.program.beta={beta}"]
+          for beta in ("0.1", "1")}  # fmt: skip
 TWINS["vsimclr-degraded-start-0.97"] = [*TWINS["vsimclr-degraded"], *CONCENTRATED]
 TWINS |= {f"vsupcon-start-{start}": [*TWINS["vsupcon"], f"{HEAD}.initial_resultant_length={start}"]
           for start in ("0.97", "0.999")}  # fmt: skip
