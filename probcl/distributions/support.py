@@ -2,9 +2,9 @@
 
 from typing import Any, NoReturn
 
+import torch.distributions
 from pyro.distributions import constraints
 from torch.distributions import biject_to, transform_to
-from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 __all__ = ["is_sphere", "unit_sphere"]
 
@@ -14,6 +14,8 @@ class _UnitSphere(type(constraints.sphere)):  # type: ignore[misc]
 
 
 unit_sphere = _UnitSphere()
+# Of the lowest torch allowed a mixture has the support of its components.
+_Mixture = getattr(torch.distributions.constraints, "MixtureSameFamilyConstraint", _UnitSphere)
 
 
 @transform_to.register(unit_sphere)
@@ -21,7 +23,7 @@ def _transform_to(constraint: Any) -> Any:
     return transform_to(constraints.sphere)
 
 
-@transform_to.register(MixtureSameFamilyConstraint)
+@transform_to.register(_Mixture)
 def _transform_to_mixture(constraint: Any) -> Any:
     """Of mixtures on the sphere, which torch leaves out: an initial value is sought by it."""
     if not is_sphere(constraint):
@@ -29,7 +31,7 @@ def _transform_to_mixture(constraint: Any) -> Any:
     return transform_to(constraints.sphere)
 
 
-@biject_to.register(MixtureSameFamilyConstraint)
+@biject_to.register(_Mixture)
 @biject_to.register(unit_sphere)
 def _biject_to(constraint: Any) -> NoReturn:
     if not is_sphere(constraint):
