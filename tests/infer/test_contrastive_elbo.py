@@ -17,7 +17,7 @@ from probcl.nn import MLP, ConvNet, ProjectedNormalHead
 from probcl.objectives import info_nce
 from probcl.programs import ProbabilisticVarCon, VarCon, VSimCLR
 
-VIEWS = torch.rand(2, 6, 1, 8, 8)
+VIEWS = torch.rand(2, 6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
