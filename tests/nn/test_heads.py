@@ -16,7 +16,7 @@ from probcl.nn import (
 )
 from probcl.sphere import normalize
 
-FEATURES = torch.randn(6, 7)
+FEATURES = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
 HEADS = {
     "point": lambda hidden: PointHead(MLP(5, hidden)),
     "isotropic": lambda hidden: ProjectedNormalHead(5, hidden, covariance="isotropic"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from probcl.nn import ConvNet, MomentumEncoder, ResNet
 
-IMAGES = torch.rand(6, 3, 8, 8)
+IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def _encoder(dtype=torch.float32):

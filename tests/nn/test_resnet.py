@@ -9,7 +9,7 @@ from torchvision.models import get_model_weights
 from probcl.nn import ResNet
 from probcl.nn.images import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGES = torch.rand(4, 3, 32, 32)
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("depth", "features"), [(18, 512), (50, 2048)])
