@@ -70,4 +70,4 @@ def derivative(coefficients: Sequence[float]) -> tuple[float, ...]:
     for order in range(len(coefficients) - 1, 0, -1):
         slopes.append(slopes[-2] + 4.0 * order * coefficients[order])
     slopes[-1] *= 0.5
-    return tuple(slopes[:1:-1])
+    return tuple(slopes[:1:-1]) or (0.0,)  # of a constant too

@@ -91,29 +91,36 @@ def _kl(kappa2: Tensor, dim: int) -> Tensor:
 
 def _kl_slope(kappa2: Tensor, dim: int) -> Tensor:
     q = kappa2 / dim
-    share = 1.0 / (1.0 + q)  # 1 - t, and dt / dq is its square
-    t, series = q * share, _series(dim).kl
+    t, series = q / (1.0 + q), _series(dim).kl
     slope = chebyshev.evaluate(series, t) + t * chebyshev.evaluate(_slopes(series), t)
-    return 0.5 * share + ((t + slope) * share.square() - 0.5 / (2.0 + q)) / dim
+    return 0.5 / (1.0 + q) + _bounded_slope(q, slope) / dim
 
 
 def _rest(kappa2: Tensor, dim: int) -> Tensor:
     q = kappa2 / dim
-    t = q / (1.0 + q)
-    return 0.5 * (t.square() - torch.log1p(0.5 * q)) + chebyshev.evaluate(_series(dim).rest, t)
+    return _bounded(q) + chebyshev.evaluate(_series(dim).rest, q / (1.0 + q))
 
 
 def _rest_slope(kappa2: Tensor, dim: int) -> Tensor:
     q = kappa2 / dim
-    share = 1.0 / (1.0 + q)
-    t = q * share
-    slope = chebyshev.evaluate(_slopes(_series(dim).rest), t)
-    return ((t + slope) * share.square() - 0.5 / (2.0 + q)) / dim
+    slope = chebyshev.evaluate(_slopes(_series(dim).rest), q / (1.0 + q))
+    return _bounded_slope(q, slope) / dim
 
 
 def _leading_kl(q: Tensor, dim: int) -> Tensor:
+    return 0.5 * dim * torch.log1p(q) + _bounded(q)
+
+
+def _bounded(q: Tensor) -> Tensor:
+    """Return the leading terms of the divergence that do not grow with the dimension."""
     t = q / (1.0 + q)
-    return 0.5 * (dim * torch.log1p(q) - torch.log1p(0.5 * q) + t.square())
+    return 0.5 * (t.square() - torch.log1p(0.5 * q))
+
+
+def _bounded_slope(q: Tensor, slope: Tensor) -> Tensor:
+    """Return the derivative in q of these and of a remainder, whose derivative in t is given."""
+    share = 1.0 / (1.0 + q)  # 1 - t, and dt / dq is its square
+    return (q * share + slope) * share.square() - 0.5 / (2.0 + q)
 
 
 class _Series(NamedTuple):

@@ -30,6 +30,13 @@ def test_chebyshev_reproduces_a_smooth_function() -> None:
     assert torch.allclose(chebyshev.evaluate(coefficients, x), x.exp(), rtol=1e-14)
 
 
+def test_chebyshev_derivative() -> None:
+    x = torch.linspace(0, 1, 50, dtype=torch.float64)
+    slope = chebyshev.derivative(chebyshev.fit(torch.exp, degree=20))
+    assert torch.allclose(chebyshev.evaluate(slope, x), x.exp(), rtol=1e-12)
+    assert chebyshev.derivative((2.0,)) == (0.0,)
+
+
 def test_digamma_minus_log(dtype: torch.dtype) -> None:
     for x in (0.5, 1.0, 3.25, 40.0, 1e3, 1e6):
         with mpmath.workdps(40):
