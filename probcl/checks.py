@@ -291,7 +291,8 @@ def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor
     """
     half = getattr(values, "dtype", None) in (torch.float16, torch.bfloat16, np.float16)
     tolerance = 1e-2 if half else 1e-4
-    tensor = as_matrix(name, values, count).double()
+    given = as_matrix(name, values, count)
+    tensor = given.double()
     if tensor.min() < 0:
         raise ValueError(f"{name} must not be negative, got {tensor.min().item():g}.")
     sums = tensor.sum(-1)
@@ -301,7 +302,7 @@ def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor
             f"{name} must sum to one in each row, row {int(worst)} sums to {sums[worst].item():g}: "
             "apply a softmax to logits first."
         )
-    return tensor / sums[:, None]
+    return torch.div(tensor, sums[:, None], out=None if tensor is given else tensor)
 
 
 def _as_rows(name: str, values: Any, dims: int, count: int | None, least: int = 1) -> Tensor:

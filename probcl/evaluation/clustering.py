@@ -49,7 +49,7 @@ def clustering_scores(clusters: Any, labels: Any) -> dict[str, float]:
 
 
 def ward_clustering(
-    embedding: Any, labels: Any, clusters: int | None = None, largest: int = 5000
+    embedding: Any, labels: Any, clusters: int | None = None, largest: int = 4000
 ) -> dict[str, float]:
     """Cluster embeddings by Ward's linkage, and compare with the classes.
 

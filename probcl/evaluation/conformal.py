@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from probcl.checks import as_labels, as_probabilities
+from probcl.evaluation.subsets import in_blocks
 
 __all__ = ["ConformalSets", "class_coverage", "fit_conformal", "set_coverage", "set_size"]
 
 Method = Literal["threshold", "adaptive", "regularised"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_BLOCK = 2**20  # probabilities that are sorted at once
 
 # Of a regularised set, each class beyond so many costs so much: the paper's for many classes.
 _FREE, _PENALTY = 5, 0.01
@@ -34,10 +34,8 @@ class ConformalSets:
     def __call__(self, probabilities: Any) -> Tensor:
         """Map probabilities ``(N, C)`` to sets, truth values of shape ``(N, C)``."""
         p = as_probabilities("probabilities", probabilities)
-        return torch.cat([
-            _nonconformity(part, self.method) <= self.threshold + 1e-12
-            for part in p.split(max(1, _BLOCK // p.shape[1]))
-        ])  # fmt: skip
+        most = self.threshold + 1e-12
+        return in_blocks(lambda part: _nonconformity(part, self.method) <= most, p)
 
 
 def fit_conformal(
@@ -72,7 +70,11 @@ def fit_conformal(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     p = as_probabilities("probabilities", probabilities)
     y = as_labels("labels", labels, len(p))
-    own = _nonconformity(p, method).gather(1, y[:, None])[:, 0].sort().values
+
+    def of_class(p: Tensor, y: Tensor) -> Tensor:
+        return _nonconformity(p, method).gather(1, y[:, None])[:, 0]
+
+    own = in_blocks(of_class, p, y).sort().values
     rank = math.ceil((len(own) + 1) * coverage - 1e-9)
     return ConformalSets(own[rank - 1].item() if rank <= len(own) else math.inf, method)
 

@@ -86,7 +86,7 @@ def uniformity(embedding: Any, largest: int = 5000) -> float:
     """
     z = as_matrix("embedding", embedding, least=2)
     z = z[evenly_spaced(len(z), largest)]
-    total = torch.stack([(4 * part @ z.T - 4).double().exp().sum() for part in z.split(512)]).sum()
+    total = torch.stack([(4 * part @ z.T - 4).double().exp().sum() for part in z.split(64)]).sum()
     pairs = len(z) * (len(z) - 1)
     return ((total - len(z)) / pairs).log().item()  # without those of an embedding with itself
 

@@ -1,5 +1,6 @@
 """Nearest neighbours on the sphere: exact search in blocks, their vote, and retrieval."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 _GROUP = 32
+_SIDE = 512
 
 
 class Neighbours(NamedTuple):
@@ -49,7 +51,7 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**22) -
         raise ValueError(f"k must be from 1 to {most}, the number of others, got {k}.")
     rows = max(1, block // len(others))
     if reference is None and k == 1:
-        return _nearest_other(own, rows)
+        return _nearest_other(own, max(1, min(_SIDE, math.isqrt(block))))
     # In place: small results between large temporaries would keep the memory of these.
     found = Neighbours(own.new_empty(len(own), k), torch.empty(len(own), k, dtype=torch.long))
     for start in track("nearest neighbours", range(0, len(own), rows)):
@@ -76,20 +78,37 @@ def _largest(values: Tensor, k: int) -> Neighbours:
     return Neighbours(found, columns.gather(1, place))
 
 
-def _nearest_other(own: Tensor, rows: int) -> Neighbours:
-    """Return the nearest of the others, each pair of items looked at once."""
-    cosine = own.new_full((len(own),), -torch.inf)
-    row = torch.zeros(len(own), dtype=torch.long)
-    for start in track("nearest neighbours", range(0, len(own), rows)):
-        product = own[start : start + rows] @ own[start:].T
-        product.diagonal().fill_(-torch.inf)
-        # Of the rows the nearest here or after, of the columns here.
-        for dim, part in ((1, slice(start, start + rows)), (0, slice(start, None))):
-            value, place = product.max(dim)
-            nearer = value > cosine[part]
-            cosine[part] = torch.where(nearer, value, cosine[part])
-            row[part] = torch.where(nearer, place + start, row[part])
-    return Neighbours(cosine[:, None], row[:, None])
+def _nearest_other(own: Tensor, side: int) -> Neighbours:
+    """Return the nearest of the others, each pair of items looked at once, in square tiles.
+
+    The largest of a tile is found several times as fast as its place, which only the nearest
+    needs: so the tiles that hold these are looked through again.
+    """
+    parts = own.split(side)
+    best = own.new_full((len(own),), -torch.inf)
+    tile = torch.zeros(len(own), dtype=torch.long)
+    tiles = list(zip(parts, best.split(side), tile.split(side), strict=True))
+    for first in track("nearest neighbours", range(len(parts))):
+        for second in range(first, len(parts)):
+            product = parts[first] @ parts[second].T
+            if first == second:
+                product.diagonal().fill_(-torch.inf)
+            for dim, (_, value, place), other in (
+                (1, tiles[first], second), (0, tiles[second], first)
+            ):  # fmt: skip
+                largest = product.amax(dim)
+                place.masked_fill_(largest > value, other)
+                torch.maximum(value, largest, out=value)
+    found = Neighbours(own.new_empty(len(own), 1), torch.empty(len(own), 1, dtype=torch.long))
+    for number, part in enumerate(parts):
+        items = (tile == number).nonzero()[:, 0]
+        product, start = own[items] @ part.T, number * side
+        itself = items // side == number
+        product[itself, items[itself] - start] = -torch.inf
+        if len(items):
+            value, place = product.max(1, keepdim=True)
+            found.cosine[items], found.row[items] = value, place + start
+    return found
 
 
 def neighbour_vote(

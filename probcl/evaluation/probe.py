@@ -240,7 +240,7 @@ def top_k_accuracy(scores: Any, labels: Any, k: int = 5) -> float:
         >>> top_k_accuracy(torch.eye(3), torch.tensor([0, 1, 0]), k=1)
         0.6666666666666666
     """
-    values = torch.as_tensor(scores).double()
+    values = torch.as_tensor(scores)
     truth = as_labels("labels", labels, len(values))
     if not 1 <= k <= values.shape[-1]:
         raise ValueError(f"k must be from 1 to {values.shape[-1]}, the number of classes, got {k}.")

@@ -267,7 +267,7 @@ class Query(Embeddings):
         logits, labels, own = self.held_out
         said = {}
         for name, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
-            p = _softmax(fit(logits, labels)(own))
+            p = _softmax(own, fit(logits, labels))
             said[f"nll_{name}"] = negative_log_likelihood(p, self.labels)
             said[f"ece_{name}"] = calibration_error(p, self.labels)
         known, p = _softmax(logits), _softmax(own)
@@ -295,5 +295,5 @@ class Query(Embeddings):
         return singular_spectrum(self.direction)
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    return in_blocks(lambda part: part.double().softmax(-1), logits)
+def _softmax(logits: Tensor, scaling: Callable[[Tensor], Tensor] = Tensor.double) -> Tensor:
+    return in_blocks(lambda part: scaling(part).double().softmax(-1), logits)
