@@ -16,11 +16,11 @@ from torch.distributions import Distribution
 from probcl.precision import at_least_float32
 
 __all__ = [
-    "as_integers", "as_labels", "as_matrix", "as_probabilities", "as_truths", "as_values",
-    "check_amount", "check_channels", "check_choice", "check_count", "check_dim", "check_finite",
-    "check_labels", "check_on_sphere", "check_positive", "check_probability", "check_range",
-    "check_temperature", "check_unit", "check_vectors", "check_views", "choose_validation",
-    "off_the_sphere",
+    "as_integers", "as_labels", "as_logits", "as_matrix", "as_probabilities", "as_truths",
+    "as_values", "check_amount", "check_channels", "check_choice", "check_count", "check_dim",
+    "check_finite", "check_labels", "check_on_sphere", "check_positive", "check_probability",
+    "check_range", "check_temperature", "check_unit", "check_vectors", "check_views",
+    "choose_validation", "off_the_sphere",
 ]  # fmt: skip
 
 _MOST_CLASSES = 2**24
@@ -252,12 +252,18 @@ def as_truths(name: str, values: Any, count: int | None = None) -> Tensor:
     return tensor.bool()
 
 
-def as_labels(name: str, labels: Any, count: int | None = None) -> Tensor:
+def as_labels(
+    name: str, labels: Any, count: int | None = None, num_classes: int | None = None
+) -> Tensor:
     """Return classes, integers from 0 to 2^24 of shape ``(N,)``, or raise ``ValueError``.
 
-    Memory grows with the largest.
+    Memory grows with the largest, which must be below ``num_classes``.
     """
     tensor = as_integers(name, labels, count)
+    if num_classes is not None and tensor.max() >= num_classes:
+        raise ValueError(
+            f"{name} must be below {num_classes}, the number of classes, got {int(tensor.max())}."
+        )
     if tensor.max() > _MOST_CLASSES:
         raise ValueError(
             f"{name} must be at most {_MOST_CLASSES:,}, got {int(tensor.max())}: number the "
@@ -305,11 +311,36 @@ def as_probabilities(name: str, values: Any, count: int | None = None) -> Tensor
     return torch.div(tensor, sums[:, None], out=None if tensor is given else tensor)
 
 
+def as_logits(name: str, values: Any) -> Tensor:
+    """Return numbers, or minus infinity, ``(N, C)``, or raise ``ValueError``; float64 stays so."""
+    tensor = _as_tensor(name, values, 2, None)
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+    if tensor.isnan().any() or tensor.isposinf().any():
+        raise ValueError(f"{name} must be numbers or minus infinity, got NaN or infinity.")
+    return tensor
+
+
 def _as_rows(name: str, values: Any, dims: int, count: int | None, least: int = 1) -> Tensor:
     """Return finite numbers of any kind as a tensor on the CPU, or raise ``ValueError``."""
+    tensor = _as_tensor(name, values, dims, count, least)
+    exact = not (tensor.is_floating_point() or tensor.is_complex())
+    if exact or tensor.sum().isfinite():  # one cheap pass; a finite sum has finite terms
+        return tensor
+    bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"{name} must be finite, row {int(bad[0])} is not ({len(bad)} rows in all): no row is "
+            "left out silently."
+        )
+    return tensor
+
+
+def _as_tensor(name: str, values: Any, dims: int, count: int | None, least: int = 1) -> Tensor:
+    """Return numbers of any kind as a tensor on the CPU, or raise ``ValueError``."""
     if hasattr(values, "__array__") and not torch.is_tensor(values):
         array = np.asarray(values)  # in the form that a tensor can share
-        values = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+        long = array.dtype == np.longdouble
+        values = np.require(array, "d" if long else array.dtype.newbyteorder("="), ["C", "W"])
     try:
         tensor = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -327,13 +358,4 @@ def _as_rows(name: str, values: Any, dims: int, count: int | None, least: int = 
         )
     if len(tensor) < least:
         raise ValueError(f"{name} must have at least {least} rows, got {len(tensor)}.")
-    exact = not (tensor.is_floating_point() or tensor.is_complex())
-    if exact or tensor.sum().isfinite():  # one cheap pass; a finite sum has finite terms
-        return tensor
-    bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero()
-    if len(bad):
-        raise ValueError(
-            f"{name} must be finite, row {int(bad[0])} is not ({len(bad)} rows in all): no row is "
-            "left out silently."
-        )
     return tensor

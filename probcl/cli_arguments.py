@@ -136,7 +136,8 @@ def program_of(args: list[str]) -> dict[str, Any]:
     path = "probcl.programs.VSimCLR"
     for option, value in _options(args):
         if option in ("--model.program", "--model.program.class_path"):
-            path = value
+            with suppress(KeyError, yaml.YAMLError):  # a name, or a mapping that has it
+                path = yaml.safe_load(value)["class_path"] if value.startswith("{") else value
         elif option in ("-c", "--config"):
             # A file, or what one holds; of one that is not there, the parser says so.
             config = read_config(value) if os.path.isfile(value) else yaml.safe_load(value)

@@ -80,10 +80,25 @@ _RUN_DIR = "PROBCL_RUN_DIR"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the configuration of a run into its folder, whole or not at all."""
+    """Write the configuration of a run into its folder, whole or not at all.
+
+    That is done where the work begins: a checkpoint that is refused leaves its run as it was.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, unless that is done."""
+        super().setup(trainer, pl_module, trainer.state.fn or "")
+
+    on_fit_end = on_test_start = on_predict_start = on_train_start
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it."""
+        """Write it; what an earlier part of a training left gets other names."""
+        if stage == "fit":  # whose numbers are not those of the weights from now on
+            for name in ("metrics.csv", *OF_THE_END):
+                set_aside(Path(trainer.default_root_dir) / name)
         path = Path(trainer.default_root_dir) / "config.yaml"
         set_aside(path, leave=True)  # from here on, all processes have read it
         write_whole(path, self.parser.dump(self.config))
@@ -240,7 +255,6 @@ class ProbclCLI(LightningCLI):
             self.run_dir = Path(os.environ.get(_RUN_DIR) or config.run_dir or "runs")
         elif self.resumed:
             self.run_dir = self.resumed
-            set_aside(self.run_dir / "metrics.csv")
         else:
             self.run_dir, self._lock = make_run_dir(config.run_dir, _run_name(subcommand, config))
         os.environ[_RUN_DIR] = str(self.run_dir)  # for processes that this one starts
@@ -265,12 +279,6 @@ class ProbclCLI(LightningCLI):
             **kwargs,
         )
 
-    def before_fit(self) -> None:
-        """Keep the numbers of an earlier end of the run apart: the weights are not theirs now."""
-        if self.resumed and not rank():
-            for name in OF_THE_END:
-                set_aside(self.run_dir / name)
-
     def after_fit(self) -> None:
         """Evaluate the trained program on one device, unless that is to be left out."""
         if not self.trainer.is_global_zero:
@@ -283,7 +291,8 @@ class ProbclCLI(LightningCLI):
         else:
             self._share({})
             checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
-            say(f"not evaluated: probcl test --ckpt_path {checkpoint} gives the numbers.")
+            there = f"probcl test --ckpt_path {checkpoint} gives the numbers."
+            say(f"not evaluated: {there if checkpoint.is_file() else 'no checkpoint was written.'}")
 
     def _evaluating(self) -> Trainer:
         """Return the Trainer, or where it has several devices another one with one of them."""

@@ -76,8 +76,9 @@ def run(args: list[str]) -> None:
         records = _records_of_row(chosen.record)
         config = records[chosen.record]["config"]
         numbers = [record["metrics"] for record in records.values()]
-        found = _run_again(config, options)
-        sys.exit(not _report(chosen.metrics or _shown_first(numbers), numbers, found))
+        names = chosen.metrics or _shown_first(numbers)
+        intervals = {name: _interval(name, numbers) for name in names}
+        sys.exit(not _report(intervals, len(numbers), _run_again(config, options)))
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")
 
@@ -90,7 +91,8 @@ def _records_of_row(path: Path) -> dict[Path, Any]:
     paths = {path, *path.parent.glob(f"{name}-seed*.json")}
     records = {each: read_config(each) for each in sorted(paths)}
     for each, record in records.items():
-        if not isinstance(record, dict) or not {"config", "metrics"} <= record.keys():
+        parts = [record.get(k) for k in ("config", "metrics")] if isinstance(record, dict) else []
+        if not parts or not all(isinstance(part, dict) for part in parts):
             raise ValueError(f"{each} has no config and metrics: it cannot be made again.")
         check_trusted(record["config"], each)
     return records
@@ -114,15 +116,21 @@ def _shown_first(numbers: list[dict[str, float]]) -> list[str]:
     return [name for name in [*first, *asked] if all(name in each for each in numbers)]
 
 
-def _report(names: list[str], numbers: list[dict[str, float]], found: dict[str, float]) -> bool:
+def _interval(name: str, numbers: list[dict[str, float]]) -> Interval:
+    """Return where one more run is expected."""
+    if any(not isinstance(each.get(name), float | int) for each in numbers):
+        raise ValueError(f"metrics: {name} is not a number of every record.")
+    return prediction_interval([each[name] for each in numbers])
+
+
+def _report(intervals: dict[str, Interval], count: int, found: dict[str, float]) -> bool:
     """Print each number beside where it is expected, and tell whether all lie there."""
-    unknown = [name for name in names if any(name not in each for each in [*numbers, found])]
+    unknown = intervals.keys() - found.keys()
     if unknown:
-        raise ValueError(f"metrics: {', '.join(unknown)} is not in every record and the new run.")
-    print(f"{len(numbers)} records; one more run lies in the interval with 95 %")
+        raise ValueError(f"metrics: {', '.join(sorted(unknown))} is not in the new run.")
+    print(f"{count} records; one more run lies in the interval with 95 %")
     inside = True
-    for name in names:
-        interval = prediction_interval([each[name] for each in numbers])
+    for name, interval in intervals.items():
         within = found[name] in interval
         inside &= within
         print(

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import StringIO
 from itertools import product
+from math import inf
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import mean
@@ -28,6 +29,10 @@ from probcl.runs import PROBCL, not_writable, read_metrics
 from probcl.trust import read_config
 
 __all__ = ["Run", "Search", "Sweep", "read_sweep", "run"]
+
+# Options of fit that a sweep gives each run itself, or cannot do without.
+_OWN = ("seed_everything", "run_dir", "ckpt_path", "evaluate")
+_OF_A_RANGE = {"low", "high", "log"}
 
 
 class Search(NamedTuple):
@@ -118,12 +123,35 @@ def read_sweep(path: Path) -> Sweep:
         raise ValueError(f"{path}: search must have a metric and trials ({fields}).") from error
     if search and (type(search.trials) is not int or search.trials < 1):
         raise ValueError(f"{path}: trials must be an integer above 0, got {search.trials!r}.")
+    for option in [*vary, *fit]:
+        if not isinstance(option, str):
+            raise ValueError(f"{path}: vary and fit must have options by name, got {option!r}.")
+        if option in _OWN:
+            raise ValueError(
+                f"{path}: {option} must not be in vary or fit: seeds has the seeds, and a sweep "
+                "gives each run its folder and evaluates it."
+            )
     for option, values in vary.items():
-        is_range = isinstance(values, dict) and {"low", "high"} <= values.keys()
-        if not (search and is_range) and (not isinstance(values, list) or not values):
+        if search and isinstance(values, dict):
+            vary[option] = _range(f"{path}: {option}", values)
+        elif not isinstance(values, list) or not values:
             ranges = "a list of values, or low and high" if search else "a list of values"
             raise ValueError(f"{path}: {option} must have {ranges}, got {values}.")
     return Sweep(vary, fit, seeds, search)
+
+
+def _range(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a range whose ends are numbers, which YAML's 1e-4 is not."""
+    told = f"{name} must have low and high, numbers, the lower first; it may have log, got {values}"
+    if not {"low", "high"} <= values.keys() <= _OF_A_RANGE:
+        raise ValueError(told)
+    try:
+        ends = [x if type(x) is int else float(x) for x in (values["low"], values["high"])]
+    except (TypeError, ValueError) as error:
+        raise ValueError(told) from error
+    if not (-inf < ends[0] < ends[1] < inf) or (values.get("log") and ends[0] <= 0):
+        raise ValueError(told)
+    return values | {"low": ends[0], "high": ends[1]}
 
 
 def run(args: list[str]) -> None:
@@ -244,11 +272,11 @@ def _grid(work: Work) -> list[Run]:
 
 def _share() -> tuple[int, int]:
     """Return which task of a SLURM array this is, from 0, and how many there are."""
-    number, first, count = (
+    number, first, step, count = (
         int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default))
-        for name, default in (("ID", 0), ("MIN", 0), ("COUNT", 1))
+        for name, default in (("ID", 0), ("MIN", 0), ("STEP", 1), ("COUNT", 1))
     )
-    return number - first, count
+    return (number - first) // step, count
 
 
 def _search(work: Work) -> list[Run]:

@@ -84,6 +84,14 @@ def test_null_is_null_of_a_class_within_a_class_too(capsys, null):
     assert (found["initial_resultant_length"], found["dim"], found["hidden"]) == (None, 7, 5)
 
 
+def test_a_program_with_its_arguments_in_one_mapping(capsys):
+    program = {"class_path": "SimCLR", "init_args": {"temperature": 0.3}}
+    found = printed(capsys, f"--model.program={json.dumps(program)}")["model"]["program"]
+    assert found["class_path"] == "probcl.programs.SimCLR"
+    assert found["init_args"]["temperature"] == 0.3
+    assert found["init_args"]["encoder"]["class_path"] == "probcl.nn.ConvNet"
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_by_name_has_its_published_defaults(name, capsys):
     init = printed(capsys, f"--model.program={name}")["model"]["program"]["init_args"]

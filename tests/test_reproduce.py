@@ -67,18 +67,26 @@ def test_a_run_that_is_made_again_lies_inside(records, small, capfd, monkeypatch
         ("figure.json", {}, "record must be named NAME-seedN.json, got"),
         ("a-seed0.json", {"metrics": {}}, "has no config and metrics: it cannot be made again"),
         ("a-seed0.json", [1], "has no config and metrics: it cannot be made again"),
+        ("a-seed0.json", {"config": 1, "metrics": 2}, "has no config and metrics"),
         (
             "a-seed0.json",
             {"config": {"model": {"class_path": "os.system"}}, "metrics": {}},
             "os.system",
         ),
+        ("a-seed0.json", {"config": {}, "metrics": {"knn/top1": 1.0}}, "got 1: run more seeds"),
+        ("a-seed0.json", {"config": {}, "metrics": {"knn/top1": "x"}}, "knn/top1 is not a number"),
     ],
 )
-def test_bad_records_end_in_one_sentence(tmp_path, name, content, message):
+def test_bad_records_end_in_one_sentence_before_any_run(
+    tmp_path, name, content, message, monkeypatch
+):
+    monkeypatch.setattr(reproduce, "_run_again", None)
     path = tmp_path / name
     path.write_text(json.dumps(content))
     with pytest.raises(SystemExit, match=message):
         main(["reproduce", str(path)])
+    with pytest.raises(SystemExit):
+        main(["reproduce", str(path), "--metrics", "knn/topp1"])
 
 
 def test_a_record_that_is_not_there_is_named(tmp_path):

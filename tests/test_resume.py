@@ -31,7 +31,7 @@ PROGRAMS = {
     "VarCon": ["--model.program=VarCon", "--model.program.learn_epsilon=true"],
     "Match": ["--model.program=Match", "--model.program.memory=600"],
 }  # fmt: skip
-# A callback that sends the process a signal after a step.
+# A callback that sends the process a signal after a batch.
 END = """
 import os
 from lightning.pytorch import Callback
@@ -41,7 +41,7 @@ class End(Callback):
         self.step, self.number = step, number
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
+        if trainer.fit_loop.total_batch_idx + 1 == self.step:
             os.kill(os.getpid(), self.number)
 """
 
@@ -111,6 +111,35 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(whole, tmp_path, monk
     main(command(program, "--ckpt_path=last", "--trainer.callbacks=null"))
     assert [path.name for path in Path("runs").iterdir()] == [folder.name]
     assert_same_training(folder, run)
+
+
+@pytest.mark.parametrize(
+    "option", ["accumulate_grad_batches=3", "precision=64-true", "precision=bf16-mixed"]
+)
+def test_no_option_of_the_trainer_costs_a_bit(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = (f"--trainer.{option}", "--trainer.max_epochs=2")
+    main(command("VSimCLR", "--run_dir=run", *options))
+    with pytest.raises(SystemExit):
+        main(command("VSimCLR", "--run_dir=mine", *options, *end(STEPS + 5, signal.SIGTERM)))
+    main(["fit", "--run_dir=mine", "--ckpt_path=last", "--trainer.callbacks=null"])
+    assert_same_training("mine", "run")
+
+
+def test_a_checkpoint_that_is_refused_leaves_its_run_as_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(command("VSimCLR", "--run_dir=run", "--trainer.max_epochs=1"))
+    Path("run/metrics.json").write_text("{}")
+    before = {p.name: p.read_bytes() for p in Path("run").iterdir() if p.is_file()}
+    last = ["fit", "--run_dir=run", "--ckpt_path=last", "--trainer.enable_progress_bar=false"]
+    with pytest.raises(SystemExit, match="the checkpoint is not of this program"):
+        main([*last, "--model.program=SupCon"])
+    assert {p.name: p.read_bytes() for p in Path("run").iterdir() if p.is_file()} == before
+    capsys.readouterr()
+    main([*last, "--trainer.max_epochs=2"])
+    assert "going on from run/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert checkpoint("run")["epoch"] == 1
+    assert Path("run/metrics-1.csv").exists() and Path("run/metrics-1.json").exists()
 
 
 def test_told_to_stop_it_saves_and_goes_on_in_the_middle_of_an_epoch(

@@ -124,6 +124,23 @@ def test_a_search_finds_the_best_value_and_goes_on(quick, capsys):
         ),
         ({"vary": {"a.b": [1, 1]}}, "vary must not have a value twice, got b=1-seed0"),
         ({"vary": {"no.option": [1]}}, "unrecognized arguments: --no.option"),
+        ({"vary": {"seed_everything": [1, 2]}}, "seed_everything must not be in vary or fit"),
+        ({"vary": {"a": [1]}, "fit": {"run_dir": "x"}}, "run_dir must not be in vary or fit"),
+        ({"vary": {"a": [1]}, "fit": {"evaluate": False}}, "evaluate must not be in vary or fit"),
+        ({"vary": {3: [1]}}, "vary and fit must have options by name, got 3"),
+        *(
+            (
+                {"vary": {"a": ends}, "search": {"metric": "b", "trials": 1}},
+                "a must have low and high, numbers, the lower first",
+            )
+            for ends in (
+                {"low": 0, "high": "x"},
+                {"low": 2, "high": 1},
+                {"low": 0, "high": 1, "log": True},
+                {"low": 0, "high": 1, "step": 2},
+                {"low": 0, "high": None},
+            )
+        ),
     ],
 )
 def test_bad_files_end_in_one_sentence_before_any_run(quick, content, message):
@@ -153,6 +170,13 @@ def test_the_others_go_on_where_a_run_fails(quick, capsys):
         main(["sweep", file])
     assert "beta=13-seed0 failed: probcl: error: it went wrong" in capsys.readouterr().out
     assert len(rows_of(quick / "runs/f")) == 2
+
+
+def test_a_range_may_have_what_yaml_takes_for_text(tmp_path):
+    file = tmp_path / "rates.yaml"
+    file.write_text("vary: {lr: {low: 1e-4, high: 3e-2, log: true}}\n"
+                    "search: {metric: a, trials: 2}\n")  # fmt: skip
+    assert read_sweep(file).vary["lr"] == {"low": 1e-4, "high": 0.03, "log": True}
 
 
 def test_options_of_one_name_keep_their_whole_names():

@@ -210,12 +210,7 @@ def smooth_calibration_error(probabilities: Any, labels: Any, bandwidth: float =
 
 def _checked(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:
     p = as_probabilities("probabilities", probabilities)
-    y = as_labels("labels", labels, len(p))
-    if y.max() >= p.shape[1]:
-        raise ValueError(
-            f"labels must be below {p.shape[1]}, the columns of probabilities, got {int(y.max())}."
-        )
-    return p, y
+    return p, as_labels("labels", labels, *p.shape)
 
 
 def _confidence(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ def fit_conformal(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     p = as_probabilities("probabilities", probabilities)
-    y = as_labels("labels", labels, len(p))
+    y = as_labels("labels", labels, *p.shape)
 
     def of_class(p: Tensor, y: Tensor) -> Tensor:
         return _nonconformity(p, method).gather(1, y[:, None])[:, 0]
@@ -81,7 +81,7 @@ def fit_conformal(
 
 def set_coverage(sets: Tensor, labels: Any) -> float:
     """Return the share of the sets ``(N, C)`` that hold the class, ``(N,)``, of their item."""
-    y = as_labels("labels", labels, len(sets))
+    y = as_labels("labels", labels, *sets.shape)
     return sets.gather(1, y[:, None]).double().mean().item()
 
 
@@ -96,7 +96,7 @@ def class_coverage(sets: Tensor, labels: Any) -> dict[int, float]:
         >>> class_coverage(torch.tensor([[True, False], [True, False]]), torch.tensor([0, 1]))
         {0: 1.0, 1: 0.0}
     """
-    y = as_labels("labels", labels, len(sets))
+    y = as_labels("labels", labels, *sets.shape)
     held = sets.gather(1, y[:, None])[:, 0].double()
     return {int(label): held[y == label].mean().item() for label in y.unique()}
 

@@ -132,7 +132,7 @@ def neighbour_vote(
             all have the same.
 
     Raises:
-        ValueError: If ``k`` is out of range.
+        ValueError: If ``k`` is out of range, or an argument does not fit.
 
     References:
         Wu et al. (2018), Non-parametric instance discrimination. https://arxiv.org/abs/1805.01978
@@ -145,7 +145,7 @@ def neighbour_vote(
     most = neighbours.cosine.shape[-1]
     if k is not None and not 1 <= k <= most:
         raise ValueError(f"k must be from 1 to {most}, the neighbours at hand, got {k}.")
-    classes = as_labels("labels", labels)
+    classes = as_labels("labels", labels, num_classes=num_classes)
     cosine, votes = neighbours.cosine[:, :k], classes[neighbours.row[:, :k]]
     count = int(classes.max()) + 1 if num_classes is None else num_classes
     weight = torch.ones_like(cosine) if temperature is None else cosine / temperature

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from probcl.checks import as_labels, as_matrix, as_truths
+from probcl.checks import as_labels, as_logits, as_matrix, as_truths
 from probcl.evaluation.convex import minimise
 from probcl.evaluation.progress import track
 from probcl.evaluation.subsets import in_blocks
@@ -232,16 +232,19 @@ def top_k_accuracy(scores: Any, labels: Any, k: int = 5) -> float:
     An item whose class ties with others is right in the share of the orders in which it is.
 
     Args:
-        scores: Probabilities or logits, shape ``(N, C)``.
+        scores: Probabilities or logits, shape ``(N, C)``, minus infinity for a class not seen.
         labels: Classes, shape ``(N,)``.
         k: From 1 to ``C``.
+
+    Raises:
+        ValueError: If ``k`` is out of range, or an argument does not fit.
 
     Example:
         >>> top_k_accuracy(torch.eye(3), torch.tensor([0, 1, 0]), k=1)
         0.6666666666666666
     """
-    values = torch.as_tensor(scores)
-    truth = as_labels("labels", labels, len(values))
+    values = as_logits("scores", scores)
+    truth = as_labels("labels", labels, *values.shape)
     if not 1 <= k <= values.shape[-1]:
         raise ValueError(f"k must be from 1 to {values.shape[-1]}, the number of classes, got {k}.")
     own = values.gather(1, truth[:, None])

@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from probcl.checks import as_labels, as_probabilities
+from probcl.checks import as_labels, as_logits, as_probabilities
+from probcl.precision import at_least_float32
 
 __all__ = ["Isotonic", "Scaling", "fit_dirichlet", "fit_isotonic", "fit_temperature", "fit_vector"]
 
@@ -31,6 +32,7 @@ class Scaling:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Map logits ``(*, C)``; one of minus infinity stays."""
+        logits = at_least_float32(logits)
         unseen = logits.isneginf()
         weight, bias = self.weight.to(logits), self.bias.to(logits)
         if weight.dim() == 2:
@@ -111,6 +113,11 @@ class Isotonic:
     def __call__(self, probabilities: Any) -> Tensor:
         """Map probabilities ``(N, C)``, whose rows sum to one again."""
         columns = as_probabilities("probabilities", probabilities).T
+        if len(columns) != len(self.curves):
+            raise ValueError(
+                f"probabilities must be of {len(self.curves)} classes, as in the fit, got "
+                f"{len(columns)}."
+            )
         mapped = [np.interp(p, *curve) for p, curve in zip(columns, self.curves, strict=True)]
         values = torch.as_tensor(np.stack(mapped, 1))
         total = values.sum(-1, keepdim=True)
@@ -136,7 +143,7 @@ def fit_isotonic(probabilities: Any, labels: Any) -> Isotonic:
     from sklearn.isotonic import IsotonicRegression  # at its first use: it takes long to import
 
     p = as_probabilities("probabilities", probabilities)
-    y = as_labels("labels", labels, len(p))
+    y = as_labels("labels", labels, *p.shape)
     curves = []
     for label, values in enumerate(p.T.numpy()):
         fitted = IsotonicRegression(out_of_bounds="clip").fit(values, (y == label).double().numpy())
@@ -148,10 +155,8 @@ def fit_isotonic(probabilities: Any, labels: Any) -> Isotonic:
 @torch.enable_grad()
 def _fit(scaling: Callable[..., Scaling], axes: list[int], logits: Any, labels: Any) -> Scaling:
     """Fit parameters of standard normal priors, of so many axes of classes each."""
-    values = torch.as_tensor(logits).detach().cpu().double().clone()  # of no inference mode
-    y = as_labels("labels", labels, len(values)).clone()
-    if values.isnan().any() or values.isposinf().any():
-        raise ValueError("logits must be numbers or minus infinity, got NaN or infinity.")
+    values = as_logits("logits", logits).double().clone()  # of no inference mode
+    y = as_labels("labels", labels, *values.shape).clone()
     if not values.gather(1, y[:, None]).isfinite().all():
         raise ValueError(
             "logits must be finite for the class of each item, got minus infinity: leave out items "

@@ -170,11 +170,11 @@ def expected_likelihood(
     if labels is None:
         labels = torch.arange(count, device=loc.device) + rank * count
     check_labels(loc, labels)
+    check_same_batch(loc.movedim(-2, 0), gather)
     if count * world < 2:
         raise ValueError(
             f"the batch must hold B >= 2 images to contrast, got loc of shape {tuple(loc.shape)}."
         )
-    check_same_batch(loc.movedim(-2, 0), gather)
     own = torch.cat([at_least_float32(loc), at_least_float32(concentration)[..., None]], -1)
     everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
     _check_values(everyone, loc.dtype)

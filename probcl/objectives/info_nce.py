@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probcl.checks import check_choice, check_temperature, check_views
-from probcl.objectives.collectives import mean_over_ranks, of_this_rank, rank_and_world
+from probcl.objectives.collectives import mean_over_ranks, of_this_rank
 from probcl.objectives.pairwise import Reduction, pair_sums, scaled_items
 from probcl.precision import full_precision
 
@@ -57,12 +57,12 @@ def info_nce(
     check_choice("reduction", reduction, Reduction)
     largest = 1 / check_temperature(temperature)
     check_views("z", z, least=2)
-    if z.shape[-2] * rank_and_world(gather)[1] < 2:
+    items = scaled_items(z, temperature, gather)
+    if items.shape[1] < 2:
         raise ValueError(
             f"the batch must hold B >= 2 images to contrast, got z of shape {tuple(z.shape)}."
         )
     # Views of an image are neighbours: a group that the sums leave out.
-    items = scaled_items(z, temperature, gather)
     views = items.shape[2]
     log_sums, _ = pair_sums(items.flatten(1, 2), largest, group=views, gather=gather)
     log_sums = log_sums.unflatten(1, (-1, views))

@@ -192,7 +192,7 @@ def _losses(
     z, directions = at_least_float32(z), centroids.directions
     others = directions.shape[-2] - 1
     if not others:
-        return 0.0 * z.sum(-1)
+        return 0.0 * (z.sum(-1) + temperature + epsilon)  # a gradient for each
     given, sharp = z.dtype, bool(temperature < _SHARP)
     if sharp:
         z, directions = z.double(), directions.double()

@@ -15,7 +15,7 @@ from probcl.files import write_whole
 from probcl.report import plots
 from probcl.report.page import Section, drawn, render
 from probcl.report.settings import Settings, as_text, settings_of, varied
-from probcl.runs import read_history, read_metrics
+from probcl.runs import not_writable, read_history, read_metrics
 from probcl.trust import read_config
 
 __all__ = ["compare_runs"]
@@ -46,10 +46,12 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
         output: The page to write.
 
     Raises:
-        ValueError: If not one run has metrics, a file has none, or ``output`` is not an HTML file.
+        ValueError: If not one run has metrics, a file has none, or ``output`` is not an HTML file
+            or cannot be written.
     """
     if output.suffix != ".html":
         raise ValueError(f"output must be an .html file, got {output}.")
+    runs = list({run.resolve(): run for run in runs}.values())  # each once
     unfinished = {str(run): _how_far(run) for run in runs if _is_unfinished(run)}
     found = [_read(run) for run in runs if str(run) not in unfinished]
     if not found:
@@ -78,7 +80,11 @@ def compare_runs(runs: Sequence[Path], output: Path) -> Path:
         tables={heading: _table(groups, rows) for heading, rows in headings.items()},
         sections=_sections(groups),
     )
-    write_whole(output, page)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(output, page)
+    except OSError as error:
+        raise not_writable(output.parent, error, "output") from error
     _print(groups, unfinished, output)
     return output
 
@@ -105,8 +111,8 @@ def _read(run: Path) -> _Run:
         content = read_metrics(run) if run.is_dir() else read_config(run)
         metrics = content.get("metrics", content)  # of a record, or alone
         known = {name: value for name, value in metrics.items() if value is not None}
-        if not all(isfinite(value) for value in known.values()):
-            raise ValueError("a number is not finite")
+        if not known or not all(isfinite(value) for value in known.values()):
+            raise ValueError("a number is not finite" if known else "it has no number")
         config = content.get("config", {}) if metrics is not content else {}
         if run.is_dir() and (run / "config.yaml").is_file():
             config = read_config(run / "config.yaml")

@@ -97,6 +97,8 @@ class ContrastiveModule(LightningModule):
         self.seconds: dict[str, float] = {}
         self._batch_size = 0
         self._earlier_pace: dict[str, int] | None = None
+        self._accumulating = False  # whether there are gradients that no step has taken yet
+        self._gradients: dict[str, Tensor] = {}  # those of a checkpoint
         self._collected: dict[Part, list[Batch]] = defaultdict(list)
         self._untrained: float | None = None
 
@@ -145,6 +147,7 @@ class ContrastiveModule(LightningModule):
 
         Without a last step, as with ``max_epochs=-1``, the learning rate does not fall.
         """
+        check_count("accumulate_grad_batches", self.trainer.accumulate_grad_batches)
         optimizer = self.optimizer(parameter_groups(self.program, self.decay_all))
         batch = self._batch_size * self.trainer.world_size
         if self.reference_batch_size is not None:
@@ -180,16 +183,34 @@ class ContrastiveModule(LightningModule):
         return {"steps_per_epoch": steps, "batch": self._batch_size * trainer.world_size}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the steps of this training are."""
+        """Add what the steps of this training are, and gradients that wait for the next one."""
         if math.isfinite(self.trainer.num_training_batches):
             checkpoint["pace"] = self._pace
+        if self._accumulating:
+            gradients = {name: weight.grad for name, weight in self.named_parameters()}
+            checkpoint["gradients"] = {n: g for n, g in gradients.items() if g is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read what the steps of the training were that is to go on."""
+        """Read what was added."""
         self._earlier_pace = checkpoint.get("pace")
+        self._gradients = checkpoint.get("gradients", {})
+        if self.trainer.precision == "64-true":  # weights that Lightning makes wide once rounded
+            self.double()
+
+    def on_after_backward(self) -> None:
+        """Note that there are gradients."""
+        self._accumulating = True
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Note that they are taken."""
+        self._accumulating = False
 
     def on_train_start(self) -> None:
-        """Go on at the same epoch of the schedule, where an epoch has other steps now."""
+        """Go on where the checkpoint was written, at the same epoch of the schedule."""
+        for name, weight in self.named_parameters():
+            if name in self._gradients:
+                weight.grad = self._gradients[name].to(weight)
+        self._gradients = {}
         earlier, self._earlier_pace = self._earlier_pace, None
         if earlier is None or earlier == self._pace:
             return

@@ -88,6 +88,7 @@ def test_accuracy_and_multi_label_accuracy_by_hand():
         (lambda: fit_linear_probe(torch.full((4, 2), torch.nan), torch.arange(4)), "finite, row 0"),
         (lambda: fit_linear_probe(torch.rand(4, 2), torch.arange(4), 2), "num_classes must be"),
         (lambda: top_k_accuracy(torch.rand(4, 3), torch.zeros(4).long(), 4), "k must be from 1"),
+        (lambda: top_k_accuracy(torch.full((2, 3), torch.nan), [0, 1], 1), "got NaN or infinity"),
         (lambda: multi_label_accuracy([0], torch.zeros(1, 2).bool()), "one image at least"),
         (lambda: accuracy([0, 1], [0]), "row for each of the 1 items"),
     ],

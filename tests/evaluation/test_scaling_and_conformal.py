@@ -9,7 +9,15 @@ from scipy.optimize import minimize, minimize_scalar
 
 from probcl.evaluation.calibration import negative_log_likelihood
 from probcl.evaluation.conformal import class_coverage, fit_conformal, set_coverage, set_size
-from probcl.evaluation.scaling import Scaling, fit_dirichlet, fit_temperature, fit_vector
+from probcl.evaluation.knn import nearest, neighbour_vote
+from probcl.evaluation.probe import top_k_accuracy
+from probcl.evaluation.scaling import (
+    Scaling,
+    fit_dirichlet,
+    fit_isotonic,
+    fit_temperature,
+    fit_vector,
+)
 
 
 def overconfident(count=400, classes=3):
@@ -64,6 +72,29 @@ def test_the_likelihood_gets_better_and_classes_never_seen_stay_so(fit):
 def test_perfect_predictions_do_not_run_away(fit):
     logits = 5 * torch.eye(3)[torch.arange(30) % 3]
     assert fit(logits, torch.arange(30) % 3).weight.max() < 10
+
+
+def test_integers_are_logits_as_well():
+    logits, labels = torch.tensor([[3, 1, 0], [0, 2, 1]]), torch.tensor([0, 1])
+    scaling = fit_temperature(logits, labels)
+    assert torch.equal(scaling(logits), scaling(logits.float()))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda p, y: fit_temperature(p.log(), y),
+        lambda p, y: fit_conformal(p, y),
+        lambda p, y: fit_isotonic(p, y),
+        lambda p, y: set_coverage(p > 0.5, y),
+        lambda p, y: class_coverage(p > 0.5, y),
+        lambda p, y: top_k_accuracy(p, y, 1),
+        lambda p, y: neighbour_vote(nearest(p, p), y, num_classes=3),
+    ],
+)
+def test_a_class_beyond_the_columns_is_refused(call):
+    with pytest.raises(ValueError, match="labels must be below 3, the number of classes, got 5"):
+        call(torch.eye(3).add(1).div(4), torch.tensor([0, 1, 5]))
 
 
 def test_bad_logits():

@@ -84,17 +84,18 @@ def run(name: str, views: Tensor, labels: Tensor, **options) -> tuple[Tensor, li
 
 def refusals(name: str, views: Tensor, labels: Tensor, rank: int) -> dict[str, str]:
     """Return what is said where the first rank has something wrong."""
-    half = len(labels) // 2 if rank == 0 else len(labels)
+    half, none = (len(labels) // 2, 0) if rank == 0 else (len(labels), len(labels))
     messages = {}
     for what, factor, count in (
         ("not finite", torch.nan, None),
         ("too long", 5.0, None),
         ("unequal", 1.0, half),
+        ("empty", 1.0, none),
     ):
         with torch.no_grad():
             z, k, t, e = Encoder()(views[:, :count])
         if rank == 0:
-            z[0, 0] *= factor
+            z[0, :1] *= factor
         try:
             OBJECTIVES[name](z, k, t, e, labels[:count])
         except ValueError as error:
@@ -197,8 +198,9 @@ def test_what_is_wrong_on_one_rank_is_an_error_on_all(ranks, name):
         assert f"{argument} must " in refused["not finite"]
         assert f"{argument} must hold unit vectors" in refused["too long"]
         assert "probcl.sphere.normalize" in refused["too long"]
-        same_size = "every rank must hold a batch of the same size" in refused.get("unequal", "")
-        assert same_size == (name not in VARCON)
+        for what in ("unequal", "empty"):
+            same_size = "every rank must hold a batch of the same size" in refused.get(what, "")
+            assert same_size == (name not in VARCON)
 
 
 @pytest.mark.parametrize("name", sorted(VARCON))

@@ -122,10 +122,12 @@ def test_any_integers_are_labels_and_absent_classes_do_not_count():
 def test_a_batch_of_one_class_or_one_embedding_has_no_loss():
     z, _ = batch(4)
     z.requires_grad_()
+    learned = [torch.tensor(x, requires_grad=True) for x in (0.1, 0.02)]
     for count in (4, 1):
-        value = varcon(z[:, :count], torch.zeros(count, dtype=torch.long), 0.1)
+        labels = torch.zeros(count, dtype=torch.long)
+        value = varcon(z[:, :count], labels, learned[0], epsilon=learned[1])
         assert value == 0
-        assert (torch.autograd.grad(value, z)[0] == 0).all()
+        assert all((grad == 0).all() for grad in torch.autograd.grad(value, [z, *learned]))
 
 
 def test_arguments_may_be_named_and_epsilon_a_parameter_at_its_end():

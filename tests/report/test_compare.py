@@ -51,9 +51,20 @@ def test_files_and_records_are_taken_too_and_a_number_that_one_lacks_is_left_bla
         assert text in page
 
 
+def test_a_run_that_is_named_twice_counts_once_and_a_new_folder_is_made(runs):
+    run = runs / "simclr-digits-seed0"
+    page = compare_runs([run, run.parent / "." / run.name], runs / "new" / "c.html").read_text()
+    assert "simclr-digits (1)" in page
+
+
 def test_bad_input(runs):
     with pytest.raises(ValueError, match=r"output must be an \.html file, got c\.txt"):
         compare_runs([runs / "simclr-digits-seed0"], Path("c.txt"))
+    (runs / "empty.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"empty\.json holds no metrics"):
+        compare_runs([runs / "empty.json"], runs / "c.html")
+    with pytest.raises(ValueError, match=r"output: the folder .* cannot be written"):
+        compare_runs([runs / "simclr-digits-seed0"], runs / "empty.json" / "c.html")
     with pytest.raises(SystemExit) as stopped:
         main(["compare"])
     assert stopped.value.code == 2
