@@ -160,6 +160,14 @@ TWINS = {
 } | {
     f"vsimclr-degraded-beta-{beta}": f"VSimCLR, degraded views, beta {beta}"
     for beta in (0.1, 0.3, 1)
+} | {
+    f"vsimclr-degraded-start-0.97-kl-bound-beta-{beta}":
+        f"VSimCLR, degraded views, started at 0.97, the paper's bound, beta {beta}"
+    for beta in (0.1, 1)
+} | {
+    f"vsimclr-degraded-uncorrected-{temperature}":
+        f"VSimCLR, degraded views, temperature {temperature}, not corrected"
+    for temperature in (0.1, 0.05)
 }  # fmt: skip
 DIGITS_TWINS = {
     name: (FASHION_MNIST | TWINS)[name]

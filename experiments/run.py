@@ -125,6 +125,13 @@ TWINS |= {f"vsupcon-kl-bound-beta-{beta}":
           [*TWINS["vsupcon-kl-bound"], f"--model.program.beta={beta}"]
           for beta in ("0.1", "1")}  # fmt: skip
 TWINS["vsimclr-degraded-start-0.97"] = [*TWINS["vsimclr-degraded"], *CONCENTRATED]
+TWINS |= {f"vsimclr-degraded-start-0.97-kl-bound-beta-{beta}":
+          [*TWINS["vsimclr-degraded-start-0.97"], *BOUND, f"--model.program.beta={beta}"]
+          for beta in ("0.1", "1")}  # fmt: skip
+TWINS |= {f"vsimclr-degraded-uncorrected-{temperature}":
+          [*TWINS["vsimclr-degraded"], "--model.program.temperature_correction=false",
+           f"--model.program.temperature={temperature}"]
+          for temperature in ("0.1", "0.05")}  # fmt: skip
 TWINS |= {f"vsupcon-start-{start}": [*TWINS["vsupcon"], f"{HEAD}.initial_resultant_length={start}"]
           for start in ("0.97", "0.999")}  # fmt: skip
 # The same on the digits, which everyone has.
