@@ -19,6 +19,7 @@ from probcl.objectives.collectives import (
 )
 from probcl.objectives.pairwise import Reduction
 from probcl.precision import at_least_float32, full_precision
+from probcl.special.autograd import widen
 
 __all__ = ["Kernel", "expected_likelihood", "log_kernel"]
 
@@ -26,6 +27,7 @@ Kernel = Literal["von_mises_fisher", "normal"]
 
 _ROWS = 1024  # anchors compared with the batch at a time
 _LOWEST, _HIGHEST = 1e-12, 1e12  # concentrations whose squares float32 holds
+_SHARP = 1e3  # a concentration beyond which the rounding of a cosine to float32 would show
 _EXCLUDED = -1e30  # a logit that counts for nothing, yet keeps an empty sum's gradient finite
 
 
@@ -177,11 +179,13 @@ def expected_likelihood(
         )
     own = torch.cat([at_least_float32(loc), at_least_float32(concentration)[..., None]], -1)
     everyone = all_gather(own.movedim(-2, 0), gather).movedim(0, -2)
-    _check_values(everyone, loc.dtype)
+    sharp = _check_values(everyone, loc.dtype) > _SHARP
     compare = partial(
         log_kernel, dim=loc.shape[-1], kernel=kernel, positive_concentration=positive_concentration
     )
-    batch = _Batch(own, everyone, labels, all_gather(labels.long(), gather), by_class, compare)
+    batch = _Batch(
+        own, everyone, labels, all_gather(labels.long(), gather), by_class, sharp, compare
+    )
     blocks = torch.arange(count, device=loc.device).split(_ROWS)
     run = batch.losses
     if len(blocks) > 1:  # recomputed in the backward pass, so that memory is that of one block
@@ -200,6 +204,7 @@ class _Batch:
     labels: Tensor
     all_labels: Tensor
     by_class: bool
+    sharp: bool
     kernel: Callable[..., Tensor]
 
     def losses(self, rows: Tensor, view: int) -> Tensor:
@@ -221,7 +226,13 @@ class _Batch:
 
     def _all_pairs(self, anchors: Tensor, others: Tensor) -> Tensor:
         """Compare ``(*, R, d + 1)`` with ``(*, N, d + 1)``: logits ``(*, R, N)``."""
-        versine = 1 - anchors[..., :-1] @ others[..., :-1].mT
+        x, y = anchors[..., :-1], others[..., :-1]
+        if self.sharp:  # by the distance, which does not take the vectors for exactly unit ones
+            x, y = widen(x), widen(y)
+            squares = x.square().sum(-1)[..., None] + y.square().sum(-1)[..., None, :]
+            versine = (0.5 * squares - x @ y.mT).to(anchors)
+        else:
+            versine = 1 - x @ y.mT
         return self.kernel(versine, anchors[..., -1:], others[..., None, :, -1])
 
     def _one_by_one(self, anchors: Tensor, others: Tensor) -> Tensor:
@@ -230,11 +241,11 @@ class _Batch:
         return self.kernel(versine, anchors[..., -1], others[..., -1])
 
 
-def _check_values(posteriors: Tensor, dtype: torch.dtype) -> None:
-    """Raise on every rank if a posterior of any rank is out of range."""
+def _check_values(posteriors: Tensor, dtype: torch.dtype) -> float:
+    """Return the highest concentration; raise on every rank if a posterior is out of range."""
     check_unit("loc", posteriors[..., :-1], dtype)
     if torch.compiler.is_compiling():
-        return  # a graph does not branch on values
+        return 0.0  # a graph does not branch on values
     check_vectors("concentration", posteriors[..., -1:])
     low, high = (x.item() for x in torch.aminmax(posteriors[..., -1].detach()))
     if not (low >= _LOWEST and high <= _HIGHEST):
@@ -242,3 +253,4 @@ def _check_values(posteriors: Tensor, dtype: torch.dtype) -> None:
             f"concentration must be positive, from {_LOWEST:g} to {_HIGHEST:g}, got {low:.3g} to "
             f"{high:.3g}: use an exponential or a softplus in the head."
         )
+    return high

@@ -207,3 +207,21 @@ def test_bad_input_is_named():
         expected_likelihood(loc, k, torch.zeros(5, dtype=torch.long))
     with pytest.raises(ValueError, match=r"loc must hold unit vectors, got a norm of 2.*normalize"):
         expected_likelihood(2 * loc, k)
+
+
+@pytest.mark.parametrize("kernel", ["von_mises_fisher", "normal"])
+@pytest.mark.parametrize("concentration", [30.0, 1e3, 1e4, 1e6, 1e8])
+def test_close_neighbours_keep_their_digits_in_float32(concentration, kernel):
+    generator = torch.Generator().manual_seed(0)
+    apart = torch.randn(2, 32, 16, generator=generator) / concentration**0.5
+    z = normalize(torch.ones(16) + apart, dim=-1)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        loc = z.to(dtype) if dtype == torch.float32 else normalize(z.to(dtype), dim=-1)
+        inputs = loc.requires_grad_(), torch.full((2, 32), concentration, dtype=dtype)
+        inputs[1].requires_grad_()
+        loss = expected_likelihood(*inputs, kernel=kernel)
+        found.append((loss, *torch.autograd.grad(loss, inputs)))
+    for value, exact in zip(*found, strict=True):
+        assert (value - exact).abs().max() <= 1e-4 * exact.abs().max()
+    assert abs(found[0][0] / found[1][0] - 1) < 1e-6
