@@ -27,7 +27,7 @@ Kernel = Literal["von_mises_fisher", "normal"]
 
 _ROWS = 1024  # anchors compared with the batch at a time
 _LOWEST, _HIGHEST = 1e-12, 1e12  # concentrations whose squares float32 holds
-_SHARP = 1e3  # a concentration beyond which the rounding of a cosine to float32 would show
+_SHARP = 300.0  # a concentration beyond which the rounding of a cosine to float32 would show
 _EXCLUDED = -1e30  # a logit that counts for nothing, yet keeps an empty sum's gradient finite
 
 
