@@ -134,6 +134,9 @@ TWINS |= {f"vsimclr-degraded-uncorrected-{temperature}":
           for temperature in ("0.1", "0.05")}  # fmt: skip
 TWINS |= {f"vsupcon-start-{start}": [*TWINS["vsupcon"], f"{HEAD}.initial_resultant_length={start}"]
           for start in ("0.97", "0.999")}  # fmt: skip
+# The same, a third of the images for four epochs.
+SHORT_TWINS = {f"{v}{twin}{kl}": TWINS[f"{v}{twin}{kl}"] for twin in ("simclr", "supcon")
+               for v, kl in (("", ""), ("v", ""), ("v", "-kl-bound"))}  # fmt: skip
 # The same on the digits, which everyone has.
 DIGITS_TWINS = {
     name: (FASHION_MNIST | TWINS)[name]
@@ -261,6 +264,7 @@ EXPERIMENTS = {
     "fashion_mnist": Experiment(FASHION_MNIST, range(2), partial(fashion_mnist, 20_000)),
     "variational": Experiment(VARIATIONAL, range(2), partial(fashion_mnist, 20_000), QUICK),
     "degraded": Experiment(DEGRADED_VIEWS, range(5), partial(fashion_mnist, 20_000), QUICK),
+    "short_twins": Experiment(SHORT_TWINS, range(5), partial(fashion_mnist, 20_000), QUICK),
     "twins": Experiment(
         TWINS, range(5), partial(fashion_mnist, 60_000), [*QUICK, "--trainer.max_epochs=10"]
     ),

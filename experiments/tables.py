@@ -256,6 +256,8 @@ TABLES = {
     "machines": machines,
     "twins": partial(by_program, "twins", TWINS, TWINS_COLUMNS),
     "twins/differences": partial(differences, "twins", TWINS),
+    "short_twins": partial(by_program, "short_twins", TWINS, TWINS_COLUMNS),
+    "short_twins/differences": partial(differences, "short_twins", TWINS),
     "digits_twins": partial(by_program, "digits_twins", DIGITS_TWINS, TWINS_COLUMNS),
     "digits_twins/differences": partial(differences, "digits_twins", DIGITS_TWINS),
     "variational": variational,

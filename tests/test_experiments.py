@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 GPU_SCRIPT = ROOT / "experiments/benchmarks/gpu.py"
@@ -178,6 +179,15 @@ def test_with_the_bound_on_the_kl_programs_have_more_dimensions_than_their_twins
     bars = {"collapse/effective_rank": 1, "knn/top1": -0.004, "retrieval/recall_at_1": -0.004}
     for metric, bar in bars.items():
         assert mean(run[metric] for run in runs) - mean(run[metric] for run in twins) >= bar
+
+
+def test_after_four_epochs_the_bound_puts_vsupcon_above_its_twin():
+    runs, twins = measured("short_twins", "vsupcon-kl-bound"), measured("short_twins", "supcon")
+    assert len(runs) == len(twins) == 5
+    for metric in ("knn/top1", "retrieval/recall_at_1", "collapse/effective_rank"):
+        above = [one[metric] - other[metric] for one, other in zip(runs, twins, strict=True)]
+        assert mean(above) - stats.t.ppf(0.975, 4) * stats.sem(above) > 0
+    assert mean(run["unc/retrieval_error/entropy"] for run in runs) >= 0.795
 
 
 def test_the_entropy_tells_wrong_neighbours_at_full_size():
