@@ -128,6 +128,8 @@ class ContrastiveModule(LightningModule):
             self._untrained = self._rank_correlation(self.trainer.datamodule, self._truth)  # type: ignore[attr-defined]
         if self.channels_last:
             self.program.encoder.to(memory_format=torch.channels_last)
+        if self.trainer.precision == "64-true":  # else Lightning rounds what a checkpoint has
+            self.double()
         if self.compile_encoder:
             self.program.encoder.compile()
 
@@ -194,8 +196,6 @@ class ContrastiveModule(LightningModule):
         """Read what was added."""
         self._earlier_pace = checkpoint.get("pace")
         self._gradients = checkpoint.get("gradients", {})
-        if self.trainer.precision == "64-true":  # weights that Lightning makes wide once rounded
-            self.double()
 
     def on_after_backward(self) -> None:
         """Note that there are gradients."""

@@ -248,6 +248,17 @@ def test_lazy_layers_begin_alike_whatever_was_drawn_before():
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
+def test_a_checkpoint_is_loaded_without_a_trainer(tmp_path):
+    module = ContrastiveModule(program())
+    trainer, _ = fitted(module, digits(), epochs=1)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    again = program()
+    again.materialize(torch.zeros(1, 1, 8, 8))
+    loaded = ContrastiveModule.load_from_checkpoint(tmp_path / "mine.ckpt", program=again)
+    for name, weight in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+
+
 @pytest.mark.parametrize("validation", [0.0, 0.2])
 def test_a_training_is_monitored(validation):
     chosen = VSimCLR(ConvNet((4, 8)), ProjectedNormalHead(8), temperature=0.2)
