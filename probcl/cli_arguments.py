@@ -136,14 +136,14 @@ def program_of(args: list[str]) -> dict[str, Any]:
     path = "probcl.programs.VSimCLR"
     for option, value in _options(args):
         if option in ("--model.program", "--model.program.class_path"):
-            with suppress(KeyError, yaml.YAMLError):  # a name, or a mapping that has it
-                path = yaml.safe_load(value)["class_path"] if value.startswith("{") else value
+            with suppress(yaml.YAMLError):
+                named = yaml.safe_load(value) if value.startswith("{") else value
+                path = _class_path(named) or path
         elif option in ("-c", "--config"):
             # A file, or what one holds; of one that is not there, the parser says so.
             config = read_config(value) if os.path.isfile(value) else yaml.safe_load(value)
             with suppress(KeyError, TypeError):
-                program = config["model"]["program"]
-                path = program["class_path"] if isinstance(program, dict) else program
+                path = _class_path(config["model"]["program"]) or path
     module, _, name = OUR_CLASSES.get(path, path).rpartition(".")
     try:
         arguments = signature(getattr(import_module(module), name)).parameters
@@ -154,3 +154,9 @@ def program_of(args: list[str]) -> dict[str, Any]:
         "class_path": f"{module}.{name}",
         "init_args": encoder if "encoder" in arguments else {},
     }
+
+
+def _class_path(program: Any) -> str | None:
+    """Return the class that a program names, by itself or in a mapping; None if it names none."""
+    path = program.get("class_path") if isinstance(program, dict) else program
+    return path if isinstance(path, str) else None

@@ -13,14 +13,9 @@ from typing import IO, Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar as AnyProgressBar
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -31,16 +26,15 @@ from probcl.cli_arguments import (
     with_config,
     with_our_names,
 )
+from probcl.cli_config import SaveConfig
 from probcl.cli_errors import Parser, answer_to_bad_input
 from probcl.cli_lines import rank, say, show_our_lines_only
 from probcl.data.readers import list_pictures
 from probcl.evaluation import Embeddings
-from probcl.files import write_whole
 from probcl.hub import Pretrained
 from probcl.predictions import check_predictions, write_embeddings, write_predictions
 from probcl.report import headline, print_summary, write_report
 from probcl.runs import (
-    OF_THE_END,
     TENSORBOARD,
     discard_if_unused,
     is_whole,
@@ -48,7 +42,6 @@ from probcl.runs import (
     make_run_dir,
     newest_checkpoint,
     newest_run,
-    set_aside,
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
@@ -77,31 +70,6 @@ SHOWN_FILES = 10
 
 # In which a process that trains with others is told where the run is.
 _RUN_DIR = "PROBCL_RUN_DIR"
-
-
-class SaveConfig(SaveConfigCallback):
-    """Write the configuration of a run into its folder, whole or not at all.
-
-    That is done where the work begins: a checkpoint that is refused leaves its run as it was.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, unless that is done."""
-        super().setup(trainer, pl_module, trainer.state.fn or "")
-
-    on_fit_end = on_test_start = on_predict_start = on_train_start
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it; what an earlier part of a training left gets other names."""
-        if stage == "fit":  # whose numbers are not those of the weights from now on
-            for name in ("metrics.csv", *OF_THE_END):
-                set_aside(Path(trainer.default_root_dir) / name)
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        set_aside(path, leave=True)  # from here on, all processes have read it
-        write_whole(path, self.parser.dump(self.config))
 
 
 class ProbclCLI(LightningCLI):

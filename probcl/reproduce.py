@@ -91,8 +91,8 @@ def _records_of_row(path: Path) -> dict[Path, Any]:
     paths = {path, *path.parent.glob(f"{name}-seed*.json")}
     records = {each: read_config(each) for each in sorted(paths)}
     for each, record in records.items():
-        parts = [record.get(k) for k in ("config", "metrics")] if isinstance(record, dict) else []
-        if not parts or not all(isinstance(part, dict) for part in parts):
+        parts = ("config", "metrics")
+        if not isinstance(record, dict) or not all(isinstance(record.get(p), dict) for p in parts):
             raise ValueError(f"{each} has no config and metrics: it cannot be made again.")
         check_trusted(record["config"], each)
     return records

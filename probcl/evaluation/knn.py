@@ -102,12 +102,13 @@ def _nearest_other(own: Tensor, side: int) -> Neighbours:
     found = Neighbours(own.new_empty(len(own), 1), torch.empty(len(own), 1, dtype=torch.long))
     for number, part in enumerate(parts):
         items = (tile == number).nonzero()[:, 0]
+        if not len(items):
+            continue
         product, start = own[items] @ part.T, number * side
         itself = items // side == number
         product[itself, items[itself] - start] = -torch.inf
-        if len(items):
-            value, place = product.max(1, keepdim=True)
-            found.cosine[items], found.row[items] = value, place + start
+        value, place = product.max(1, keepdim=True)
+        found.cosine[items], found.row[items] = value, place + start
     return found
 
 
