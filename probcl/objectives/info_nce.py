@@ -1,7 +1,5 @@
 """InfoNCE: an image's other views against the rest of the batch."""
 
-from itertools import combinations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -64,16 +62,11 @@ def info_nce(
         )
     # Views of an image are neighbours: a group that the sums leave out.
     views = items.shape[2]
-    log_sums, _ = pair_sums(items.flatten(1, 2), largest, group=views, gather=gather)
-    log_sums = log_sums.unflatten(1, (-1, views))
-    negatives, directions = (of_this_rank(x, 1, gather).unbind(2) for x in (log_sums, items))
-    sums = [torch.zeros_like(negatives[0])] * views
-    for pair in combinations(range(views), 2):
-        positive = torch.linalg.vecdot(*(directions[v] for v in pair))
-        for v in pair:
-            # The default threshold of 20 would cost float64 its last digits.
-            sums[v] = sums[v] + softplus(negatives[v] - positive, threshold=40.0)
-    losses = torch.stack(sums, 1) / (views - 1)
+    log_sums, positives = pair_sums(items.flatten(1, 2), largest, group=views, gather=gather)
+    excess = of_this_rank(log_sums - positives, -1, gather).unflatten(-1, (-1, views))
+    itself = torch.eye(views, dtype=torch.bool, device=z.device)[:, None, None]
+    # The default threshold of 20 would cost float64 its last digits.
+    losses = softplus(excess, threshold=40.0).masked_fill(itself, 0.0).sum(0).mT / (views - 1)
     if reduction == "mean":
         return mean_over_ranks(losses.mean(), gather)
     return losses.view(z.shape[:-1])

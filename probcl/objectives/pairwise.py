@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probcl.checks import check_unit
+from probcl.memory import keep_freed_memory
 from probcl.objectives.collectives import all_gather, all_reduce, check_same_batch, rank_and_world
 from probcl.precision import at_least_float32
 from probcl.special.autograd import grad_of_plain
@@ -63,7 +64,7 @@ def pair_sums(
     gather: bool = True,
     side: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Sum over the other embeddings, and over the other embeddings of the class.
+    r"""Sum over the other embeddings, and return the positives that the sum may leave out.
 
     Args:
         z: Embeddings whose inner products are the logits, shape ``(S, N, d)``, float32 or float64;
@@ -72,19 +73,22 @@ def pair_sums(
         group: Size of the groups of neighbours that the first sum leaves out.
         grouped: Number of embeddings, from the first, that are in groups, a multiple of ``group``;
             None for all.
-        classes: Class of each embedding, ascending integers, shape ``(N,)``; None for no second
-            sum, which is zero.
+        classes: Class of each embedding, ascending integers, shape ``(N,)``; None if positives are
+            the others of the group.
         gather: Whether the ranks share the work.
         side: Side of the tiles; None for what suits the device.
 
     Returns:
-        ``log sum_j exp(z_i . z_j)`` over all others, very negative where there are none, and
-        ``sum_p z_i . z_p`` over the others of the class; each of shape ``(S, N)``, the same on
-        every rank.
+        ``log sum_j exp(z_i . z_j)`` over all others, ``(S, N)``, very negative where there are
+        none; and with classes ``sum_p z_i . z_p`` over the others of the class, ``(S, N)``, without
+        them ``z_i . z_p`` for each ``p`` of the group, also ``i``, of which every embedding then
+        has one: ``(group, S, N)``. They are the same on every rank.
 
     Raises:
         ValueError: If the logits are too large for float64.
     """
+    if not (z.is_cuda or torch.compiler.is_compiling()):
+        keep_freed_memory()
     dtype, shift = _exponents(z.dtype, largest)
     rank, world = rank_and_world(gather)
     samples, count, _ = z.shape
@@ -96,8 +100,9 @@ def pair_sums(
     side = min(side, count)
     grouped = count if grouped is None else grouped
     plan = _Plan(shift, group, grouped, side, kept // (samples * side**2), rank, world)
-    sums, positives = all_reduce(_PairSums.apply(z.to(dtype), classes, plan)[0], gather)
-    log_sums = sums.clamp(min=torch.finfo(dtype).tiny).log() + shift
+    result = all_reduce(_PairSums.apply(z.to(dtype), classes, plan)[0], gather)
+    log_sums = result[0].clamp(min=torch.finfo(dtype).tiny).log() + shift
+    positives = result[1:] if classes is None else result[1]
     return log_sums.to(z.dtype), positives.to(z.dtype)
 
 
@@ -132,18 +137,31 @@ class _Plan:
         pairs = [(a, b) for i, a in enumerate(slices) for b in slices[i:]]
         return pairs[self.rank :: self.world]
 
-    def exponentials(self, z: Tensor, rows: slice, columns: slice, out: Tensor) -> Tensor:
-        """Compute one tile of exponentials, zero within groups."""
+    def exponentials(
+        self, z: Tensor, rows: slice, columns: slice, out: Tensor, within: Tensor | None = None
+    ) -> Tensor:
+        """Compute one tile of exponentials, zero within groups, whose logits go elsewhere."""
         torch.bmm(z[:, rows], z[:, columns].mT, out=out)
+        blocks = self.blocks(out, rows.start) if rows == columns else None
+        if within is not None and blocks is not None:
+            self.by_member(within[..., rows]).copy_(blocks)
         if self.shift:
             out.sub_(self.shift)
         out.exp_()
-        if rows == columns:
+        if blocks is not None:
             out.diagonal(dim1=1, dim2=2).zero_()
-            end = min(max(self.grouped - rows.start, 0), out.shape[1])
-            blocks = out[:, :end, :end].unflatten(2, (-1, self.group))
-            blocks.unflatten(1, (-1, self.group)).diagonal(dim1=1, dim2=3).zero_()
+            blocks.zero_()
         return out
+
+    def blocks(self, tile: Tensor, start: int) -> Tensor:
+        """View the pairs within groups of a tile on the diagonal, ``(S, group, group, n)``."""
+        end = min(max(self.grouped - start, 0), tile.shape[1])
+        blocks = tile[:, :end, :end].unflatten(2, (-1, self.group)).unflatten(1, (-1, self.group))
+        return blocks.diagonal(dim1=1, dim2=3)
+
+    def by_member(self, within: Tensor) -> Tensor:
+        """View positives ``(group, S, N)`` as ``blocks`` are."""
+        return within.unflatten(2, (-1, self.group)).permute(1, 3, 0, 2)
 
     def plain_sums(self, z: Tensor, classes: Tensor | None) -> Tensor:
         """Compute this rank's share by plain operations on the matrix of all pairs."""
@@ -156,7 +174,8 @@ class _Plan:
         logits = z @ z.mT
         sums = (logits - self.shift).exp() * (mine & (groups[:, None] != groups))
         if classes is None:
-            return torch.stack([sums.sum(-1), torch.zeros_like(z[..., 0])])
+            within = self.blocks(logits * mine, 0).permute(2, 0, 3, 1).flatten(2)
+            return torch.cat([sums.sum(-1)[None], within])
         same_class = (classes[:, None] == classes) & (index[:, None] != index)
         return torch.stack([sums.sum(-1), (logits * (mine & same_class)).sum(-1)])
 
@@ -176,7 +195,7 @@ def _like_tile(memory: Tensor, z: Tensor, rows: slice, columns: slice) -> Tensor
 
 
 class _PairSums(torch.autograd.Function):
-    """This rank's share of both sums, ``(2, S, N)``; and the exponentials, where they are kept.
+    """This rank's share of sum and positives, ``(1 + P, S, N)``; and the exponentials it keeps.
 
     They share their backward pass: on separated classes the gradients of the two nearly cancel,
     pair by pair, and only the difference of the pairs' weights keeps its digits.
@@ -185,19 +204,20 @@ class _PairSums(torch.autograd.Function):
     @staticmethod
     def forward(z: Tensor, classes: Tensor | None, plan: _Plan) -> tuple[Tensor, Tensor]:
         samples, count, _ = z.shape
-        result = z.new_zeros(2, samples, count)
-        sums, positives = result
+        result = z.new_zeros(1 + (plan.group if classes is None else 1), samples, count)
+        sums, positives = result[0], result[1:]
         if classes is not None:
             _, classes = classes.unique_consecutive(return_inverse=True)
             totals = torch.zeros_like(z).index_add_(1, classes, z)
             others = totals[:, classes].sub_(z)
-            torch.linalg.vecdot(z, others, out=positives).div_(plan.world)
+            torch.linalg.vecdot(z, others, out=positives[0]).div_(plan.world)
+        within = positives if classes is None else None
         tiles = plan.tiles(count)
         kept = min(plan.kept, len(tiles))
         memory = z.new_empty(min(kept + 1, len(tiles)), samples * plan.side**2)
         for index, (rows, columns) in enumerate(tiles):
             part = _like_tile(memory[min(index, kept)], z, rows, columns)
-            tile = plan.exponentials(z, rows, columns, part)
+            tile = plan.exponentials(z, rows, columns, part, within)
             sums[:, rows] += tile.sum(2)
             if rows != columns:
                 sums[:, columns] += tile.sum(1)
@@ -218,7 +238,7 @@ class _PairSums(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is asked for
             plain = partial(plan.plain_sums, classes=classes)
             return grad_of_plain(plain, (z,), grad)[0], None, None
-        of_sums, of_positives = grad
+        of_sums, of_positives = grad[0], grad[1:]
         total = torch.zeros_like(z)
         scratch, weights = z.new_empty(2, len(z) * plan.side**2)
         for index, (rows, columns) in enumerate(plan.tiles(z.shape[1])):
@@ -231,9 +251,13 @@ class _PairSums(torch.autograd.Function):
             weight = _like_tile(weights, z, rows, columns)
             torch.add(of_sums[:, None, columns], of_sums[:, rows, None], out=weight)
             weight.mul_(tile)
+            if classes is None and rows == columns:
+                within = plan.by_member(of_positives[..., rows])
+                plan.blocks(weight, rows.start).add_(within).add_(within.transpose(1, 2))
             same_class = _same_class(classes, rows, columns)
             if same_class is not None:
-                torch.add(of_positives[:, None, columns], of_positives[:, rows, None], out=spare)
+                own = of_positives[0]
+                torch.add(own[:, None, columns], own[:, rows, None], out=spare)
                 weight.addcmul_(spare, same_class.to(z.dtype))
             total[:, rows].baddbmm_(weight, z[:, columns])
             if rows != columns:

@@ -40,6 +40,16 @@ def test_groups_are_left_out(side, group):
 
 
 @every_side
+@pytest.mark.parametrize("group", [1, 2, 3, 12])
+def test_each_of_a_group_is_returned(side, group):
+    z, member = embeddings(), torch.arange(12) // group * group
+    _, ours = pair_sums(z, 9.0, group=group, side=side)
+    logits = z @ z.mT
+    theirs = [logits[:, torch.arange(12), member + place] for place in range(group)]
+    assert_same(ours, torch.stack(theirs), z)
+
+
+@every_side
 def test_classes_are_summed_and_pairs_left_out(side):
     classes = torch.tensor([0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4])
     groups = torch.tensor([0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9])
@@ -77,3 +87,13 @@ def test_second_derivatives(side):
         return torch.stack(pair_sums(z, 9.0, group=2, grouped=2, classes=classes, side=side))
 
     assert torch.autograd.gradgradcheck(sums, z)
+
+
+@every_side
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_second_derivatives_of_groups(side, group):
+    def both(z):
+        sums, positives = pair_sums(z, 9.0, group=group, side=side)
+        return torch.cat([sums[None], positives])
+
+    assert torch.autograd.gradgradcheck(both, embeddings(1, 6, 3))

@@ -1,7 +1,6 @@
 """Whole augmentations: a crop, and what happens to its pixels."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from probcl.data.augment.colour import ColorJitter, GaussianBlur, RandomGrayscal
 from probcl.data.augment.crop import RandomResizedCrop
 from probcl.data.augment.draws import as_float
 from probcl.data.augment.policies import AutoAugmentPolicy, Policy, RandAugmentPolicy
+from probcl.memory import keep_freed_memory
 
 __all__ = ["Augmentation", "AutoAugment", "MultiCrop", "SimAugment", "StackedRandAugment"]
 
@@ -51,21 +51,11 @@ class Augmentation(nn.Module):
         """Return a view of each image by one of the ``crops``; by none if they are cropped."""
         blocks = (images,)
         if images.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
             blocks = images.split(_BLOCK)
         floats = map(as_float, blocks)
         views = [self.changes(crop(block) if crop else block) for block in floats]
         return torch.cat(views) if len(views) > 1 else views[0]
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next block.
-
-    GNU's gives back what exceeds twice the largest piece that was freed before, up to 64 MiB; to
-    be given it anew, page by page, would take a third of the time.
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 class SimAugment(Augmentation):
