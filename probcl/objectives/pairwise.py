@@ -26,7 +26,7 @@ Reduction = Literal["mean", "none"]
 # Numbers in a tile: on a CPU it should stay in a core's cache, on a GPU fill the device.
 _CPU_TILE, _GPU_TILE = 2**18, 2**24
 _LEAST_SIDE = 256  # of a tile: many samples at once take more memory, not many small steps
-_CPU_KEPT, _GPU_KEPT = 2**22, 2**25  # numbers kept for the backward pass, at most
+_CPU_KEPT, _GPU_KEPT = 6 * 2**20, 2**25  # numbers kept for the backward pass, at most
 
 
 def scaled_items(z: Tensor, temperature: float | Tensor, gather: bool) -> Tensor:
