@@ -275,8 +275,7 @@ class LowRank(Covariance):
         return _from_columns(torch.cat([y - factor @ coefficients, coefficients], -2), x)
 
     def half_log_det(self, dim: int) -> Tensor:
-        diagonal = self._standardised()[1].diagonal(dim1=-2, dim2=-1)
-        return diagonal.log().sum(-1) + 0.5 * self.cov_diag.log().sum(-1)
+        return self._half_log_det_beside_diag() + 0.5 * self.cov_diag.log().sum(-1)
 
     def trace(self, dim: int) -> Tensor:
         return (self.cov_factor.square().sum(-1) + self.cov_diag).sum(-1)
@@ -304,12 +303,18 @@ class LowRank(Covariance):
     def _log_laplace_at(self, loc: Tensor, tau: Tensor) -> Tensor:
         shifted = self._shifted(tau)
         pull = shifted.whiten(loc).square().sum(-1)
-        return -shifted.half_log_det(loc.shape[-1]) - tau * pull
+        # Not by the half log determinant of what is shifted: its rounding adds up over coordinates.
+        by_diag = 0.5 * torch.log1p(2.0 * tau[..., None] * self.cov_diag).sum(-1)
+        return -by_diag - shifted._half_log_det_beside_diag() - tau * pull
 
     def _shifted(self, tau: Tensor) -> "LowRank":
         """Return I + 2 tau Sigma, a low-rank covariance again."""
         double = 2.0 * tau[..., None]
         return LowRank(self.cov_factor * double.sqrt()[..., None], 1.0 + double * self.cov_diag)
+
+    def _half_log_det_beside_diag(self) -> Tensor:
+        """Return half the log determinant of D^-1/2 Sigma D^-1/2."""
+        return self._standardised()[1].diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
         factor = self.cov_factor / self.cov_diag.sqrt()[..., None]

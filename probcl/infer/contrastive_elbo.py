@@ -32,7 +32,7 @@ class ContrastiveELBO(ELBO):
 
         loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q
 
-    each term with the scale and mask of its site. A program states its weights (``beta``, ``1/d``,
+    each term with the scale and mask of its site, a KL with the guide's. A program states its weights (``beta``, ``1/d``,
     ``1/B``) as scales, so that stock Pyro objectives give the same loss. A latent without
     reparametrised samples, such as VarCon's class, has its exact KL whatever the estimator; nothing
     may depend on its sample.
@@ -82,14 +82,18 @@ class ContrastiveELBO(ELBO):
         self._check_names(guide_trace)
         terms: dict[str, Tensor] = {}
         for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or site["mask"] is False:
+            if site["type"] != "sample":
                 continue
+            masked_out = site["mask"] is False
             if site["is_observed"]:
-                _check_shape(site, site["log_prob"])
-                terms[name] = -site["log_prob_sum"]
+                if not masked_out:
+                    _check_shape(site, site["log_prob"])
+                    terms[name] = -site["log_prob_sum"]
             elif name in guide_trace.nodes:
-                terms[f"kl_{name}"] = self._kl_term(name, site, guide_trace.nodes[name])
-            else:
+                of_guide = guide_trace.nodes[name]
+                if not (masked_out and of_guide["mask"] is False):
+                    terms[f"kl_{name}"] = self._kl_term(name, site, of_guide)
+            elif not masked_out:
                 raise NotImplementedError(
                     f"the guide has no site {name!r}, which the model draws: add it to the guide."
                 )
@@ -152,11 +156,17 @@ class ContrastiveELBO(ELBO):
         return _total(site, site["fn"].log_prob(site["value"]))
 
     def _kl_term(self, name: str, model_site: dict, guide_site: dict) -> Tensor:
-        """Return the divergence at one latent site, summed with the guide's scale and mask."""
-        q = guide_site["fn"]
+        """Return the divergence at one latent site, summed.
+
+        It has the guide's scale and mask; of densities at the sample, each has its own site's.
+        """
+        q, p, z = guide_site["fn"], model_site["fn"], guide_site["value"]
         estimator = self.kl.get(name, "auto") if isinstance(self.kl, Mapping) else self.kl
-        value = divergence(name, q, model_site["fn"], guide_site["value"], estimator)
-        total = _total(guide_site, value)
+        exact = divergence(name, q, p, estimator)
+        if exact is None:
+            total = _total(guide_site, q.log_prob(z)) - _total(model_site, p.log_prob(z))
+        else:
+            total = _total(guide_site, exact)
         return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total
 
     def _check_names(self, guide_trace: Trace) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from pyro.distributions import Categorical, Delta
+from pyro.distributions import Categorical, Delta, Independent
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -15,16 +15,19 @@ __all__ = ["KL", "divergence"]
 KL = Literal["auto", "exact", "gaussian_bound", "monte_carlo"]
 
 
-def divergence(name: str, q: Any, p: Any, z: Tensor, estimator: KL) -> Tensor:
-    """Return KL(q || p), or an estimate or bound of it, of the distributions' batch shape.
+def divergence(name: str, q: Any, p: Any, estimator: KL) -> Tensor | None:
+    """Return KL(q || p), or a bound of it, of the distributions' batch shape.
 
     Args:
         name: Name of the latent site, for messages.
         q: Posterior.
         p: Prior.
-        z: Sample of the posterior.
         estimator: As for ``ContrastiveELBO``; a posterior without reparametrised samples has its
             exact divergence whatever is asked for.
+
+    Returns:
+        The divergence; None if the densities at the sample are to stand for it, which for a point
+        is exact.
 
     Raises:
         ValueError: If the estimator does not fit the pair.
@@ -37,7 +40,9 @@ def divergence(name: str, q: Any, p: Any, z: Tensor, estimator: KL) -> Tensor:
                 f"{type(q).__name__} against {type(p).__name__} at site {name!r}: use kl='auto'."
             )
         return gaussian_bound(q)
-    exact = None if q.has_rsample and estimator == "monte_carlo" else _exact(q, p)
+    if _is_point(q) or (q.has_rsample and estimator == "monte_carlo"):
+        return None
+    exact = _exact(q, p)
     if exact is not None:
         return exact
     if not q.has_rsample:
@@ -51,7 +56,14 @@ def divergence(name: str, q: Any, p: Any, z: Tensor, estimator: KL) -> Tensor:
             f"no exact divergence of {type(q).__name__} from {type(p).__name__} is registered, for "
             f"site {name!r}: use kl='auto'."
         )
-    return q.log_prob(z) - p.log_prob(z)
+    return None
+
+
+def _is_point(q: Any) -> bool:
+    """Return whether all of a posterior lies at its sample: what an AutoGuide transforms."""
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return isinstance(q, Delta)
 
 
 def _exact(q: Any, p: Any) -> Tensor | None:
@@ -60,8 +72,6 @@ def _exact(q: Any, p: Any) -> Tensor | None:
         # Stock PyTorch gives infinity where a probability underflows, though its log does not.
         ratio = (q.logits - p.logits).masked_fill(q.logits == -torch.inf, 0.0)
         return (q.logits.exp() * ratio).sum(-1)
-    if isinstance(q, Delta):
-        return q.log_density - p.log_prob(q.v)  # an AutoGuide's density of what it transforms
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

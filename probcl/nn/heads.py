@@ -111,7 +111,7 @@ class PointHead(nn.Module):
         """Map features ``(*, F)`` to embeddings before normalisation, ``(*, d)``."""
         # Batch normalisation takes a single leading dimension.
         flat = self.projection(features.reshape(-1, features.shape[-1]))
-        return at_least_float32(flat).reshape(*features.shape[:-1], -1)
+        return at_least_float32(flat).reshape(*features.shape[:-1], flat.shape[-1])
 
     def forward(self, features: Tensor) -> Point:
         """Map features ``(*, F)`` to points, distributions of batch shape ``(*,)``."""
@@ -193,10 +193,12 @@ class ProjectedNormalHead(_LocatedHead):
 
     def forward(self, features: Tensor) -> ProjectedNormal:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        loc, scale, unit = self.project(features), torch.exp(self.log_scale(features)), 1.0
+        # Under autocast a layer has the digits of bfloat16, of which sums and exponentials lose more.
+        loc, log_scale = map(at_least_float32, (self.project(features), self.log_scale(features)))
+        scale, unit = torch.exp(log_scale), 1.0
         if self.ratio is not None:
             unit = (self.dim / (self.dim + self.ratio**2)) ** 0.5
-            loc, scale = self.ratio * unit * self._in_units(at_least_float32(loc)), unit * scale
+            loc, scale = self.ratio * unit * self._in_units(loc), unit * scale
         if self.factor is None:
             return ProjectedNormal(loc, scale)
         factor = self.factor(features).unflatten(-1, (self.dim, self.rank))
@@ -206,10 +208,11 @@ class ProjectedNormalHead(_LocatedHead):
     def _in_units(self, loc: Tensor) -> Tensor:
         """Return locations in units of their first length, each of its own before it is known."""
         if self.training and not self._measured:
-            self._measured = True
-            if not self.length:
-                length = torch.linalg.vector_norm(loc.detach(), dim=-1).mean()
-                self.length.copy_(mean_over_ranks(length))
+            if not self.length > 0:
+                length = mean_over_ranks(torch.linalg.vector_norm(loc.detach(), dim=-1).mean())
+                # A batch that is empty, or will be refused, has no length that is one.
+                self.length.copy_(torch.where(length.isfinite(), length, 0.0))
+            self._measured = bool(self.length > 0)
         known = self.length > 0
         # Not divided by zero where it is not known: the gradient would not be finite.
         return torch.where(known, loc / torch.where(known, self.length, 1.0), normalize(loc))
@@ -232,8 +235,9 @@ class _RotationallySymmetricHead(_LocatedHead):
 
     def forward(self, features: Tensor) -> RotationallySymmetric:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        log_concentration = self.start + self.log_concentration(features).squeeze(-1)
-        return self.family(normalize(self.project(features)), log_concentration.exp())
+        log_concentration = at_least_float32(self.log_concentration(features)).squeeze(-1)
+        concentration = (self.start + log_concentration).exp()
+        return self.family(normalize(self.project(features)), concentration)
 
     @abstractmethod
     def _concentration(self, length: float) -> float:

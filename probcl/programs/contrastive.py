@@ -39,7 +39,7 @@ class _Contrastive(VariationalProgram):
         super().__init__(encoder, posterior, prior, beta, num_samples)
         self.temperature = Temperature(temperature, learn_temperature)
         self.temperature_correction = temperature_correction
-        self._shrinkage: FromGuide[Tensor] = FromGuide()
+        self._shrinkage = FromGuide()
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None, temperature: float | Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class _Contrastive(VariationalProgram):
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Weigh the directions by each anchor's factor; of several samples, by their mean."""
-        shrinkage = self._shrinkage.take(z)
+        shrinkage = self._shrinkage.get(z)
         temperature = self.temperature()
         if shrinkage is not None:
             temperature = corrected(temperature, shrinkage)
@@ -78,7 +78,8 @@ class VSimCLR(_Contrastive):
     - the temperature is corrected. Samples of posteriors of mean resultant lengths ``rho`` shrink
       cosines, ``E[z_i . z_j] = rho_i rho_j mu_i . mu_j``: they are divided by ``temperature *
       mean(rho^2)`` over the batch, without gradient, so that the loss of the directions keeps its
-      temperature while ``rho`` moves (``probcl.programs.shrinkage``);
+      temperature while ``rho`` moves (``probcl.programs.shrinkage``); directions that no guide drew
+      are not;
     - ``beta`` is 0.005: once concentration earns little, a KL of more weight widens all posteriors
       alike, so that entropy tells less and dimensions are lost (``experiments/twins``).
 

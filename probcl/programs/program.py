@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Self
 
 import pyro
 import torch
@@ -14,6 +14,7 @@ from pyro.params import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.parameter import UninitializedParameter
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from probcl.checks import check_amount, check_count, check_temperature, check_vectors
 from probcl.distributions import as_posterior
@@ -25,7 +26,6 @@ __all__ = [
 ]  # fmt: skip
 
 Views = Tensor | Sequence[Tensor]
-T = TypeVar("T")
 
 _count = count()
 
@@ -292,26 +292,25 @@ class VariationalProgram(Program):
             return pyro.sample("z", distribution), anchors
 
 
-class FromGuide(Generic[T]):
-    """What a guide found out about its sample, for the model that is replayed with that sample.
+class FromGuide:
+    """A number that a guide found out of each of its samples, for a model that is replayed with it.
 
-    It is never copied, and taken once.
+    It is kept as long as the sample is, so that a trace may be scored at any time; never copied.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, T] | None = None
+        self._found = WeakTensorKeyDictionary()
 
     def __reduce__(self) -> tuple:
         return FromGuide, ()
 
-    def put(self, sample: Tensor, found: T) -> None:
-        """Keep what was found, until the next ``take``."""
-        self._last = sample, found
+    def put(self, sample: Tensor, found: Tensor) -> None:
+        """Keep what was found, without a graph, which would keep the sample."""
+        self._found[sample] = found.detach()
 
-    def take(self, sample: Tensor) -> T | None:
+    def get(self, sample: Tensor) -> Tensor | None:
         """Return what was found out about this very sample, or None."""
-        last, self._last = self._last, None
-        return last[1] if last and last[0] is sample else None
+        return self._found.get(sample)
 
 
 class PointProgram(Program):

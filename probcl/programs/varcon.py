@@ -78,7 +78,7 @@ class ProbabilisticVarCon(VariationalProgram):
         self.temperature = Temperature(temperature, learn_temperature, least)
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
         self.temperature_correction = temperature_correction
-        self._found: FromGuide[tuple[Tensor | None, tuple[Tensor, Tensor]]] = FromGuide()
+        self._shrinkage = FromGuide()
 
     def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
@@ -87,9 +87,9 @@ class ProbabilisticVarCon(VariationalProgram):
             # What an optimizer's step has moved out of the interval comes back to its end.
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors, q = self._posterior_directions(views)
-        shrinkage = expected_shrinkage(q, 1) if self.temperature_correction else None
-        log_p, classes = self._class_distribution(z, labels, shrinkage)
-        self._found.put(z, (labels, (log_p, classes)))
+        if self.temperature_correction:
+            self._shrinkage.put(z, expected_shrinkage(q, 1))
+        log_p, classes = self._class_distribution(z, labels)
         log_q, tau2 = adaptive_target(log_p, classes, temperature, self.epsilon)
         self.monitored["tau2"] = tau2.detach().mean()
         with anchors.sampled():
@@ -97,21 +97,18 @@ class ProbabilisticVarCon(VariationalProgram):
 
     def likelihood(self, z: Tensor, labels: Tensor | None, anchors: Anchors) -> None:
         """Draw the class of each direction, and observe the label."""
-        of, found = self._found.take(z) or (None, None)
-        log_p, classes = found if found and of is labels else self._class_distribution(z, labels)
+        log_p, classes = self._class_distribution(z, labels)
         with anchors.sampled():
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
 
-    def _class_distribution(
-        self, z: Tensor, labels: Tensor | None, shrinkage: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _class_distribution(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return ``log p(r|z)``, ``(*, V, B, C)``, and the row of each label, ``(V, B)``."""
         views, batch = z.shape[-3:-1]
         labels = require_labels(self, labels, batch).repeat(views)
         directions = z.flatten(-3, -2)
         centroids = class_centroids(directions, labels)
-        temperature = self.temperature()
+        temperature, shrinkage = self.temperature(), self._shrinkage.get(z)
         if shrinkage is not None:
             temperature = corrected(temperature, shrinkage)
         log_p = class_log_probabilities(directions, centroids, temperature)

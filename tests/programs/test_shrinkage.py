@@ -69,13 +69,37 @@ def test_the_corrected_temperature_is_that_of_the_directions(make, views):
     """The expected gradient of a cosine is that of the deterministic twin, at its temperature."""
     program = make("VSimCLR", temperature=0.2, beta=0.0).eval()
     program.materialize(views[0])
-    z = poutine.trace(program.guide).get_trace(views).nodes["z"]["value"]
-    model = poutine.trace(poutine.condition(program.model, data={"z": z})).get_trace(views)
-    loss = info_nce(z, 0.2 * 0.9**2, reduction="none")
-    torch.testing.assert_close(model.nodes["contrastive"]["fn"].log_factor, -loss)
-    again = poutine.trace(poutine.condition(program.model, data={"z": z})).get_trace(views)
-    loss = info_nce(z, 0.2, reduction="none")  # a model by itself has no posterior to correct for
-    torch.testing.assert_close(again.nodes["contrastive"]["fn"].log_factor, -loss)
+    z, later = (poutine.trace(program.guide).get_trace(views).nodes["z"]["value"] for _ in "zl")
+
+    def log_factor(z):
+        model = poutine.condition(program.model, data={"z": z})
+        return poutine.trace(model).get_trace(views).nodes["contrastive"]["fn"].log_factor
+
+    for sample in (z, later, z):  # as often as a trace is scored, and in any order
+        loss = info_nce(sample, 0.2 * 0.9**2, reduction="none")
+        torch.testing.assert_close(log_factor(sample), -loss)
+    # A model by itself has no posterior to correct for.
+    torch.testing.assert_close(log_factor(z.clone()), -info_nce(z, 0.2, reduction="none"))
+
+
+def test_a_trace_of_both_papers_in_one_is_scored_alike_with_labels_of_the_same_values(
+    make, views, labels
+):
+    program = make("ProbabilisticVarCon").eval()
+    trace = poutine.trace(program.guide).get_trace(views, labels)
+    model = poutine.replay(program.model, trace=trace)
+    totals = [
+        poutine.trace(model).get_trace(views, same).log_prob_sum() for same in (labels, labels + 0)
+    ]
+    assert totals[0] == totals[1]
+
+
+def test_what_a_guide_found_is_kept_no_longer_than_its_sample(make, views, labels):
+    program = make("VSimCLR")
+    loss = ContrastiveELBO()(program.model, program.guide)
+    for _ in range(3):
+        loss(views)  # not differentiated: its graph goes as well
+    assert not program._shrinkage._found
 
 
 @pytest.mark.parametrize("name", ["VSimCLR", "VSupCon", "ProbabilisticVarCon"])
