@@ -19,8 +19,8 @@ __all__ = [
     "as_integers", "as_labels", "as_logits", "as_matrix", "as_probabilities", "as_truths",
     "as_values", "check_amount", "check_channels", "check_choice", "check_count", "check_dim",
     "check_finite", "check_labels", "check_on_sphere", "check_positive", "check_probability",
-    "check_range", "check_temperature", "check_unit", "check_vectors", "check_views",
-    "choose_validation", "off_the_sphere",
+    "check_range", "check_scalar", "check_temperature", "check_unit", "check_vectors",
+    "check_views", "choose_validation", "off_the_sphere",
 ]  # fmt: skip
 
 _MOST_CLASSES = 2**24
@@ -135,19 +135,28 @@ def check_views(name: str, z: Tensor, least: int = 1) -> None:
             f"{name} must have shape (*, V, B, d) with V >= {least}, got {tuple(z.shape)}: join "
             "the views of B images by torch.stack([z1, z2])."
         )
+    if not z.shape[:-3].numel():
+        raise ValueError(
+            f"{name} must hold at least one sample, got shape {tuple(z.shape)}: draw one."
+        )
 
 
 def check_temperature(temperature: float | Tensor) -> float:
     """Return a temperature, a number or a tensor ``()``, or raise ``ValueError`` if it is none."""
-    if isinstance(temperature, Tensor):
-        if temperature.dim():
-            raise ValueError(
-                "temperature must be a number or a tensor of shape (), got shape "
-                f"{tuple(temperature.shape)}: index it, or apply .squeeze()."
-            )
-        break_graph("temperature is a tensor: give a number, or compile without fullgraph=True.")
-        temperature = value_of("temperature", temperature)
-    return check_amount("temperature", temperature, above=True)
+    return check_amount("temperature", check_scalar("temperature", temperature), above=True)
+
+
+def check_scalar(name: str, value: float | Tensor) -> float:
+    """Return a number, given as such or as a tensor ``()``, or raise ``ValueError``."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dim():
+        raise ValueError(
+            f"{name} must be a number or a tensor of shape (), got shape {tuple(value.shape)}: "
+            "index it, or apply .squeeze()."
+        )
+    break_graph(f"{name} is a tensor: give a number, or compile without fullgraph=True.")
+    return value_of(name, value)
 
 
 def value_of(name: str, x: Tensor) -> float:

@@ -68,7 +68,7 @@ def gaussian_bound(q: ProjectedNormal, tight: bool = False) -> Tensor:
 
 @full_precision
 def _gaussian_bound(q: ProjectedNormal, tight: bool) -> Tensor:
-    loc, covariance = q.loc, q.covariance
+    loc, covariance = q.loc, q.normal_covariance
     if tight:
         factor = covariance.centring()
         loc, covariance = loc * factor, covariance.scaled(factor)

@@ -1,6 +1,5 @@
 """The interface of a posterior on the sphere: mean direction, resultant length, entropy, draws."""
 
-from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
 import pyro.distributions
@@ -9,7 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probcl.checks import check_dim, check_on_sphere, choose_validation
+from probcl.checks import check_count, check_dim, check_on_sphere, choose_validation
 from probcl.distributions.support import unit_sphere
 from probcl.randomness import seeded
 from probcl.sphere import log_area, normalize, rescaling
@@ -23,8 +22,11 @@ _MEAN_DRAWS = 256
 class SphereDistribution(TorchDistribution):
     """Distribution on the unit sphere, as evaluation, reports and kernels see it.
 
-    A family gives ``mean``, ``_batched``, ``_divergence_from_uniform`` and ``_draw``; the rest
-    follows.
+    A family of one's own gives its parameters as ``arg_constraints``, which :meth:`expand` goes by,
+    and ``rsample``, ``log_prob`` and ``mean``, or ``mean_direction`` and ``mean_resultant_length``.
+    It may give ``entropy``, and a divergence from the uniform by
+    ``torch.distributions.kl.register_kl``; without, both raise ``NotImplementedError``, and
+    ``ContrastiveELBO`` estimates the KL.
 
     Example:
         >>> from probcl.distributions import VonMisesFisher
@@ -39,15 +41,17 @@ class SphereDistribution(TorchDistribution):
     has_rsample = True
 
     _validate_args: bool
-    _batched: ClassVar[dict[str, int]]  # tensors that expand with the batch, and their event dims
+    # Tensors that expand with the batch, and their event dimensions, if not the parameters.
+    _batched: ClassVar[dict[str, int] | None] = None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """Return the same distribution with a larger batch shape, sharing memory."""
         new = self._get_checked_instance(type(self), _instance)
         new.__dict__.update(self.__dict__, _batch_shape=torch.Size(batch_shape))
-        for name, event_dims in self._batched.items():
-            shape = new.batch_shape + self.event_shape[:event_dims]
-            setattr(new, name, getattr(self, name).expand(shape))
+        parameters = {name: kind.event_dim for name, kind in self.arg_constraints.items()}
+        for name, event_dims in (self._batched or parameters).items():
+            x = getattr(self, name)
+            setattr(new, name, x.expand(new.batch_shape + x.shape[x.dim() - event_dims :]))
         return new
 
     @property
@@ -64,6 +68,19 @@ class SphereDistribution(TorchDistribution):
     def mean_resultant_length(self) -> Tensor:
         """The length |E[z]|, between 0 for the uniform and 1 for a point, shape ``(*B,)``."""
         return torch.linalg.vector_norm(self.mean, dim=-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of every coordinate of z, shape ``(*B, d)``, where it is known."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance of z, shape ``(*B, d, d)``, where it is known."""
+        raise NotImplementedError(
+            f"the covariance of a {type(self).__name__} is not known in closed form: estimate it "
+            "from draw(1000)."
+        )
 
     def entropy(self) -> Tensor:
         """Return the differential entropy with respect to surface measure, shape ``(*B,)``."""
@@ -88,18 +105,35 @@ class SphereDistribution(TorchDistribution):
         Raises:
             ValueError: If ``count`` is less than 1.
         """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}; ask for one draw or more.")
+        check_count("count", count)
         with torch.no_grad():
             return self._draw(count, torch.Generator().manual_seed(seed))
 
-    @abstractmethod
     def _draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw by base samples from a generator on the CPU; see :meth:`draw`."""
+        """Draw by base samples from a generator on the CPU; see :meth:`draw`.
 
-    @abstractmethod
+        By default of the whole batch at once, so that draws change with it.
+        """
+        with seeded(generator.initial_seed()):
+            return self.sample(torch.Size([count]))
+
     def _divergence_from_uniform(self) -> Tensor:
         """Compute the Kullback-Leibler divergence from the uniform, shape ``(*B,)``."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no divergence from the uniform in closed form: estimate it "
+            "from log_prob at samples."
+        )
+
+    def _check_value(self, value: Tensor) -> None:
+        """Raise ``ValueError`` unless ``value`` holds unit vectors, one for each of a batch."""
+        check_on_sphere(value, self.dim)
+        try:
+            torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"value has batch shape {tuple(value.shape[:-1])}, which does not broadcast with"
+                f" the batch shape {tuple(self.batch_shape)}; give one vector per distribution."
+            ) from None
 
 
 class Point(pyro.distributions.Delta):
@@ -151,7 +185,7 @@ class Point(pyro.distributions.Delta):
 
     def draw(self, count: int, seed: int = 0) -> Tensor:
         """Return the point ``count`` times, shape ``(count, *B, d)``, sharing memory."""
-        return self.v.detach().expand(count, *self.v.shape)
+        return self.v.detach().expand(check_count("count", count), *self.v.shape)
 
 
 def as_posterior(q: Distribution) -> Any:
@@ -222,7 +256,7 @@ class _Sampled(TorchDistribution):
 
     def draw(self, count: int, seed: int = 0) -> Tensor:
         with seeded(seed), torch.no_grad():
-            return normalize(self.base.sample(torch.Size([count])))
+            return normalize(self.base.sample(torch.Size([check_count("count", count)])))
 
 
 def shared_normal(count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ class ProjectedNormal(SphereDistribution):
     }
 
     loc: Tensor
-    covariance: Covariance
+    #: Sigma, the covariance of x, in factored form.
+    normal_covariance: Covariance
     _batched: ClassVar = {"loc": 1}
 
     def __init__(
@@ -110,7 +111,7 @@ class ProjectedNormal(SphereDistribution):
         loc, parameters = _common_dtype(loc, {k: v for k, v in given.items() if v is not None})
         shapes = {name: x.shape for name, x in parameters.items()}
         batch_shape, event_shape = self.infer_shapes(loc=loc.shape, **shapes)
-        self.covariance = _covariance(loc, parameters)
+        self.normal_covariance = _covariance(loc, parameters)
         self.loc = loc.expand(batch_shape + event_shape)
         super().__init__(batch_shape, event_shape, validate_args=False)
         if checks.choose_validation(self, validate_args):
@@ -195,7 +196,7 @@ class ProjectedNormal(SphereDistribution):
     ) -> Tensor:
         """Draw reparametrised samples, shape ``sample_shape + batch_shape + (d,)``."""
         shape = self._extended_shape(sample_shape)
-        return normalize(self.covariance.sample(self.loc, shape))
+        return normalize(self.normal_covariance.sample(self.loc, shape))
 
     @full_precision
     def log_prob(self, value: Tensor) -> Tensor:
@@ -209,14 +210,17 @@ class ProjectedNormal(SphereDistribution):
         """
         dim = self.dim
         if self._validate_args:
-            checks.check_on_sphere(value, dim)
-        value = at_least_float32(value)
-        if isinstance(self.covariance, Isotropic):
-            factor = self.covariance.centring(self.loc)
-            scale = self.covariance.scale * factor
-            exponent, _ = radial_exponent(value, self.loc * factor, scale, dim)
-            return (exponent - log_area(dim)).to(self.loc.dtype)
-        direction, mean, half_log_det = self.covariance.standardise(value, self.loc)
+            self._check_value(value)
+        value, loc, covariance = at_least_float32(value), self.loc, self.normal_covariance
+        if value.dtype != loc.dtype:
+            one = torch.ones(1, dtype=torch.float64, device=loc.device)
+            value, loc, covariance = value.double(), loc.double(), covariance.scaled(one)
+        if isinstance(covariance, Isotropic):
+            factor = covariance.centring(loc)
+            scale = covariance.scale * factor
+            exponent, _ = radial_exponent(value, loc * factor, scale, dim)
+            return (exponent - log_area(dim)).to(loc.dtype)
+        direction, mean, half_log_det = covariance.standardise(value, loc)
         exponent, log_norm = radial_exponent(direction, mean, mean.new_ones(1), dim)
         # Logarithms times d can cancel; one number per row costs next to nothing in float64.
         stretch = log_norm - widen(torch.linalg.vector_norm(value, dim=-1)).log()
@@ -232,7 +236,7 @@ class ProjectedNormal(SphereDistribution):
         Contrastive Learning", https://arxiv.org/abs/2506.10159. It depends on the joint scale of
         (mu, Sigma), unlike the distribution.
         """
-        return (2.0 * self.covariance.half_log_det(self.dim)).expand(self.batch_shape)
+        return (2.0 * self.normal_covariance.half_log_det(self.dim)).expand(self.batch_shape)
 
     @full_precision
     def _divergence_from_uniform(self) -> Tensor:
@@ -245,9 +249,9 @@ class ProjectedNormal(SphereDistribution):
         """
         loc, halvings = self._nearer_loc()
         rest = (self.dim - 1) * math.log(2.0) * halvings
-        if isinstance(self.covariance, Isotropic):
-            return rest + isotropic_kl_uniform(self.covariance.mahalanobis(loc), self.dim)
-        form = self.covariance.quadratic_form(loc)
+        if isinstance(self.normal_covariance, Isotropic):
+            return rest + isotropic_kl_uniform(self.normal_covariance.mahalanobis(loc), self.dim)
+        form = self.normal_covariance.quadratic_form(loc)
         mean_log = mean_log_over_mean(form, self.dim) + torch.log(form.mean / self.dim)
         excess = 0.5 * self.dim * (mean_log - form.log_geometric)
         return rest + isotropic_kl_rest(form.mahalanobis, self.dim) + excess
@@ -262,14 +266,14 @@ class ProjectedNormal(SphereDistribution):
         with torch.no_grad():
             far = 40 if self.loc.dtype == torch.float64 else 20
             longest = torch.frexp(self.loc.abs().amax(-1, keepdim=True))[1]
-            excess = (longest - torch.frexp(self.covariance.largest)[1] - far).clamp(min=0)
+            excess = (longest - torch.frexp(self.normal_covariance.largest)[1] - far).clamp(min=0)
             one, half = torch.ones_like(excess, dtype=self.loc.dtype), excess // 2
             steps = torch.ldexp(one, -half), torch.ldexp(one, half - excess)
         return self.loc * steps[0] * steps[1], excess[..., 0]
 
     @full_precision
     def _draw(self, count: int, generator: torch.Generator) -> Tensor:
-        noise = self.covariance.draw(count, self.dim, generator)
+        noise = self.normal_covariance.draw(count, self.dim, generator)
         missing = len(self.batch_shape) + 2 - noise.dim()
         z = noise.reshape(count, *[1] * missing, *noise.shape[1:]) + self.loc
         for part in z.split(max(1, _NORMALISED // max(z[0].numel(), 1))):  # few temporaries
@@ -279,7 +283,7 @@ class ProjectedNormal(SphereDistribution):
     @property
     def mode(self) -> Tensor:
         """Direction of highest density, loc / |loc|, for an isotropic covariance."""
-        if not isinstance(self.covariance, Isotropic):
+        if not isinstance(self.normal_covariance, Isotropic):
             raise NotImplementedError(
                 "mode of a projected normal has no known closed form unless its covariance is"
                 " isotropic; use mean_direction."
@@ -294,13 +298,13 @@ class ProjectedNormal(SphereDistribution):
         In closed form for an isotropic covariance, else by one integral over the Laplace transform
         of |x|^2, exact up to quadrature. Its length is the mean resultant length.
         """
-        if isinstance(self.covariance, Isotropic):
-            whitened = self.covariance.whiten(self._nearer_loc()[0])
+        if isinstance(self.normal_covariance, Isotropic):
+            whitened = self.normal_covariance.whiten(self._nearer_loc()[0])
             kappa2 = torch.linalg.vecdot(whitened, whitened)
             return relative_mean_resultant(kappa2, self.dim)[..., None] * whitened
         loc, _ = self._nearer_loc()
-        factor = self.covariance.centring(loc)
-        loc, covariance = loc * factor, self.covariance.scaled(factor)
+        factor = self.normal_covariance.centring(loc)
+        loc, covariance = loc * factor, self.normal_covariance.scaled(factor)
         nodes, weights = unit_vector_rule(covariance.quadratic_form(loc), self.dim)
         resolvent, mean = covariance.resolvent(loc), torch.zeros_like(loc)
         for tau, weight in zip(nodes.unbind(-1), weights.unbind(-1), strict=True):
@@ -308,12 +312,12 @@ class ProjectedNormal(SphereDistribution):
         return mean
 
     def _parameter(self, name: str, family: type[Covariance], event_dim: int) -> Tensor:
-        if not isinstance(self.covariance, family):
+        if not isinstance(self.normal_covariance, family):
             raise AttributeError(
                 f"this ProjectedNormal has no {name}: its covariance is"
-                f" {type(self.covariance).__name__}"
+                f" {type(self.normal_covariance).__name__}"
             )
-        parameter: Tensor = getattr(self.covariance, name)
+        parameter: Tensor = getattr(self.normal_covariance, name)
         return parameter.expand(self.batch_shape + parameter.shape[-event_dim:])
 
 

@@ -40,7 +40,6 @@ class RotationallySymmetric(SphereDistribution):
 
     loc: Tensor
     concentration: Tensor
-    _batched: ClassVar = {"loc": 1, "concentration": 0}
 
     def __init__(
         self,
@@ -177,8 +176,7 @@ class RotationallySymmetric(SphereDistribution):
 
     def _checked(self, value: Tensor) -> Tensor:
         if self._validate_args:
-            check_on_sphere(value, self.dim)
-            _check_broadcast(value.shape[:-1], self.batch_shape)
+            self._check_value(value)
         return _unit_float32(value)
 
     @abstractmethod
@@ -225,16 +223,6 @@ def _check_concentration(concentration: Tensor) -> None:
             "concentration must be non-negative and finite, got"
             f" {concentration[bad][0].item()}; apply softplus or exp to free parameters."
         )
-
-
-def _check_broadcast(value_shape: torch.Size, batch_shape: torch.Size) -> None:
-    try:
-        torch.broadcast_shapes(value_shape, batch_shape)
-    except RuntimeError:
-        raise ValueError(
-            f"value has batch shape {tuple(value_shape)}, which does not broadcast with the"
-            f" batch shape {tuple(batch_shape)}; give one vector per distribution."
-        ) from None
 
 
 def rotational_sample(

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from probcl.checks import check_dim, check_on_sphere
+from probcl.checks import check_dim
 from probcl.distributions.posterior import (
     SphereDistribution,
     reproducible_normalize,
@@ -71,7 +71,7 @@ class HypersphericalUniform(SphereDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return minus the log area, for unit vectors of shape ``(*S, *B, d)``."""
         if self._validate_args:
-            check_on_sphere(value, self.dim)
+            self._check_value(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         # Zero times the value keeps a graph: samplers ask for this density's gradient.
         flat = 0.0 * at_least_float32(value).sum(-1)

@@ -32,10 +32,10 @@ class ContrastiveELBO(ELBO):
 
         loss = -sum_x log p(x | z) + sum_z KL(q(z) || p(z)),   z ~ q
 
-    each term with the scale and mask of its site, a KL with the guide's. A program states its weights (``beta``, ``1/d``,
-    ``1/B``) as scales, so that stock Pyro objectives give the same loss. A latent without
-    reparametrised samples, such as VarCon's class, has its exact KL whatever the estimator; nothing
-    may depend on its sample.
+    each term with the scale and mask of its site, a KL with the guide's. A program states its
+    weights (``beta``, ``1/d``, ``1/B``) as scales, so that stock Pyro objectives give the same
+    loss. A latent without reparametrised samples, such as VarCon's class, has its exact KL whatever
+    the estimator; nothing may depend on its sample.
 
     Args:
         kl: How to estimate KL(q || p) of each latent site: ``"exact"`` by

@@ -37,9 +37,11 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, dim: int = 128, hidden: int | None = 128) -> None:
+        check_count("dim", dim)
         if hidden is None:
             super().__init__(nn.LazyLinear(dim))
         else:
+            check_count("hidden", hidden)
             super().__init__(nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dim = dim
 
@@ -123,7 +125,7 @@ class _LocatedHead(nn.Module):
 
     def __init__(self, dim: int, hidden: int | None) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = check_count("dim", dim, least=2)
         self.loc = MLP(dim, hidden)
 
     def project(self, features: Tensor) -> Tensor:
@@ -156,8 +158,8 @@ class ProjectedNormalHead(_LocatedHead):
             None for the paper's head.
 
     Raises:
-        ValueError: If ``covariance`` is none of these, ``rank`` is not positive, or
-            ``initial_resultant_length`` is not in (0, 1).
+        ValueError: If ``dim`` is below 2, ``covariance`` none of these, ``rank`` not positive, or
+            ``initial_resultant_length`` not in (0, 1).
 
     References:
         Jeong, Kim, Hero (2025), Probabilistic Variational Contrastive Learning.
@@ -193,7 +195,7 @@ class ProjectedNormalHead(_LocatedHead):
 
     def forward(self, features: Tensor) -> ProjectedNormal:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        # Under autocast a layer has the digits of bfloat16, of which sums and exponentials lose more.
+        # Under autocast a layer has few digits, of which an exponential would lose more.
         loc, log_scale = map(at_least_float32, (self.project(features), self.log_scale(features)))
         scale, unit = torch.exp(log_scale), 1.0
         if self.ratio is not None:
@@ -254,7 +256,7 @@ class VonMisesFisherHead(_RotationallySymmetricHead):
         initial_resultant_length: Mean resultant length of every posterior at the start, in (0, 1).
 
     Raises:
-        ValueError: If ``initial_resultant_length`` is not in (0, 1).
+        ValueError: If ``dim`` is below 2, or ``initial_resultant_length`` not in (0, 1).
 
     Example:
         >>> VonMisesFisherHead(3)(torch.zeros(2, 5)).mean_resultant_length.detach()
@@ -276,7 +278,7 @@ class PowerSphericalHead(_RotationallySymmetricHead):
         initial_resultant_length: As for ``VonMisesFisherHead``.
 
     Raises:
-        ValueError: If ``initial_resultant_length`` is not in (0, 1).
+        ValueError: If ``dim`` is below 2, or ``initial_resultant_length`` not in (0, 1).
 
     Example:
         >>> PowerSphericalHead(3)(torch.zeros(2, 5)).mean_resultant_length.detach()

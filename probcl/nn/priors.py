@@ -28,7 +28,7 @@ class UniformPrior(nn.Module):
 
     def __init__(self, dim: int = 128) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = check_count("dim", dim, least=2)
         self.register_buffer("_where", torch.empty(0), persistent=False)  # moves with the module
 
     def forward(self) -> HypersphericalUniform:
@@ -56,8 +56,8 @@ class VonMisesFisherPrior(nn.Module):
 
     def __init__(self, dim: int = 128, concentration: float = 1.0) -> None:
         super().__init__()
+        self.dim = check_count("dim", dim, least=2)
         check_amount("concentration", concentration)
-        self.dim = dim
         self.register_buffer("loc", torch.eye(dim)[0])
         self.register_buffer("concentration", torch.tensor(float(concentration)))
 
@@ -86,7 +86,7 @@ class VonMisesFisherMixturePrior(nn.Module):
         super().__init__()
         check_count("components", components)
         check_amount("concentration", concentration, above=True)
-        self.dim = dim
+        self.dim = check_count("dim", dim, least=2)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(normalize(torch.randn(components, dim)))
         self.log_concentration = nn.Parameter(torch.full((components,), math.log(concentration)))

@@ -245,7 +245,7 @@ def _check_values(posteriors: Tensor, dtype: torch.dtype) -> float:
     """Return the highest concentration; raise on every rank if a posterior is out of range."""
     check_unit("loc", posteriors[..., :-1], dtype)
     if torch.compiler.is_compiling():
-        return 0.0  # a graph does not branch on values
+        return _HIGHEST  # a graph does not branch on values: it is made for the sharpest
     check_vectors("concentration", posteriors[..., -1:])
     low, high = (x.item() for x in torch.aminmax(posteriors[..., -1].detach()))
     if not (low >= _LOWEST and high <= _HIGHEST):

@@ -11,6 +11,7 @@ from probcl.checks import (
     break_graph,
     check_choice,
     check_labels,
+    check_scalar,
     check_temperature,
     check_unit,
     check_views,
@@ -177,8 +178,7 @@ def _tau2(confidence: Tensor, temperature: float | Tensor, epsilon: float | Tens
 
 def check_epsilon(epsilon: float | Tensor, temperature: float | Tensor) -> None:
     """Raise ``ValueError`` unless ``0 <= epsilon <= temperature``."""
-    temperature = check_temperature(temperature)
-    value = value_of("epsilon", epsilon) if isinstance(epsilon, Tensor) else epsilon
+    temperature, value = check_temperature(temperature), check_scalar("epsilon", epsilon)
     # A parameter in single precision may end a rounding above the temperature.
     if not 0.0 <= value <= temperature * (1 + 1e-6):
         raise ValueError(

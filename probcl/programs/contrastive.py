@@ -224,6 +224,7 @@ class MCSupCon(VSupCon):
         prior: As for ``VSimCLR``.
         temperature: Positive number that divides the cosines.
         beta: Weight of the normalised KL, at least 0.
+        average: As for ``VSupCon``.
         num_samples: Number ``S`` of posterior samples, at least 1.
         learn_temperature: As for ``VSimCLR``.
     """
@@ -235,12 +236,13 @@ class MCSupCon(VSupCon):
         prior: nn.Module | None = None,
         temperature: float = 0.05,
         beta: float = 0.0,
+        average: Average = "outside",
         num_samples: int = 16,
         learn_temperature: bool = False,
     ) -> None:
         posterior = VonMisesFisherHead() if posterior is None else posterior
         super().__init__(
-            encoder, posterior, prior, temperature, beta, "outside", num_samples, learn_temperature,
+            encoder, posterior, prior, temperature, beta, average, num_samples, learn_temperature,
             temperature_correction=False,
         )  # fmt: skip
 

@@ -77,7 +77,7 @@ def _tangent_concentration(q: Distribution) -> tuple[Tensor, Kernel]:
     """Return a posterior's concentration about its mean direction, and its kernel."""
     if isinstance(q, VonMisesFisher):
         return q.concentration, "von_mises_fisher"
-    if isinstance(q, ProjectedNormal) and isinstance(q.covariance, Isotropic):
+    if isinstance(q, ProjectedNormal) and isinstance(q.normal_covariance, Isotropic):
         return q.loc.square().sum(-1) / q.scale.squeeze(-1).square(), "normal"
     raise ValueError(
         "ExpectedLikelihood has a closed form for VonMisesFisher and isotropic ProjectedNormal "

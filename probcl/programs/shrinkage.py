@@ -37,9 +37,9 @@ def expected_shrinkage(q: Distribution, samples: int = 2) -> Tensor:
         A number from 0.25 or 0.5 to 1, shape ``()``, without gradient: of posteriors wider than
         ``rho = 0.5`` the noise in the samples outweighs what is lost, and it goes no further.
     """
-    if isinstance(q, ProjectedNormal) and not isinstance(q.covariance, Isotropic):
+    if isinstance(q, ProjectedNormal) and not isinstance(q.normal_covariance, Isotropic):
         dim = q.dim
-        scale = (q.covariance.trace(dim) / dim).sqrt().unsqueeze(-1)
+        scale = (q.normal_covariance.trace(dim) / dim).sqrt().unsqueeze(-1)
         q = ProjectedNormal(q.loc, scale, validate_args=False)
     if isinstance(q, SphereDistribution):
         squared = q.mean_resultant_length.square()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Function", "constant", "grad_of_plain", "widen", "with_derivative"]
+__all__ = ["Function", "as_floating", "constant", "grad_of_plain", "widen", "with_derivative"]
 
 Function = Callable[[Tensor, int], Tensor]
 
@@ -55,7 +55,7 @@ def with_derivative(kappa: Tensor, dim: int, value: Function, derivative: Functi
             differentiates in turn.
 
     Returns:
-        Tensor of the shape and dtype of ``kappa``.
+        Tensor of the shape and dtype of ``kappa``, the default one for integers.
 
     Example:
         >>> x = torch.tensor(2.0, requires_grad=True)
@@ -63,7 +63,17 @@ def with_derivative(kappa: Tensor, dim: int, value: Function, derivative: Functi
         >>> x.grad
         tensor(12.)
     """
-    return _WithDerivative.apply(kappa, dim, value, derivative)
+    return _WithDerivative.apply(as_floating(kappa), dim, value, derivative)
+
+
+def as_floating(x: Tensor) -> Tensor:
+    """Convert integers to the default dtype; leave floating-point numbers as they are.
+
+    Example:
+        >>> as_floating(torch.tensor([1, 2]))
+        tensor([1., 2.])
+    """
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def widen(kappa: Tensor) -> Tensor:

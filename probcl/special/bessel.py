@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from probcl.special import exact
-from probcl.special.autograd import constant, widen, with_derivative
+from probcl.special.autograd import as_floating, constant, widen, with_derivative
 
 __all__ = [
     "bessel_ratio",
@@ -137,7 +137,7 @@ def bessel_ratio_over_kappa(kappa: Tensor, dim: int) -> Tensor:
         >>> bessel_ratio_over_kappa(torch.tensor(0.0), dim=4)
         tensor(0.2500)
     """
-    return _Bessel(widen(kappa), dim).ratios_over_kappa[-1].to(kappa.dtype)
+    return _Bessel(widen(kappa), dim).ratios_over_kappa[-1].to(as_floating(kappa))
 
 
 def bessel_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
@@ -150,7 +150,7 @@ def bessel_ratio_derivative(kappa: Tensor, dim: int) -> Tensor:
         >>> bessel_ratio_derivative(torch.tensor(2.0), dim=5)
         tensor(0.1474)
     """
-    return _Bessel(widen(kappa), dim).ratio_derivative.to(kappa.dtype)
+    return _Bessel(widen(kappa), dim).ratio_derivative.to(as_floating(kappa))
 
 
 def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
@@ -178,7 +178,7 @@ def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
     for _ in range(_NEWTON_STEPS):
         step = (bessel_ratio(kappa, dim) - r) / bessel_ratio_derivative(kappa, dim)
         kappa = torch.maximum(kappa - step, kappa / 4)
-    return kappa.to(ratio.dtype)
+    return kappa.to(as_floating(ratio))
 
 
 class _Once:

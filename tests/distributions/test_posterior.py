@@ -1,19 +1,27 @@
 """Points, foreign distributions behind the interface of a posterior, draws in many dimensions."""
 
+import math
+from typing import ClassVar
+
 import numpy as np
+import pyro
 import pyro.distributions
 import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+from pyro.distributions import constraints
 
 from probcl.distributions import (
+    HypersphericalUniform,
     Point,
     PowerSpherical,
     ProjectedNormal,
+    SphereDistribution,
     VonMisesFisher,
     as_posterior,
 )
+from probcl.infer import ContrastiveELBO
 from probcl.sphere import normalize
 
 
@@ -24,6 +32,13 @@ def test_a_point_has_the_interface(dtype: torch.dtype) -> None:
     assert torch.equal(q.mean_direction, loc) and torch.equal(q.loc, loc)
     assert torch.equal(q.mean_resultant_length, torch.ones(4, dtype=dtype))
     assert torch.equal(q.draw(3), loc.expand(3, 4, 5))
+    for every in (
+        q,
+        VonMisesFisher(loc, 1.0),
+        as_posterior(pyro.distributions.Normal(loc, 1.0).to_event(1)),
+    ):
+        with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+            every.draw(0)
     with pytest.raises(NotImplementedError, match="Point"):
         q.entropy()
     wide = q.expand((2, 4))
@@ -48,6 +63,64 @@ def test_foreign_distributions_are_adapted() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(NotImplementedError):
         q.entropy()
+
+
+class Cardioid(SphereDistribution):
+    """On the circle, density (1 + 2 rho cos(angle to loc)) / 2 pi: what a user would write."""
+
+    arg_constraints: ClassVar = {"loc": constraints.sphere, "rho": constraints.unit_interval}
+
+    def __init__(self, loc: torch.Tensor, rho: torch.Tensor) -> None:
+        batch_shape = torch.broadcast_shapes(loc.shape[:-1], rho.shape)
+        self.loc, self.rho = loc.expand(*batch_shape, 2), rho.expand(batch_shape)
+        super().__init__(batch_shape, loc.shape[-1:])
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self.rho[..., None] * self.loc
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.log1p(2 * (self.mean * value).sum(-1)) - math.log(2 * math.pi)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)[:-1]
+        goal, angle = 2 * math.pi * torch.rand(shape) - math.pi, torch.zeros(shape)
+        for _ in range(60):  # of the distribution function
+            angle = angle - (angle + 2 * self.rho * angle.sin() - goal) / 2
+        cos, sin = angle.cos()[..., None], angle.sin()[..., None]
+        return cos * self.loc + sin * self.loc.flip(-1) * torch.tensor([-1.0, 1.0])
+
+
+def test_a_family_of_ones_own_needs_what_its_page_says() -> None:
+    q = Cardioid(torch.eye(2), torch.tensor([0.1, 0.4]))
+    assert as_posterior(q) is q
+    torch.testing.assert_close(q.mean_resultant_length, torch.tensor([0.1, 0.4]))
+    torch.testing.assert_close(q.mean_direction, torch.eye(2))
+    assert torch.equal(q.draw(5, seed=1), q.draw(5, seed=1)) and q.draw(5).shape == (5, 2, 2)
+    assert torch.allclose(q.draw(20_000).mean(0), q.mean, atol=0.02)
+    wide = q.expand((3, 2))
+    assert wide.loc.shape == (3, 2, 2) and wide.rho.shape == (3, 2)
+    for unknown in (q.entropy, lambda: q.covariance, lambda: q.variance):
+        with pytest.raises(NotImplementedError, match="Cardioid"):
+            unknown()
+    uniform = HypersphericalUniform(2)
+
+    def model() -> None:
+        with pyro.plate("n", 2):
+            pyro.sample("z", uniform)
+
+    def guide() -> None:
+        with pyro.plate("n", 2):
+            pyro.sample("z", q)
+
+    torch.manual_seed(0)
+    losses = [ContrastiveELBO().loss(model, guide) for _ in range(2000)]
+    # KL from the uniform: the integral of p log(2 pi p), by the trapezoidal rule.
+    angle = torch.linspace(0, 2 * math.pi, 1001)[:-1]
+    p = 1 + 2 * q.rho[:, None] * angle.cos()
+    assert np.mean(losses) == pytest.approx((p * p.log()).mean(-1).sum().item(), abs=0.03)
+    with pytest.raises(ValueError, match="no exact divergence of Cardioid"):
+        ContrastiveELBO("exact").loss(model, guide)
 
 
 def test_deltas_become_points_and_normals_directions() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from probcl.distributions import HypersphericalUniform, ProjectedNormal
+from probcl.distributions import HypersphericalUniform, ProjectedNormal, VonMisesFisher
 from probcl.sphere import log_area, normalize
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6}
@@ -78,6 +78,58 @@ def test_every_covariance_agrees_with_the_full_one(dtype: torch.dtype) -> None:
         tolerance = 20 * TOLERANCE[dtype]
         assert torch.allclose(special.log_prob(z), full.log_prob(z), rtol=0, atol=tolerance), name
         assert torch.allclose(special.entropy(), full.entropy(), rtol=0, atol=tolerance), name
+
+
+@pytest.mark.parametrize("dim", [8, 128, 512, 4096])
+@pytest.mark.parametrize("spread", [0.0, 0.02])
+def test_float32_keeps_the_digits_of_a_low_rank_divergence(dim: int, spread: float) -> None:
+    """Where variances are alike, as at the start of a head, it is far smaller than its parts."""
+    generator = torch.Generator().manual_seed(0)
+    loc = torch.eye(dim, dtype=torch.float64)[0]
+    diag = 0.7 * torch.exp(spread * torch.randn(dim, generator=generator)).double()
+    factor = spread * torch.randn(dim, 4, generator=generator).double()
+    exact, single = (
+        ProjectedNormal(loc.to(dtype), cov_factor=factor.to(dtype), cov_diag=diag.to(dtype))
+        for dtype in (torch.float64, torch.float32)
+    )
+    uniform = HypersphericalUniform(dim)
+    expected, found = (torch.distributions.kl_divergence(q, uniform) for q in (exact, single))
+    assert found.item() == pytest.approx(expected.item(), rel=3e-4)
+    torch.testing.assert_close(single.mean, exact.mean.float(), rtol=1e-5, atol=1e-7)
+    if not spread:
+        isotropic = ProjectedNormal(loc, 0.7**0.5)
+        assert found.item() == pytest.approx(
+            torch.distributions.kl_divergence(isotropic, uniform).item(), rel=3e-4
+        )
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "scale", "scale_tril", "low_rank"])
+def test_values_and_parameters_of_two_precisions_meet_in_the_higher(covariance: str) -> None:
+    loc, value = torch.tensor([1.0, -0.5, 0.25]), normalize(torch.tensor([[0.3, 0.2, -1.0]]))
+    scale = torch.tensor([0.5, 1.0, 2.0])
+
+    def q(dtype: torch.dtype) -> ProjectedNormal:
+        given = {
+            "isotropic": {"scale": 0.5},
+            "scale": {"scale": scale.to(dtype)},
+            "scale_tril": {"scale_tril": torch.diag(scale).to(dtype)},
+            "low_rank": {"cov_factor": torch.eye(3)[:, :1].to(dtype), "cov_diag": scale.to(dtype)},
+        }
+        return ProjectedNormal(loc.to(dtype), **given[covariance])
+
+    expected = q(torch.float64).log_prob(normalize(value.double()))
+    for one, other in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        found = q(one).log_prob(normalize(value.to(other)))
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_family_names_a_value_that_does_not_fit_its_batch() -> None:
+    families = (ProjectedNormal(torch.ones(4, 3)), HypersphericalUniform(3).expand((4,)),
+                VonMisesFisher(torch.eye(3)[0].expand(4, 3), 1.0))  # fmt: skip
+    for q in families:
+        with pytest.raises(ValueError, match=r"value has batch shape \(5,\), which does not"):
+            q.log_prob(normalize(torch.ones(5, 3)))
 
 
 @pytest.mark.parametrize("dim", [3, 128, 512])

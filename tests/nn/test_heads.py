@@ -10,6 +10,7 @@ from probcl.nn import (
     PointHead,
     PowerSphericalHead,
     ProjectedNormalHead,
+    UniformPrior,
     VonMisesFisherHead,
     VonMisesFisherMixturePrior,
     VonMisesFisherPrior,
@@ -127,6 +128,43 @@ def test_the_length_of_the_location_counts_from_the_first_batch_of_training():
     torch.testing.assert_close(again.train()(2 * FEATURES).loc, head(2 * FEATURES).loc)
 
 
+@pytest.mark.parametrize("first", ["empty", "not finite"])
+def test_a_first_batch_that_has_no_length_does_not_spoil_the_unit(first):
+    spoilt, head = ProjectedNormalHead(5, 16).train(), ProjectedNormalHead(5, 16).train()
+    if first == "empty":
+        spoilt(FEATURES[:0])
+    else:
+        with pytest.raises(ValueError, match="loc must be finite"):
+            spoilt(torch.where(FEATURES.min() < FEATURES, FEATURES, torch.nan))
+    head(FEATURES[:0])
+    head.load_state_dict(spoilt.state_dict())
+    torch.testing.assert_close(spoilt(FEATURES).loc, head(FEATURES).loc)
+    torch.testing.assert_close(spoilt.length, spoilt.loc(FEATURES).norm(dim=-1).mean().detach())
+
+
+def test_every_head_takes_an_empty_batch():
+    for make in HEADS.values():
+        head = make(4)
+        head(FEATURES)
+        assert head(FEATURES[:0]).batch_shape == (0,)
+
+
+@pytest.mark.parametrize("family", [VonMisesFisherHead, PowerSphericalHead, ProjectedNormalHead])
+def test_autocast_costs_a_spread_no_more_than_its_layers_lose(family):
+    """The start is added, and the exponential taken, in float32: both would lose digits."""
+    head = family(128).eval()
+    head(FEATURES)
+    last = head.log_scale if family is ProjectedNormalHead else head.log_concentration
+    for shift in (0.0, 0.0075, 0.015, 0.0225, 0.03):
+        torch.nn.init.constant_(last[-1].bias, shift)
+        with torch.autocast("cpu", torch.bfloat16):
+            q = head(FEATURES)
+        exact = head(FEATURES)
+        name = "scale" if family is ProjectedNormalHead else "concentration"
+        assert getattr(q, name).dtype == torch.float32
+        torch.testing.assert_close(getattr(q, name), getattr(exact, name), rtol=1e-4, atol=0)
+
+
 def test_the_published_head_starts_near_the_uniform():
     head = ProjectedNormalHead(128, initial_resultant_length=None)
     torch.manual_seed(0)
@@ -147,6 +185,12 @@ def test_the_concentration_learns_from_the_start():
 
 
 def test_bad_settings_are_named():
+    for part in (VonMisesFisherHead, PowerSphericalHead, ProjectedNormalHead, UniformPrior,
+                 VonMisesFisherPrior, VonMisesFisherMixturePrior):  # fmt: skip
+        with pytest.raises(ValueError, match="dim must be at least 2, got 1"):
+            part(1)
+    with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
+        MLP(3, hidden=0)
     for bad in (0.0, 1.0, -1.0, float("nan")):
         for head in (VonMisesFisherHead, PowerSphericalHead, ProjectedNormalHead):
             with pytest.raises(ValueError, match="initial_resultant_length must lie between 0 and"):

@@ -310,6 +310,8 @@ def test_bad_input_is_named(name):
         ValueError, match=r"z must have shape \(\*, V, B, d\) with V >= ., got \(4, 3"
     ):
         objective(z[0], labels, 0.1, 0.0)
+    with pytest.raises(ValueError, match=r"at least one sample, got shape \(0, 2, 4, 3\)"):
+        objective(z.expand(0, 2, 4, 3), labels, 0.1, 0.0)
     z[1, 2, 1], z[0, 0, 0] = torch.nan, torch.inf
     with pytest.raises(ValueError, match="z must be finite, got 2 of 8 embeddings"):
         objective(z, labels, 0.1, 0.0)

@@ -143,6 +143,8 @@ def test_bad_input_is_named():
         varcon(z, labels, 0.1, epsilon=0.2)
     with pytest.raises(ValueError, match="epsilon must lie between 0 and temperature"):
         varcon(z, labels, 0.1, epsilon=torch.tensor(-0.01))
+    with pytest.raises(ValueError, match=r"epsilon must be a number or .*got shape \(2,\)"):
+        varcon(z, labels, 0.1, epsilon=torch.tensor([0.01, 0.02]))
     with pytest.raises(ValueError, match=r"z must hold at least one embedding, got shape \(0, 5\)"):
         varcon(z[:, :0], labels[:0], 0.1)
 
