@@ -155,6 +155,8 @@ TWINS = {
     "vsupcon-kl-bound-beta-1": "VSupCon, the paper's bound, beta 1",
     "vsupcon-start-0.97": "VSupCon, started at 0.97",
     "vsupcon-start-0.999": "VSupCon, started at 0.999",
+    "vsupcon-isotropic": "VSupCon, isotropic projected normal",
+    "vsupcon-samples-8": "VSupCon, 8 samples, inside the logarithm",
     "vsimclr-beta-0.1": "VSimCLR, beta 0.1",
     "vsupcon-beta-0.1": "VSupCon, beta 0.1",
 } | {

@@ -134,6 +134,8 @@ TWINS |= {f"vsimclr-degraded-uncorrected-{temperature}":
           for temperature in ("0.1", "0.05")}  # fmt: skip
 TWINS |= {f"vsupcon-start-{start}": [*TWINS["vsupcon"], f"{HEAD}.initial_resultant_length={start}"]
           for start in ("0.97", "0.999")}  # fmt: skip
+TWINS["vsupcon-isotropic"] = [*TWINS["vsupcon"], f"{HEAD}.covariance=isotropic"]
+TWINS["vsupcon-samples-8"] = [*TWINS["vsupcon"], "--model.program.num_samples=8"]
 # The same, a third of the images for four epochs.
 SHORT_TWINS = {f"{v}{twin}{kl}": TWINS[f"{v}{twin}{kl}"] for twin in ("simclr", "supcon")
                for v, kl in (("", ""), ("v", ""), ("v", "-kl-bound"))}  # fmt: skip
