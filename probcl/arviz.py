@@ -130,7 +130,7 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def _per_item(name: str, values: Tensor, count: int) -> np.ndarray:
-    array = _array(torch.as_tensor(values))
+    array = np.asarray(_array(values) if isinstance(values, Tensor) else values)
     if array.shape != (count,):
         raise ValueError(
             f"{name} must have shape ({count},), one for each posterior, got {array.shape}."

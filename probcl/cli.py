@@ -46,7 +46,16 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments after the command's name; by default the process's own.
     """
-    given = sys.argv[1:] if args is None else args
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # so that classes of the user's own are found by name
+    try:
+        _run(sys.argv[1:] if args is None else args, args is None)
+    except KeyboardInterrupt:
+        sys.exit("probcl: error: interrupted.")
+
+
+def _run(given: list[str], for_good: bool) -> None:
+    """Run the command that is named first; ``for_good`` as for ``_imported``."""
     if not given or given[0] in ("-h", "--help"):
         print(HELP, end="")
     elif given[0] == "--version":
@@ -58,11 +67,11 @@ def main(args: list[str] | None = None) -> None:
     elif given[0] in ("compare", "report"):
         {"compare": _compare, "report": _report}[given[0]](given[1:])
     elif given[0] in ("posterior", "evaluate"):
-        _imported("probcl.embedding_commands", args is None).run(given[0], given[1:])
+        _imported("probcl.embedding_commands", for_good).run(given[0], given[1:])
     elif given[0] in ("reproduce", "sweep"):
         import_module(f"probcl.{given[0]}").run(given[1:])
     elif given[0] in ("fit", "test", "predict") or given[0].startswith("-"):
-        _imported("probcl.lightning_cli", args is None).run(given)
+        _imported("probcl.lightning_cli", for_good).run(given)
     else:
         sys.exit(f"probcl: error: there is no command {given[0]}: see probcl --help.")
 
@@ -90,7 +99,8 @@ def _compare(args: list[str]) -> None:
     parser = ArgumentParser(prog="probcl compare", description="Set runs side by side on one page.")
     which = "folders of runs, their metrics.json, or records of experiments"
     parser.add_argument("runs", nargs="+", type=Path, help=which)
-    parser.add_argument("--output", type=Path, default=Path("compare.html"), help="page to write")
+    page = "page to write (default: compare.html, also where there is one)"
+    parser.add_argument("--output", type=Path, default=Path("compare.html"), help=page)
     chosen = parser.parse_args(args)
     from probcl.report import compare_runs
 

@@ -59,7 +59,7 @@ def _sentence(message: str) -> str:
     key = re.search(r'Parser key "([\w.]+)"', message)
     name = re.search(r"given class_path '([^']+)'|import path string: (\S+)", message)
     wrong = re.search(
-        r"Expected an? (?:<class '(\w+)'>|typing\.(\S+?\]))\. Got value: (.*)", message
+        r"Expected an? (?:<class '(\w+)'>|typing\.(.+?\]))\. Got value: (.*)", message
     )
     if key and name:
         known = ""
@@ -74,11 +74,22 @@ def _sentence(message: str) -> str:
             f"{key[1]}: there is no class {missing}: name {known}a class by its import path, as "
             "package.module.Class."
         )
+    union = re.search(r"Union subtypes Subtypes: \[(.*?)\] Errors:.* Given value: (.*)", message)
+    if key and union:
+        return f"{key[1]} must be {_in_words(union[1])}, got {union[2]}."
     if key and wrong:
-        return f"{key[1]} must be {wrong[1] or wrong[2]}, got {wrong[3]}."
+        return f"{key[1]} must be {_in_words(wrong[1] or wrong[2])}, got {wrong[3]}."
     if message.startswith("unrecognized arguments"):
         return f"{message}: see probcl fit --help for those there are."
     return message
+
+
+def _in_words(kinds: str) -> str:
+    """Return types as a parser names them, without what is of Python's own."""
+    kinds = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"\1", kinds)
+    kinds = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", kinds)
+    kinds = re.sub(r", (?=NoneType)|NoneType", "", kinds)
+    return f"one of {kinds}" if "," in kinds else kinds
 
 
 def answer_to_bad_input(error: BaseException | None) -> str | None:

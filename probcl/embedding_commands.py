@@ -4,7 +4,7 @@ import json
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch
 import yaml
 from torch.nn.functional import binary_cross_entropy
 
-from probcl.checks import as_matrix
+from probcl.checks import as_matrix, check_count
 from probcl.data import DATASETS
-from probcl.embedding_files import ENDINGS, Items, number_labels, read_embeddings
+from probcl.embedding_files import ENDINGS, Items, ending, number_labels, read_embeddings
 from probcl.evaluation import Embeddings, Evaluation, evaluate, event_calibration_error
 from probcl.evaluation.progress import progress_bar
 from probcl.files import write_whole
@@ -39,6 +39,9 @@ _RELATED = (
     "; for a fit an .npz may also hold view_NAME (and view_NAME_features), embeddings of changed "
     "copies row by row, or pairs, embeddings of another kind of the same things"
 )
+# Options of embeddings in files, and of images that are encoded.
+_OF_FILES = ("labels", "test", "test_labels", "held_out", "max_bytes")
+_OF_IMAGES = ("data", "root", "size", "features", "download")
 _NEAR = 5  # partners that a test item is shown
 _TEST = 5  # one item in so many is for the test, where none is given
 
@@ -72,6 +75,7 @@ def run(command: str, args: list[str]) -> None:
     describe(parser)
     chosen = parser.parse_args(args, Namespace(command=command))
     try:
+        check_count("seed", chosen.seed, least=0)
         work(chosen)
     except ValueError as error:
         sys.exit(f"probcl: error: {str(error).splitlines()[0]}")
@@ -90,6 +94,7 @@ def _shared(parser: ArgumentParser) -> None:
     add("file", nargs="?", type=Path, metavar="FILE", help=_FILE + more)
     add("--labels", help="file of the classes, or the name of their array or column in FILE")
     add("--test", type=Path, metavar="FILE", help="items to evaluate on (default: a fifth)")
+    add("--test-labels", metavar="LABELS", help="their classes, as --labels")
     add("--output", metavar="FOLDER", help="folder to write, new or empty (default: in runs)")
     add("--seed", type=int, default=0, help="seed of the split and of the fit (default: 0)")
     add("--max-bytes", type=int, help="the most that arrays may take (default: the memory)")
@@ -106,7 +111,7 @@ def _describe(parser: ArgumentParser) -> None:
         "with :WEIGHTS after it, or the import path of a function of your own")  # fmt: skip
     add("--data", metavar="NAME", help=f"its images: {', '.join(DATASETS)}; or a folder with "
         "train/CLASS/* and test/CLASS/*")  # fmt: skip
-    add("--root", type=Path, default=Path("data"), help="folder of the data set (default: data)")
+    add("--root", type=Path, help="folder of the data set (default: data)")
     add("--size", type=int, help="height and width to resize images to")
     add("--features", type=Path, metavar="FOLDER", help="where the features of images are kept, "
         "for other runs too (default: in the output folder)")  # fmt: skip
@@ -119,6 +124,7 @@ def _posterior(chosen: Namespace) -> None:
         chosen.data
     ):
         raise ValueError("posterior needs a FILE of embeddings, or --encoder and --data.")
+    _refuse(chosen, _OF_FILES if chosen.encoder else _OF_IMAGES)
     if chosen.encoder:
         name = f"{chosen.encoder}-{Path(chosen.data).name}".lower().replace(":", "-")
         name = f"posterior-{name}-seed{chosen.seed}"
@@ -129,6 +135,14 @@ def _posterior(chosen: Namespace) -> None:
     parts = _read(chosen)
     with _folder(chosen.output, f"posterior-{chosen.file.stem}-seed{chosen.seed}") as folder:
         _fit(chosen, parts, folder)
+
+
+def _refuse(chosen: Namespace, options: Sequence[str]) -> None:
+    """Raise ``ValueError`` if there is an option that would be of no use."""
+    for name in options:
+        if getattr(chosen, name):
+            of = "a FILE of embeddings" if name in _OF_FILES else "--encoder"
+            raise ValueError(f"--{name.replace('_', '-')} is for {of}: leave it out.")
 
 
 def _evaluate(chosen: Namespace) -> None:
@@ -198,6 +212,8 @@ def _write(
         left_out = len(part.embedding) - len(_known(part).embedding)
         if left_out:
             print(f"left out of the evaluation: {left_out} {name} items of no known class.")
+    if parts.train.labels is not None and parts.test.labels is None:
+        print("the test items have no classes: nothing is said of errors; give --test-labels.")
     for name in saved:
         print(f"{name.replace('_', ' ')}: {folder / name}")
     print(f"report: {path}")
@@ -271,7 +287,9 @@ def _folder(chosen: str | None, name: str) -> Iterator[Path]:
 def _read(chosen: Namespace) -> _Parts:
     """Read the files, and number their classes alike."""
     most = {} if chosen.max_bytes is None else {"max_bytes": chosen.max_bytes}
-    named = None if Path(chosen.labels or "").suffix in ENDINGS else chosen.labels
+    if chosen.test_labels and not chosen.test:
+        raise ValueError(f"--test-labels is for --test, got {chosen.test_labels} without: name it.")
+    named = None if ending(chosen.labels or "") in ENDINGS else chosen.labels
     fits = chosen.command == "posterior"
 
     def read(path: Path, labels: str | None) -> Items:
@@ -288,9 +306,11 @@ def _read(chosen: Namespace) -> _Parts:
 
     whole = read(chosen.file, chosen.labels)
     test, held = (
-        read(path, named) if path else None
-        for path in (chosen.test, getattr(chosen, "held_out", None))
-    )
+        read(path, labels) if path else None
+        for path, labels in (
+            (chosen.test, chosen.test_labels or named), (getattr(chosen, "held_out", None), named)
+        )
+    )  # fmt: skip
     return _parts(whole, test, held, chosen.seed)
 
 
@@ -299,7 +319,8 @@ def _encoded(chosen: Namespace, folder: Path) -> _Parts:
     features = chosen.features or folder / "features"
     with progress_bar():
         train, test = encode_data(
-            chosen.encoder, chosen.data, features, root=chosen.root, size=chosen.size,
+            chosen.encoder, chosen.data, features, root=chosen.root or Path("data"),
+            size=chosen.size,
             download=chosen.download, seed=chosen.seed,
         )  # fmt: skip
     return _parts(Items(*train), Items(*test), None, chosen.seed)

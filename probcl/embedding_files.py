@@ -13,7 +13,7 @@ import numpy as np
 
 from probcl.data.readers import MOST_BYTES
 
-__all__ = ["ENDINGS", "Items", "number_labels", "read_embeddings"]
+__all__ = ["ENDINGS", "Items", "ending", "number_labels", "read_embeddings"]
 
 #: Endings of the files that can be read.
 ENDINGS = (".npz", ".npy", ".parquet")
@@ -65,7 +65,8 @@ def read_embeddings(
         path: ``.npz`` with an array ``embedding`` or ``embeddings``, and where there are such
             ``label`` or ``labels``, and ``features``; ``.npy`` with the embeddings alone;
             ``.parquet`` (extra ``parquet``) with columns of these names, lists but for the labels,
-            or with every number in a column of its own.
+            or with every number in a column of its own: a column of whole numbers among others is
+            taken for the name of a row, and left out.
         labels: Name of the array or column of the classes, or a file of them, one of these kinds.
         max_bytes: The most that the arrays may take; their headers tell, before they are read. By
             default what memory the machine has.
@@ -77,13 +78,13 @@ def read_embeddings(
             are not of numbers, not finite, or of different lengths or dimensions.
     """
     file = Path(path)
-    elsewhere = labels is not None and Path(labels).suffix in ENDINGS
+    elsewhere = labels is not None and ending(labels) in ENDINGS
     named = None if elsewhere else labels
     names: dict[str, tuple[str, ...]]
     names = {"embedding": _EMBEDDING, "features": _FEATURES, "labels": _LABEL}
     if named is not None:
         names["labels"] = (str(named),)
-    if related and file.suffix == ".npz":
+    if related and ending(file) == ".npz":
         names |= {"pairs": ("pairs",), _VIEW: ()}
     try:
         found = _read(file, names, max_bytes, needed="embedding")
@@ -111,6 +112,11 @@ def read_embeddings(
     items = Items(**given, views=views)
     _check_views(file, items)
     return items
+
+
+def ending(path: str | Path) -> str:
+    """Return the ending of a file's name, in small letters."""
+    return Path(path).suffix.lower()
 
 
 def number_labels(
@@ -146,11 +152,11 @@ def number_labels(
 
 def _read(file: Path, names: dict[str, tuple[str, ...]], most: int, needed: str) -> dict[str, Any]:
     """Return arrays of a file by what they are; ``others`` has every name there is."""
-    if file.suffix not in ENDINGS:
+    if ending(file) not in ENDINGS:
         raise ValueError(f"file must end in {', '.join(ENDINGS)}, got {file}.")
     if not file.is_file():
         raise ValueError(f"file: there is no file {file}.")
-    reader = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet}[file.suffix]
+    reader = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet}[ending(file)]
     try:
         found = reader(file, names, most)
     except (MemoryError, ValueError) as error:
@@ -250,13 +256,7 @@ def _read_parquet(file: Path, names: dict[str, tuple[str, ...]], most: int) -> d
         }
         if "embedding" in names and taken["embedding"] == [None]:
             labelled = (*taken["labels"], *taken["features"])
-            taken["embedding"] = [
-                field.name
-                for field in schema
-                if _is_number(field.type)
-                and field.name not in labelled
-                and not field.name.startswith("__index_level_")
-            ]
+            taken["embedding"] = [*_columns_of_numbers(schema, labelled)]
         elif taken.get("labels") == [None] and "" in names["labels"] and len(schema) == 1:
             taken["labels"] = schema.names
         wanted = {name for columns in taken.values() for name in columns if name}
@@ -277,6 +277,18 @@ def _read_parquet(file: Path, names: dict[str, tuple[str, ...]], most: int) -> d
 def _is_number(kind: Any) -> bool:
     types = importlib.import_module("pyarrow.types")
     return types.is_floating(kind) or types.is_integer(kind)
+
+
+def _columns_of_numbers(schema: Any, labelled: Sequence[str | None]) -> list[str]:
+    """Return the columns that have an embedding's numbers: whole ones only where all are whole."""
+    types = importlib.import_module("pyarrow.types")
+    there = [
+        field
+        for field in schema
+        if field.name not in labelled and not field.name.startswith("__index_level_")
+    ]
+    floating = [field.name for field in there if types.is_floating(field.type)]
+    return floating or [field.name for field in there if types.is_integer(field.type)]
 
 
 def _declared(metadata: Any, wanted: set[str]) -> int:

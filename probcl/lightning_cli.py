@@ -42,6 +42,7 @@ from probcl.runs import (
     make_run_dir,
     newest_checkpoint,
     newest_run,
+    without_places,
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
@@ -161,6 +162,9 @@ class ProbclCLI(LightningCLI):
         """Parse the command line, and find the run to go on with."""
         given = list(args or ())
         self.config = parser.parse_args(given)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= int(seed or 0) < 2**32:
+            raise ValueError(f"seed_everything must be from 0 to 2^32 - 1, got {seed}.")
         if self.config.subcommand == "fit" and self.config.fit.ckpt_path == "last":
             self._go_on(parser, given)  # from one that is there and whole
         else:
@@ -219,6 +223,11 @@ class ProbclCLI(LightningCLI):
         config = self.config[subcommand]
         if subcommand == "test" and config.trainer.limit_test_batches == 0:
             raise ValueError("trainer.limit_test_batches must be above 0 for test, got 0.")
+        if subcommand == "predict" and config.output and not config.images:
+            raise ValueError(
+                f"output is for --images, got {config.output} without: the embeddings of the data "
+                "go to embeddings.npz in run_dir."
+            )
         if rank():  # another process makes it, and writes to it
             self.run_dir = Path(os.environ.get(_RUN_DIR) or config.run_dir or "runs")
         elif self.resumed:
@@ -239,13 +248,16 @@ class ProbclCLI(LightningCLI):
         shown = config["enable_progress_bar"] is not False
         if shown and not any(isinstance(callback, AnyProgressBar) for callback in callbacks):
             callbacks.append(ProgressBar())
-        return super().instantiate_trainer(
-            default_root_dir=self.run_dir,
-            callbacks=callbacks,
-            logger=[history, *_tensorboard(self.run_dir), *_as_list(config["logger"])],
-            plugins=[WholeCheckpointIO(), *_as_list(config["plugins"])],
-            **kwargs,
-        )
+        try:
+            return super().instantiate_trainer(
+                default_root_dir=self.run_dir,
+                callbacks=callbacks,
+                logger=[history, *_tensorboard(self.run_dir), *_as_list(config["logger"])],
+                plugins=[WholeCheckpointIO(), *_as_list(config["plugins"])],
+                **kwargs,
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"trainer takes no such argument: {error}") from error
 
     def after_fit(self) -> None:
         """Evaluate the trained program on one device, unless that is to be left out."""
@@ -301,7 +313,10 @@ class ProbclCLI(LightningCLI):
         """Write the weights and the configuration of the program, for others to load."""
         self._dump_config()
         shape = self.datamodule.example.shape[1:]
-        program, data = self.config_dump["model"]["program"], self.config_dump["data"]
+        program, data = (
+            without_places(part)
+            for part in (self.config_dump["model"]["program"], self.config_dump["data"])
+        )
         shared = Pretrained(program, tuple(shape), data=data, metrics=headline(metrics))
         shared.program.load_state_dict(self.model.program.state_dict())
         folder = self.run_dir / "pretrained"
@@ -334,7 +349,6 @@ def run(args: list[str]) -> None:
         args: Arguments, the subcommand first.
     """
     show_our_lines_only()
-    sys.path.append(str(Path.cwd()))  # so that classes of the user's own are found by name
     try:
         trust = "--trust" in args
         args = [arg for arg in args if arg != "--trust"]

@@ -19,6 +19,7 @@ from probcl.trust import check_trusted, read_config
 __all__ = ["Interval", "prediction_interval", "run"]
 
 _CONFIDENCE = 0.95
+_OWN = {"config", "run_dir", "ckpt_path", "evaluate"}
 
 
 class Interval(NamedTuple):
@@ -66,28 +67,44 @@ def run(args: list[str]) -> None:
     parser = ArgumentParser(
         prog="probcl reproduce",
         description="Make the run of a record again, and say whether its numbers lie within the "
-        "spread of the records of its other seeds. Further options go to probcl fit, such as "
-        "--data.path for data that is not downloaded.",
+        "spread of the records of its row, of this seed and others. Further options go to probcl "
+        "fit, such as --data.path for data that is not downloaded.",
     )
     parser.add_argument("record", type=Path, help="NAME-seedN.json, beside those of other seeds")
     parser.add_argument("--metrics", nargs="+", help="which; by default those shown first")
     chosen, options = parser.parse_known_args(args)
     try:
+        _check_options(options)
         records = _records_of_row(chosen.record)
         config = records[chosen.record]["config"]
         numbers = [record["metrics"] for record in records.values()]
         names = chosen.metrics or _shown_first(numbers)
         intervals = {name: _interval(name, numbers) for name in names}
-        sys.exit(not _report(intervals, len(numbers), _run_again(config, options)))
+        recorded = records[chosen.record]["metrics"]
+        print(f"{len(numbers)} records; one more run lies in the interval with 95 %", flush=True)
+        sys.exit(not _report(intervals, recorded, _run_again(config, options)))
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")
+
+
+def _check_options(options: list[str]) -> None:
+    """Raise ``ValueError`` if an option is one that the new run must have as it is."""
+    for option in options:
+        name = option.lstrip("-").partition("=")[0]
+        if name in _OWN:
+            raise ValueError(
+                f"{option} must not be given: the new run has the record's configuration and a "
+                "folder of its own, and is evaluated."
+            )
 
 
 def _records_of_row(path: Path) -> dict[Path, Any]:
     """Return a record and those of its other seeds, by path."""
     name, _, seed = path.stem.rpartition("-seed")
     if path.suffix != ".json" or not name or not seed.isdecimal():
-        raise ValueError(f"record must be named NAME-seedN.json, got {path}.")
+        raise ValueError(
+            f"record must be named NAME-seedN.json, got {path}: it comes first, options after it."
+        )
     paths = {path, *path.parent.glob(f"{name}-seed*.json")}
     records = {each: read_config(each) for each in sorted(paths)}
     for each, record in records.items():
@@ -123,18 +140,20 @@ def _interval(name: str, numbers: list[dict[str, float]]) -> Interval:
     return prediction_interval([each[name] for each in numbers])
 
 
-def _report(intervals: dict[str, Interval], count: int, found: dict[str, float]) -> bool:
+def _report(
+    intervals: dict[str, Interval], recorded: dict[str, float], found: dict[str, float]
+) -> bool:
     """Print each number beside where it is expected, and tell whether all lie there."""
     unknown = intervals.keys() - found.keys()
     if unknown:
         raise ValueError(f"metrics: {', '.join(sorted(unknown))} is not in the new run.")
-    print(f"{count} records; one more run lies in the interval with 95 %")
     inside = True
     for name, interval in intervals.items():
         within = found[name] in interval
         inside &= within
         print(
             f"{name:38} {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-            f"  now {found[name]:.3f}  {'inside' if within else 'OUTSIDE'}"
+            f"  recorded {recorded[name]:.3f}  now {found[name]:.3f}"
+            f"  {'inside' if within else 'OUTSIDE'}"
         )
     return inside

@@ -40,6 +40,7 @@ __all__ = [
     "read_metrics",
     "record_of_run",
     "set_aside",
+    "without_places",
     "write_metrics",
 ]
 
@@ -268,7 +269,7 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
     Returns:
         ``config``, ``versions``, ``hardware`` and ``metrics``.
     """
-    config = _without_places(read_config(run_dir / "config.yaml"))
+    config = without_places(read_config(run_dir / "config.yaml"))
     for place in ("run_dir", "ckpt_path"):
         config.pop(place, None)
     around = read_config(run_dir / "environment.json")
@@ -276,12 +277,12 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
     return {"config": config, **around, "metrics": read_metrics(run_dir)}
 
 
-def _without_places(node: Any) -> Any:
+def without_places(node: Any) -> Any:
     """Return a configuration without folders: where files lay is no part of what was measured."""
     if isinstance(node, dict):
-        return {name: _without_places(value) for name, value in node.items()}
+        return {name: without_places(value) for name, value in node.items()}
     if isinstance(node, list):
-        return [_without_places(value) for value in node]
+        return [without_places(value) for value in node]
     return Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
 
 

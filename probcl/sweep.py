@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from probcl.checks import check_count
 from probcl.files import write_whole
 from probcl.report import compare_runs
 from probcl.runs import PROBCL, not_writable, read_metrics
@@ -171,7 +172,8 @@ def run(args: list[str]) -> None:
         sweep = read_sweep(chosen.file)
         folder = chosen.output or Path("runs") / chosen.file.stem
         _claim(folder, chosen.file)
-        work = Work(sweep, folder, chosen.jobs or max(torch.cuda.device_count(), 1))
+        jobs = max(torch.cuda.device_count(), 1) if chosen.jobs is None else chosen.jobs
+        work = Work(sweep, folder, check_count("jobs", jobs))
         _write_results(work, (_search if sweep.search else _grid)(work))
     except ValueError as error:
         sys.exit(f"probcl: error: {error}")

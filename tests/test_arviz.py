@@ -100,6 +100,11 @@ def test_only_what_is_given_is_there():
     assert {"posterior", "sample_stats"} == {g for g in groups if g}
 
 
+def test_items_may_have_names(posterior):
+    data = to_arviz(posterior, index=["a", "b", "c"])
+    assert data["posterior"]["item"].values.tolist() == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

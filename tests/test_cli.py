@@ -420,6 +420,20 @@ BAD_PIXEL = torch.rand(40, 1, 8, 8).index_fill(0, torch.tensor(3), float("nan"))
         (["fit", "--model.program=CrossEntropy"], "num_classes"),
         (["fit", "--model.program.num_samples=0"], "num_samples must be at least 1, got 0"),
         (["fit", "--trainer.devices=0"], "devices"),
+        (["fit", "--trainer.devices=x.y"], "trainer takes no such argument: `devices`"),
+        (["fit", "--trainer.precision=7"], "trainer.precision must be one of 64, 32, 16,"),
+        (["fit", "--trainer.max_epochs=x"], "trainer.max_epochs must be int, got x."),
+        (["fit", "--model.kl=exactt"], "model.kl must be one of 'auto', 'exact', 'gaussian_bo"),
+        (["fit", "--seed_everything=-1"], "seed_everything must be from 0 to 2^32 - 1, got -1"),
+        (["fit", "--data.validation=0.999"], "has 1 training images: set validation lower"),
+        (
+            [
+                "fit",
+                "--model.program.posterior=ProjectedNormalHead",
+                "--model.program.posterior.dim=0",
+            ],
+            "dim must be at least 2, got 0",
+        ),
         (["fit", "--trainer.max_epochs=-3"], "You passed in -3"),
         (["fit", "--config=none.yaml"], "File does not exist"),
         (["fit", "--data.batch_size=5000"], "batch_size to 1437 or less"),
@@ -462,6 +476,8 @@ def test_bad_input_gets_one_sentence_and_leaves_no_run(arguments, message, here,
             ["--model.program.prior=UniformPrior", "--model.program.prior.dim=3"],
             "the prior has dimension 3, the posterior 128",
         ),
+        (["--model.optimizer.lr=-1"], "optimizer takes no such argument: Invalid learning rate"),
+        (["--model.optimizer.weight_decay=-1"], "no such argument: Invalid weight_decay value"),
     ],
 )
 def test_what_only_training_can_tell_gets_one_sentence_too(options, message, here):
@@ -469,6 +485,21 @@ def test_what_only_training_can_tell_gets_one_sentence_too(options, message, her
         main(["fit", *QUICK, *options])
     assert message in stopped.value.code
     assert len(stopped.value.code.splitlines()) == 1
+
+
+def test_predictions_are_written_of_images_alone(trained, here):
+    with pytest.raises(SystemExit, match=r"output is for --images, got mine\.npz without"):
+        main(["predict", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--output=mine.npz"])
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep", "reproduce", "evaluate"])
+def test_an_interrupted_command_ends_in_one_sentence(command, here, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probcl.cli._run", interrupted)
+    with pytest.raises(SystemExit, match=r"probcl: error: interrupted\."):
+        main([command])
 
 
 def test_a_bad_checkpoint_gets_one_sentence(trained, here):

@@ -138,6 +138,23 @@ def test_without_labels_neighbours_are_the_likelihood(no_report, capsys):
     assert "collapse/effective_rank" in metrics("other")
 
 
+def test_the_classes_of_test_items_may_lie_in_a_file_too(no_report, capsys):
+    np.save("z.npy", Z[:80])
+    np.save("y.npy", Y[:80])
+    np.save("new.NPY", Z[80:])  # as some systems write endings
+    np.save("truth.npy", Y[80:])
+    Path("new.NPY.npy").rename("new.NPY")
+    command = ["evaluate", "z.npy", "--labels", "y.npy", "--test", "new.NPY", "--output"]
+    main([*command, "none"])
+    told = capsys.readouterr().out
+    assert "the test items have no classes: nothing is said of errors; give --test-labels." in told
+    assert "mahalanobis" not in told  # no table without a number
+    main([*command, "out", "--test-labels", "truth.npy"])
+    assert "no classes" not in capsys.readouterr().out
+    expected = evaluate(Z[:80], Y[:80], Z[80:], Y[80:]).metrics["probe/top1"]
+    assert metrics()["probe/top1"] == expected
+
+
 def test_held_out_items_and_features(no_report, capsys):
     f = np.concatenate([Z, Z**2], 1)
     for name, part in (("a", slice(60)), ("b", slice(60, 90)), ("c", slice(90, 120))):
@@ -199,6 +216,10 @@ def test_columns_of_pandas_and_datasets(parquet):
     assert (read_embeddings("a.parquet").embedding == Z).all()
     read = read_embeddings("b.parquet")
     assert read.embedding.shape == (120, 2) and read.labels[:3].tolist() == [-1, -1, 2]
+    write_table("c.parquet", id=np.arange(120), **{str(i): Z[:, i] for i in range(8)}, label=Y)
+    assert (read_embeddings("c.parquet").embedding == Z).all()  # not the number of the row
+    write_table("d.parquet", a=[1, 2], b=[3, 4])
+    assert read_embeddings("d.parquet").embedding.tolist() == [[1, 3], [2, 4]]
 
 
 def test_labels_are_numbered_together():
@@ -275,6 +296,7 @@ def test_of_equal_partners_each_matches(no_report):
 def bad_files():
     """Write a file for every kind of bad input."""
     np.savez("good.npz", embedding=Z, label=Y)
+    np.savez("far.npz", embedding=1e200 * Z.astype(float), label=Y)
     np.savez("other.npz", vectors=Z, kind=Y)
     np.savez("objects.npz", embedding=np.array([{}, {}], dtype=object))
     np.savez("short.npz", embedding=Z, label=Y[:7])
@@ -336,6 +358,9 @@ BAD = [
     (["good.npz", "--output", "full"], "holds another run"),
     ([], "needs a FILE of embeddings"),
     (["good.npz", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    (["good.npz", "--seed", "-1"], "seed must be at least 0, got -1"),
+    (["good.npz", "--test-labels", "y.npy"], "--test-labels is for --test, got y.npy without"),
+    (["far.npz"], "embedding must be at most 1e+15, got "),
 ]
 
 
@@ -374,6 +399,18 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(command, folder, capsys)
         (["twins.npz", "--test", "good.npz"], "pairs of the test items must have 8 numbers"),
         (["good.npz", "--encoder", "timm:resnet18", "--data", "Digits"], "needs a FILE"),
         (["--encoder", "timm:resnet18"], "needs a FILE"),
+        *(
+            (
+                ["--encoder", "timm:resnet18", "--data", "Digits", f"--{name}", "1"],
+                f"--{name} is for a FILE of embeddings: leave it out",
+            )
+            for name in ("labels", "test", "held-out", "max-bytes")
+        ),
+        *(
+            (["good.npz", f"--{name}", "1"], f"--{name} is for --encoder: leave it out")
+            for name in ("root", "size", "features")
+        ),
+        (["good.npz", "--download"], "--download is for --encoder: leave it out"),
         (["--encoder", "nonsense", "--data", "Digits"], "encoder must be timm:NAME"),
         (["--encoder", "torchvision:resnet18", "--data", "Nothing"], "data must be one of Digits"),
         (["--encoder", "torchvision:resnet18", "--data", "CIFAR10"], "does not hold CIFAR10"),

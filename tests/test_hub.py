@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -59,6 +60,19 @@ def test_the_files_hold_numbers_and_text(run):
     config = json.loads((run / "pretrained/config.json").read_text())
     assert config["image_shape"] == [1, 8, 8]
     assert config["program"]["class_path"].startswith("probcl.programs.")
+
+
+def test_what_is_shared_tells_of_no_folder_of_the_machine(tmp_path):
+    np.savez(tmp_path / "mine.npz", **{
+        f"{part}_{name}": values for part in ("train", "test")
+        for name, values in (("images", np.zeros((40, 1, 8, 8))), ("labels", np.arange(40) % 2))
+    })  # fmt: skip
+    data = ["--data=Arrays", f"--data.path={tmp_path / 'mine.npz'}", "--data.batch_size=20"]
+    main(["fit", *QUICK, *data, f"--run_dir={tmp_path / 'run'}"])
+    for path in (tmp_path / "run" / "pretrained").iterdir():
+        text = path.read_bytes()
+        assert str(tmp_path).encode() not in text
+    assert "mine.npz" in (tmp_path / "run" / "pretrained" / "config.json").read_text()
 
 
 def test_the_model_card_says_program_data_figures_and_how_to_load(trained, tmp_path):

@@ -89,6 +89,12 @@ def test_bad_records_end_in_one_sentence_before_any_run(
         main(["reproduce", str(path), "--metrics", "knn/topp1"])
 
 
+@pytest.mark.parametrize("option", ["--evaluate=false", "--run_dir", "--config=a.yaml"])
+def test_options_that_make_another_run_are_refused_before_it(tmp_path, option):
+    with pytest.raises(SystemExit, match=f"{option} must not be given"):
+        main(["reproduce", str(tmp_path / "b-seed0.json"), option, "x"])
+
+
 def test_a_record_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"b-seed0\.json cannot be read"):
         main(["reproduce", str(tmp_path / "b-seed0.json")])

@@ -149,6 +149,12 @@ def test_bad_files_end_in_one_sentence_before_any_run(quick, content, message):
     assert not list(quick.glob("runs/bad/*-seed*"))
 
 
+def test_a_number_of_jobs_that_is_none_is_named(quick):
+    file = write(quick / "sweep.yaml", {"vary": {"model.program.beta": [1]}})
+    with pytest.raises(SystemExit, match="jobs must be at least 1, got -1"):
+        main(["sweep", file, "--jobs", "-1"])
+
+
 def test_a_folder_that_cannot_be_made_is_named(quick):
     (quick / "taken").write_text("")
     file = write(quick / "sweep.yaml", {"vary": {"model.program.beta": [1]}})

@@ -17,6 +17,8 @@ from probcl.sphere import normalize
 
 __all__ = ["Embeddings", "check_severities"]
 
+_MOST = 1e15  # of a number
+
 
 class Embeddings:
     """Embeddings of ``N`` items and what else is known of them, NumPy or PyTorch, on the CPU.
@@ -51,13 +53,13 @@ class Embeddings:
         rows: Any = None,
         gate: Any = None,
     ) -> None:
-        self.embedding = as_matrix("embedding", embedding)
+        self.embedding = _in_range("embedding", as_matrix("embedding", embedding))
         count, dim = self.embedding.shape
         self.labels: Any = None if labels is None else as_labels("labels", labels, count)
         self.has_features = features is not None
         self.features = self.embedding
         if features is not None:
-            self.features = as_matrix("features", features, count)
+            self.features = _in_range("features", as_matrix("features", features, count))
         self._rows = None if rows is None else as_integers("rows", rows, count)
         if self._rows is not None and len(self._rows.unique()) < count:
             raise ValueError("rows must all be different, got one twice: give each item its own.")
@@ -164,6 +166,15 @@ class Embeddings:
             orders = [torch.arange(len(part))[part._order] for part in parts]
             whole._order = torch.cat([o + start for o, start in zip(orders, starts, strict=False)])
         return whole
+
+
+def _in_range(name: str, x: Tensor) -> Tensor:
+    """Return numbers whose squares float32 holds, or raise ``ValueError`` if they are none."""
+    least, most = x.aminmax()
+    if not -_MOST <= least <= most <= _MOST:
+        far = max(-least, most)
+        raise ValueError(f"{name} must be at most {_MOST:g}, got {far:g}: divide by its scale.")
+    return x
 
 
 def joined(parts: list[Any]) -> Any:

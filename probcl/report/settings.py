@@ -25,11 +25,10 @@ def settings_of(config: Any) -> dict[str, Any]:
 def _collect(node: Any, path: tuple[str, ...], found: dict[str, Any]) -> None:
     if isinstance(node, Mapping):
         for name, value in node.items():
-            if name not in _LEFT_OUT:
-                own = () if name in ("class_path", "init_args") else (str(name),)
-                _collect(value, (*path, *own), found)
-    elif isinstance(node, str) and node.count(".") > 1:
-        found[".".join(path)] = node.rsplit(".", 1)[-1]  # of a class
+            if name == "class_path":
+                found[".".join(path)] = str(value).rpartition(".")[2]
+            elif name not in _LEFT_OUT:
+                _collect(value, path if name == "init_args" else (*path, str(name)), found)
     else:
         found[".".join(path)] = node
 

@@ -189,9 +189,10 @@ class ImageData(LightningDataModule, ABC):
         count = len(self._fit_rows) // self.world_size
         if count < self.batch_size:
             on_each = "" if self.world_size == 1 else f" for each of {self.world_size} devices"
+            fix = f"set batch_size to {count} or less" if count > 1 else "set validation lower"
             raise ValueError(
                 f"batch_size is {self.batch_size}, but the data set has {count} training "
-                f"images{on_each}: set batch_size to {count} or less."
+                f"images{on_each}: {fix}."
             )
         if self.trainer is not None:
             other = self.out_of_distribution

@@ -150,7 +150,10 @@ class ContrastiveModule(LightningModule):
         Without a last step, as with ``max_epochs=-1``, the learning rate does not fall.
         """
         check_count("accumulate_grad_batches", self.trainer.accumulate_grad_batches)
-        optimizer = self.optimizer(parameter_groups(self.program, self.decay_all))
+        try:
+            optimizer = self.optimizer(parameter_groups(self.program, self.decay_all))
+        except ValueError as error:  # a rate, or a decay, below zero
+            raise ValueError(f"optimizer takes no such argument: {error}.") from error
         batch = self._batch_size * self.trainer.world_size
         if self.reference_batch_size is not None:
             for group in optimizer.param_groups:

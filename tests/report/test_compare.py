@@ -11,6 +11,7 @@ import yaml
 from probcl.cli import main
 from probcl.report import compare_runs
 from probcl.report.compare import _cell
+from probcl.report.settings import settings_of
 
 
 @pytest.fixture
@@ -49,6 +50,18 @@ def test_files_and_records_are_taken_too_and_a_number_that_one_lacks_is_left_bla
     page = compare_runs([runs / "simclr-digits-seed0", copied, record], runs / "c.html").read_text()
     for text in ("<th>other</th>", "<th>recorded</th>", "<td></td>", "0.25", "unc/mine/unheard"):
         assert text in page
+
+
+def test_runs_on_other_data_are_no_seeds_of_one(tmp_path):
+    for name in ("../easy.npz", "../noise.npz"):
+        run = tmp_path / f"simclr-arrays-seed{len(name)}"
+        run.mkdir()
+        (run / "metrics.json").write_text(json.dumps({"probe/top1": 0.5}))
+        data = {"class_path": "probcl.data.Arrays", "init_args": {"path": name}}
+        (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+        assert settings_of({"data": data}) == {"data": "Arrays", "data.path": name}
+    page = compare_runs(list(tmp_path.glob("simclr*")), tmp_path / "c.html").read_text()
+    assert "../easy.npz" in page and "../noise.npz" in page
 
 
 def test_a_run_that_is_named_twice_counts_once_and_a_new_folder_is_made(runs):
