@@ -228,7 +228,7 @@ def read_folder(
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"path: there is no folder {root}.")
+        raise ValueError(f"path: there is no folder {root}: give another.")
     train = root / "train"
     test = root / ("test" if (root / "test").is_dir() else "val")
     for part, names in ((train, "train"), (test, "test or val")):

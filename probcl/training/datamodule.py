@@ -190,10 +190,8 @@ class ImageData(LightningDataModule, ABC):
         if count < self.batch_size:
             on_each = "" if self.world_size == 1 else f" for each of {self.world_size} devices"
             fix = f"set batch_size to {count} or less" if count > 1 else "set validation lower"
-            raise ValueError(
-                f"batch_size is {self.batch_size}, but the data set has {count} training "
-                f"images{on_each}: {fix}."
-            )
+            there = f"the data set has {count} training images{on_each}"
+            raise ValueError(f"batch_size is {self.batch_size}, but {there}: {fix}.")
         if self.trainer is not None:
             other = self.out_of_distribution
             for part in (*self.sets, *(() if other is None else other.sets[1:2])):
