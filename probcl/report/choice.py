@@ -11,7 +11,7 @@ from probcl.evaluation.bootstrap import Interval
 if TYPE_CHECKING:
     from probcl.report.findings import Findings
 
-__all__ = ["FEW", "Choice", "best_score", "choose", "finder"]
+__all__ = ["FEW", "Choice", "best_score", "choose", "finder", "too_few"]
 
 #: Errors fewer than these tell scores apart by chance: no curve, no winner.
 FEW = 10
@@ -68,9 +68,14 @@ def finder(found: "Findings", what: str) -> str | None:
     """
     question = {"probe": "ambiguity", "retrieval": "retrieval_error"}[what]
     best = best_score(found, question)
-    if best and what in found.wrong and found.wrong[what].sum() >= FEW:
+    if best and what in found.wrong and not too_few(found.wrong[what]):
         return best[0]
     return next((s for s in (*_BY_DEFAULT, *found.scores) if s in found.scores), None)
+
+
+def too_few(wrong: Tensor) -> bool:
+    """Tell whether the errors, or the others, are too few to tell scores apart, of ``(N,)``."""
+    return min(int(wrong.sum()), int((~wrong).sum())) < FEW
 
 
 def choose(found: "Findings") -> Choice:

@@ -103,6 +103,16 @@ class Findings:
     classes: list[str] = field(default_factory=list)
     strips: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def noun(self) -> str:
+        """What the items are called."""
+        return "items" if self.images is None else "images"
+
+    def class_name(self, label: Any) -> str:
+        """Return the name of a class, or its number where it has none."""
+        number = int(label)
+        return self.classes[number] if number < len(self.classes) else str(number)
+
 
 def find(
     evaluation: Evaluation, images: Images | None = None, match: Match | None = None

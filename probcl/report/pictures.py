@@ -24,12 +24,14 @@ class Tile(NamedTuple):
         what: What it is, in words, for those who do not see it.
         caption: A few words under it.
         state: ``wrong``, ``right`` or "".
+        row: Its row, which stands for it where there is no picture.
     """
 
     picture: str
     what: str
     caption: str
-    state: str = ""
+    state: str
+    row: int
 
 
 class Tiles:
@@ -57,30 +59,51 @@ class Tiles:
             self.made[position] = encoded(self.found.images[self.place[position]])
         return self.made[position]
 
+    @property
+    def rows_are(self) -> str:
+        """From where rows are counted: those that are not given are of the test items."""
+        rows = self.found.rows.tolist()
+        among = "test items" if rows == list(range(len(rows))) else "items of the data"
+        return f"Rows are counted from 0 among the {among}."
+
     def name(self, label: Any) -> str:
         """Return the name of a class."""
-        classes, number = self.found.classes, int(label)
-        return classes[number] if number < len(classes) else str(number)
+        return self.found.class_name(label)
 
     def tile(self, position: int, caption: str | None = None, state: str | None = None) -> Tile:
         """Return an item with its class, and the probe's where that is another one."""
-        found = self.found
-        what, own, shown = f"test item {int(found.rows[position])}", "", ""
+        found, row = self.found, int(self.found.rows[position])
+        what, own, shown = f"row {row}", "", ""
         if found.labels is not None:
             own = self.name(found.labels[position])
             what += f", class {own}"
         if found.predicted is not None and found.confidence is not None:
             said = self.name(found.predicted[position])
             what += f", the probe says {said} ({found.confidence[position]:.0%})"
-            wrong = said != own
+            wrong = "probe" in found.wrong and bool(found.wrong["probe"][position])
             shown = f"{own} ✗ {said}" if wrong else own
             state = ("wrong" if wrong else "right") if state is None else state
-        shown = shown or own or f"#{int(found.rows[position])}"
-        return Tile(self.picture(position), what, caption or shown, state or "")
+        picture = self.picture(position)
+        shown = shown or own or (f"#{row}" if picture else "")
+        return Tile(picture, what, caption or shown, state or "", row)
 
     def tiles(self, positions: Iterable[int]) -> list[Tile]:
         """Return several items."""
         return [self.tile(int(position)) for position in positions]
+
+    def listed(self, positions: Iterable[int], score: str) -> list[dict[str, Any]]:
+        """Return several items in words: row, score, class, and what the probe says."""
+        found, told = self.found, []
+        for position in positions:
+            own, said = (
+                "" if classes is None else self.name(classes[position])
+                for classes in (found.labels, found.predicted)
+            )
+            told.append({
+                "row": int(found.rows[position]), "score": f"{found.scores[score][position]:.3g}",
+                "own": own, "said": said, "wrong": self.tile(position).state == "wrong",
+            })  # fmt: skip
+        return told
 
     def rows(self) -> list[dict[str, Any]]:
         """Return each query with its nearest, and the match probability or cosine under each."""
@@ -92,11 +115,12 @@ class Tiles:
             near = []
             for place, other in enumerate(found.neighbours[n].tolist()):
                 value = shown[n, place].item()
-                same = None
+                own, state = "", ""
                 if found.labels is not None:
                     same = bool(found.labels[other] == found.labels[query])
-                state = "" if same is None else "right" if same else "wrong"
-                near.append(self.tile(other, f"{value:.{digits}f}", state))
+                    state = "right" if same else "wrong"
+                    own = "" if found.images is not None else self.name(found.labels[other])
+                near.append(self.tile(other, f"{own} {value:.{digits}f}".strip(), state))
             rows.append({"why": why, "query": self.tile(query, state=""), "near": near})
         return rows
 

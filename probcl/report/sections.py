@@ -9,6 +9,7 @@ from probcl.report import plots
 from probcl.report.choice import FEW
 from probcl.report.findings import Findings
 from probcl.report.page import Section, drawn
+from probcl.report.words import counted
 
 __all__ = ["sections_of"]
 
@@ -63,9 +64,9 @@ def _of_probe(found: Findings) -> list[Section]:
         are = "error" if errors == 1 else "errors"
         return [Section(
             "Reliability, risk and coverage",
-            f"The probe makes {errors} {are} among {count:,} items. Curves of so few would show "
-            "chance only, so there are none; the errors are among the images above, and a larger "
-            "or harder test set would tell more.",
+            f"The probe makes {errors} {are} among {counted(count, 'items')}. Curves of so few "
+            f"would show chance only, so there are none; the errors are among the {found.noun} "
+            "above, and a test set with more of them would tell more.",
         )]  # fmt: skip
     reliability = drawn(
         "Reliability",

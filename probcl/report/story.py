@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 
-from probcl.evaluation import QUESTIONS, SCORES
-from probcl.evaluation.abstention import fit_abstention
-from probcl.report.choice import FEW, best_score, finder
+from probcl.evaluation import QUESTIONS
+from probcl.report.choice import FEW, best_score, finder, too_few
 from probcl.report.findings import Findings
+from probcl.report.verdict import when_to_trust
+from probcl.report.words import counted, meaning, percent
 
 __all__ = ["Answered", "answers_of", "confused", "opening", "three_answers"]
 
-_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 _ASKED = {
     "retrieval_error": "Will its nearest neighbour be of another class?",
     "ambiguity": "Is its class wrong?",
@@ -27,6 +26,7 @@ _ASKED = {
     "truth": "How wide is its true posterior?",
 }
 _ADVICE = 3
+_TENTHS = 10  # of the epochs: those of a shorter training say nothing
 
 
 class Answered(NamedTuple):
@@ -39,7 +39,7 @@ class Answered(NamedTuple):
 
 def opening(found: Findings, config: Mapping[str, Any], seconds: Mapping[str, float]) -> list[str]:
     """Return three sentences: what ran, how good it is, when to trust it."""
-    return [_what_ran(found, config, seconds), _how_good(found), _when_to_trust(found)]
+    return [_what_ran(found, config, seconds), _how_good(found), when_to_trust(found)]
 
 
 def three_answers(
@@ -47,7 +47,7 @@ def three_answers(
 ) -> dict[str, list[str]]:
     """Return the sentences that answer what a reader asks first, by question."""
     return {
-        "Which images cannot be trusted?": _doubtful(found),
+        f"Which {found.noun} cannot be trusted?": _doubtful(found),
         "Is the model overconfident?": _overconfident(found),
         "What should be tried next?": _next(found, config, history) or [
             "Nothing stands out: try another seed before you believe a small difference."
@@ -63,10 +63,14 @@ def answers_of(found: Findings) -> list[Answered]:
         words = _ASKED.get(question, QUESTIONS.get(question, question.replace("_", " ")))
         if best is None or any(words == other.question for other in answered):
             continue
-        errors = _errors(found, question)
+        wrong = _wrong(found, question)
         score, (value, lower, upper) = best
-        if errors is not None and errors < FEW:
-            answered.append(Answered(words, "", f"only {errors} such items: too few to tell"))
+        if wrong is not None and too_few(wrong):
+            errors = int(wrong.sum())
+            such = f"only {counted(errors, 'such items')}"
+            if errors >= FEW:
+                such = f"all but {len(wrong) - errors} of {len(wrong)} items are such"
+            answered.append(Answered(words, "", f"{such}: too few to tell"))
             continue
         measure = "Spearman" if question in ("corruption", "truth") else "AUROC"
         interval = f"({lower:.2f} to {upper:.2f})"
@@ -74,10 +78,9 @@ def answers_of(found: Findings) -> list[Answered]:
     return answered
 
 
-def _errors(found: Findings, question: str) -> int | None:
+def _wrong(found: Findings, question: str) -> torch.Tensor | None:
     what = {"ambiguity": "probe", "retrieval_error": "retrieval"}.get(question, "")
-    wrong = found.wrong.get(what)
-    return None if wrong is None else int(wrong.sum())
+    return found.wrong.get(what)
 
 
 def _what_ran(found: Findings, config: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
@@ -97,9 +100,9 @@ def _what_ran(found: Findings, config: Mapping[str, Any], seconds: Mapping[str, 
     took = _time(seconds.get("time/fit_s"), " in ")
     evaluated = _time(seconds.get("time/evaluate_s"), " in ")
     if not took:
-        trained = f"{program}, trained before on {train} images of {data}, was evaluated"
+        trained = f"{program}, trained before on {train} {found.noun} of {data}, was evaluated"
         return f"{trained} on {count}{evaluated}."
-    trained = f"{program} was trained on {train} images of {data}"
+    trained = f"{program} was trained on {train} {found.noun} of {data}"
     length = f" for {epochs} epochs" if epochs else ""
     return f"{trained}{length}{took}, and evaluated on {count}{evaluated}."
 
@@ -129,60 +132,11 @@ def _how_good(found: Findings) -> str:
     chance = ""
     if found.labels is not None:
         commonest = found.labels.unique(return_counts=True)[1].max().item() / count
-        chance = f" (always naming the commonest class: {_percent(commonest)})"
+        chance = f" (always naming the commonest class: {percent(commonest)})"
     return (
-        f"A linear probe names the right class for {_percent(1 - probe / count)} of them{chance}, "
-        f"and the nearest other item is of the same class for {_percent(1 - retrieval / count)}."
+        f"A linear probe names the right class for {percent(1 - probe / count)} of them{chance}, "
+        f"and the nearest other item is of the same class for {percent(1 - retrieval / count)}."
     )
-
-
-def _when_to_trust(found: Findings) -> str:
-    best = best_score(found, "out_of_distribution")
-    unlike = "."
-    if best:
-        area = f"AUROC {best[1].value:.2f}"
-        unlike = f"; `{best[0]}` tells images unlike the training set ({area})."
-    if not found.wrong:
-        return f"No score could be checked against errors{unlike}"
-    wrong = found.wrong["probe"]
-    errors, count = int(wrong.sum()), len(wrong)
-    if errors < FEW:
-        most = float(betaincinv(errors + 1, count - errors, 0.9)) if errors < count else 1.0
-        return (
-            f"Trust it on images like these, for {_few(errors, count)}, at most {_percent(most)} "
-            f"with 90 % confidence{unlike}"
-        )
-    score = finder(found, "probe")
-    rule = _rule(found, "probe", score) if score else ""
-    return f"{rule or 'No score finds its errors well enough to say when to trust it'}{unlike}"
-
-
-def _few(errors: int, count: int) -> str:
-    if errors == 0:
-        return f"none of {count:,} is wrong"
-    return f"only {errors} of {count:,} {'is' if errors == 1 else 'are'} wrong"
-
-
-def _rule(found: Findings, what: str, score: str) -> str:
-    """Say from where on a score keeps the errors below a level, where that can be shown."""
-    values, wrong = found.scores[score], found.wrong[what]
-    if len(values) < 2:
-        return ""
-    for risk in _RISKS:
-        if risk >= wrong.float().mean():
-            break
-        try:
-            rule = fit_abstention(-values, wrong, risk)
-        except ValueError:
-            continue
-        if rule.coverage < 0.2:
-            continue
-        return (
-            f"Trust it where its uncertainty `{score}`{_meaning(score)} is at most "
-            f"{-rule.threshold:.3g}: of those {_percent(rule.coverage)} of the items at most "
-            f"{_percent(risk)} are wrong, with 90 % confidence"
-        )
-    return ""
 
 
 def _doubtful(found: Findings) -> list[str]:
@@ -190,14 +144,14 @@ def _doubtful(found: Findings) -> list[str]:
     if score is None:
         return ["No score was computed."]
     order = found.scores[score].argsort(descending=True, stable=True)
-    tenth = order[: max(1, len(order) // 10)]
-    text = [f"Those with the largest `{score}`{_meaning(score)}; the first of them:"]
+    tenth = order[: len(order) // 10]
+    text = [f"Those with the largest `{score}`{meaning(score)}; the first of them:"]
     wrong = found.wrong.get("probe")
-    if wrong is not None:
+    if wrong is not None and len(wrong) >= FEW:
         held, errors = int(wrong[tenth].sum()), int(wrong.sum())
         text.append(
-            f"The least certain tenth, {len(tenth):,} items, holds {held:,} of the {errors:,} "
-            "errors."
+            f"The least certain tenth, {counted(len(tenth), 'items')}, holds {held:,} of the "
+            f"{counted(errors, 'errors')}."
             if errors
             else "Not one of the test items is wrong, so nothing shows whether it finds errors."
         )
@@ -205,9 +159,8 @@ def _doubtful(found: Findings) -> list[str]:
             text.append("Errors so few cannot tell which score finds them best.")
     best = best_score(found, "out_of_distribution")
     if best:
-        text.append(
-            f"Of images unlike the training set, those with a large `{best[0]}`{_meaning(best[0])}."
-        )
+        large = f"those with a large `{best[0]}`{meaning(best[0])}"
+        text.append(f"Of {found.noun} unlike the training set, {large}.")
     return text
 
 
@@ -221,19 +174,20 @@ def _overconfident(found: Findings) -> list[str]:
     shown = " ± ".join(f"{x:,.{int(expected < 100)}f}" for x in (expected, within))
     points = f"by {100 * abs(gap) / len(p):.1f} points"
     verdict = (
-        "No" if abs(gap) <= within
+        "These are too few to tell" if len(p) < FEW
+        else "No" if abs(gap) <= within
         else f"Yes, {points}" if gap > 0 else f"No, it is underconfident, {points}"
     )  # fmt: skip
     text = [
         f"{verdict}: its probabilities lead one to expect {shown} errors (two standard "
-        f"deviations) among {len(p):,} items, and there are {errors:,}."
+        f"deviations) among {counted(len(p), 'items')}, and there are {errors:,}."
     ]
     level = _most_severe(found)
     if level:
         severity, accuracy, error = level
         text.append(
-            f"Under corruption of severity {severity} it is right on {_percent(accuracy)}, and "
-            f"its probabilities are off by {_percent(error)} on average: "
+            f"Under corruption of severity {severity} it is right on {percent(accuracy)}, and "
+            f"its probabilities are off by {percent(error)} on average: "
             + ("do not take them at their word there." if error > 0.05 else "they hold there too.")
         )
     return text
@@ -272,14 +226,14 @@ def _collapse(found: Findings) -> str:
 
 def _training(history: Mapping[str, np.ndarray]) -> str:
     loss = history.get("loss", np.zeros(0))
-    if len(loss) < 2 or loss[0] <= loss[-1]:
+    if len(loss) < _TENTHS or loss[0] <= loss[-1]:
         return ""
-    tenth = max(1, len(loss) // 10)
+    tenth = len(loss) // _TENTHS
     share = (loss[-1 - tenth] - loss[-1]) / (loss[0] - loss[-1])
     if share < 0.03:
         return ""
     return (
-        f"Train longer: {_percent(share)} of the fall of the loss came in the last "
+        f"Train longer: {percent(share)} of the fall of the loss came in the last "
         f"{tenth} of {len(loss)} epochs (`--trainer.max_epochs {2 * len(loss)}`)."
     )
 
@@ -289,8 +243,8 @@ def _calibration(found: Findings) -> str:
     if raw is None or scaled is None or raw < 0.02 or scaled > 0.8 * raw:
         return ""
     return (
-        f"Divide the logits by a temperature fitted on images held out (`fit_temperature`): the "
-        f"calibration error falls from {raw:.3f} to {scaled:.3f}."
+        f"Divide the logits by a temperature fitted on {found.noun} held out (`fit_temperature`): "
+        f"the calibration error falls from {raw:.3f} to {scaled:.3f}."
     )
 
 
@@ -302,20 +256,21 @@ def _corruption(found: Findings, degraded: int) -> str:
     clean = 1 - found.wrong["probe"].float().mean().item()
     if last[worst] > 0.8 * clean:
         return ""
-    fall = f"with the strongest {worst.replace('_', ' ')} accuracy is {_percent(last[worst])}"
+    fall = f"with the strongest {worst.replace('_', ' ')} accuracy is {percent(last[worst])}"
     if degraded:
-        return f"Train on such images too if they will come: {fall}, though views were degraded."
-    return f"Degrade views (`--data.degraded_views 1`) if such images will come: {fall}."
+        return f"Train on such {found.noun} too if they come: {fall}, though views were degraded."
+    return f"Degrade views (`--data.degraded_views 1`) if such {found.noun} will come: {fall}."
 
 
 def _pairs(found: Findings) -> str:
-    pairs, errors = confused(found), _errors(found, "ambiguity") or 0
+    pairs = confused(found)
+    errors = sum(count for _, _, count in pairs)
     if not pairs or pairs[0][2] < max(FEW / 2, 0.15 * errors):
         return ""
-    true, said, count = pairs[0]
+    true, said = map(found.class_name, pairs[0][:2])
     return (
-        f"Get more, or cleaner, images of classes {true} and {said}: {count:,} of the {errors:,} "
-        "errors are between these two."
+        f"Get more, or cleaner, {found.noun} of classes {true} and {said}: {pairs[0][2]:,} of the "
+        f"{errors:,} errors are between these two."
     )
 
 
@@ -323,8 +278,10 @@ def _signs(found: Findings) -> str:
     """Say which score to ask where that of the posterior is far behind."""
     own = found.answers.get("entropy", {})
     for question in ("ambiguity", "retrieval_error"):
-        best, errors = best_score(found, question), _errors(found, question) or 0
-        if question in own and best and errors >= FEW and own[question].upper < best[1].lower:
+        best, wrong = best_score(found, question), _wrong(found, question)
+        if best is None or wrong is None or too_few(wrong) or question not in own:
+            continue
+        if own[question].upper < best[1].lower:
             return (
                 f"Ask `{best[0]}` about errors, not the entropy of the posterior (AUROC "
                 f"{best[1].value:.2f} against {own[question].value:.2f}), or give the embeddings "
@@ -334,10 +291,13 @@ def _signs(found: Findings) -> str:
 
 
 def _set_size(found: Findings) -> str:
-    errors = _errors(found, "ambiguity")
-    if errors is None or errors >= FEW:
+    wrong = _wrong(found, "ambiguity")
+    if wrong is None or not too_few(wrong):
         return ""
-    return "Test on more, or harder, images: with so few errors no two scores can be told apart."
+    count = len(wrong)
+    if 10 * int(wrong.sum()) < count:
+        return f"Test on more, or harder, {found.noun}: so few errors tell no two scores apart."
+    return f"Test on more {found.noun}: {counted(count, found.noun)} tell no two scores apart."
 
 
 def confused(found: Findings) -> list[tuple[int, int, int]]:
@@ -349,15 +309,3 @@ def confused(found: Findings) -> list[tuple[int, int, int]]:
     unique, counts = pairs.unique(dim=1, return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     return [(int(unique[0, n]), int(unique[1, n]), int(counts[n])) for n in order]
-
-
-def _meaning(score: str) -> str:
-    """Return a score's meaning in brackets, where it is short."""
-    meaning = SCORES[score].meaning if score in SCORES else ""
-    return f" ({meaning})" if 0 < len(meaning) < 90 else ""
-
-
-def _percent(share: float) -> str:
-    digits = 0 if share in (0, 1) else 1 if share > 0.005 else 2
-    shown = f"{100 * share:.{digits}f}".removesuffix(".0")
-    return f"{shown} %"

@@ -62,6 +62,30 @@ def test_embeddings_without_labels_and_without_scores_have_a_report_too(arrays, 
     assert "Which score" not in page
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_page_without_images_names_rows_in_their_place(arrays, tmp_path, labelled):
+    train, y, test, labels = arrays
+    strange = np.random.default_rng(0).normal(size=(20, train.shape[1]))
+    known = (y, labels) if labelled else (None, None)
+    evaluation = evaluate(train, known[0], test, known[1], out_of_distribution={"noise": strange})
+    page = evaluation.report(tmp_path / "report.html").read_text()
+    start, end = page.index("<header"), page.index('id="training"')
+    told = re.sub(r"<script>.*?</script>|<details>.*?</details>", "", page[start:end], flags=re.S)
+    words = re.sub(r"<[^>]+>", " ", told)
+    assert "image" not in words.lower()
+    score = "trust" if labelled else "trust_without_labels"
+    ranked = evaluation.scores[score].float().argsort(stable=True)
+    doubtful = int(ranked[-1])
+    assert f"<b>row {doubtful}</b>" in told  # at the top
+    value = f"{evaluation.scores[score].max():.3g}"
+    own = f"<td>{labels[doubtful]}</td>" if labelled else "</tr>"
+    assert f"<td>{doubtful}</td><td>{value}</td>{own}" in told
+
+
+def test_every_score_is_explained_by_itself():
+    assert not [name for name, score in SCORES.items() if "the same" in score.meaning]
+
+
 def test_bad_input(arrays, tmp_path):
     evaluation = evaluate(*arrays, scores=[], metrics=[])
     with pytest.raises(ValueError, match=r"path must be an \.html file, got report\.txt"):

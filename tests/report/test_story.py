@@ -12,6 +12,7 @@ import torch
 from probcl.cli import main
 from probcl.distributions import VonMisesFisher
 from probcl.evaluation import Embeddings, evaluate
+from probcl.evaluation.bootstrap import error_auroc_interval
 from probcl.files import read_tensors, write_tensors
 from probcl.programs.matches import Link, match_probability
 from probcl.report import findings
@@ -78,7 +79,7 @@ def test_overconfidence_is_that_of_probabilities_that_are_sharpened(power, verdi
     some = SimpleNamespace(
         confidence=sharp, wrong={"probe": wrong, "retrieval": wrong}, shift={}, metrics={},
         scores={"max_probability": 1 - sharp}, answers={}, labels=None, predicted=None,
-        spectrum=torch.ones(4), rows=torch.arange(2000),
+        spectrum=torch.ones(4), rows=torch.arange(2000), noun="items",
     )  # fmt: skip
     (answer,) = three_answers(some, {}, {})["Is the model overconfident?"]
     assert answer.startswith(verdict)
@@ -90,6 +91,53 @@ def test_a_loss_that_falls_calls_for_more_epochs(found):
     for loss, wanted in ((falling, True), (settled, False)):
         advice = " ".join(three_answers(found, {}, {"loss": loss})["What should be tried next?"])
         assert ("--trainer.max_epochs 40" in advice) == wanted
+
+
+def test_a_training_of_few_epochs_is_not_called_short_by_its_last(found):
+    advice = three_answers(found, {}, {"loss": np.array([3.0, 1.0])})["What should be tried next?"]
+    assert not any("Train longer" in text for text in advice)
+
+
+def judged(errors, count, spread):
+    """Return what is found where some items are wrong; a score tells them, the less the spread."""
+    wrong = torch.arange(count) < errors
+    score = wrong + spread * torch.rand(count, generator=torch.Generator().manual_seed(0))
+    answers = {"trust": {"ambiguity": error_auroc_interval(score, wrong)}}
+    return findings.Findings(
+        metrics={}, answers=answers, left_out={}, shift={}, trained_on=9, rows=torch.arange(count),
+        spectrum=torch.ones(4), scores={"trust": score}, wrong={"probe": wrong, "retrieval": wrong},
+    )  # fmt: skip
+
+
+TOO_FEW = "test items are too few to say when to trust it:"
+
+
+@pytest.mark.parametrize(
+    ("errors", "count", "spread", "says"),
+    [
+        (2, 2, 99, f"2 {TOO_FEW} 2 of 2 are wrong."),
+        (1, 2, 99, f"2 {TOO_FEW} 1 of 2 is wrong, at most 94.9 % with 90 % confidence."),
+        (0, 8, 99, f"8 {TOO_FEW} none of 8 is wrong, at most 25 % with 90 % confidence."),
+        (7, 40, 99, f"40 {TOO_FEW} 7 of 40 are wrong, at most 27.7 % with 90 % confidence."),
+        (12, 60, 2, f"60 {TOO_FEW} 12 of 60 are wrong, at most 28.2 % with 90 % confidence, but "
+         "`trust` finds its errors (AUROC 0.9"),
+        (0, 200, 99, "Trust it on items like these: none of 200 is wrong, at most 1.1 % with "),
+        (3, 200, 99, "Trust it on items like these: 3 of 200 are wrong, at most 3.3 % with "),
+        (14, 360, 2, "Trust it on items like these: 14 of 360 are wrong, at most 5.5 % with 90 % "
+         "confidence; 360 items are too few to guarantee less, but `trust` finds its errors (AU"),
+        (400, 4000, 1.4, "Trust it where its uncertainty `trust` is at most "),
+        (80, 400, 99, "No score finds its errors well enough to say when to trust it, the best "),
+        (30, 30, 99, "Do not trust it: 30 of 30 are wrong, at least 92.6 % with 90 % confidence."),
+        (200, 400, 99, "Do not trust it: 200 of 400 are wrong, at least 46.7 % with 90 % conf"),
+    ],
+)  # fmt: skip
+def test_trust_is_by_the_bound_of_the_error_rate(errors, count, spread, says):
+    found = judged(errors, count, spread)
+    told = opening(found, {}, {})[2]
+    assert told[: len(says)] == says
+    if min(errors, count - errors) < 10:
+        assert "AUROC" not in told
+        assert all(answered.score == "" for answered in answers_of(found))
 
 
 def test_degraded_views_are_not_advised_to_who_has_them(found, monkeypatch):
@@ -109,7 +157,7 @@ def test_errors_that_are_few_have_no_winner_and_no_curve(tmp_path):
     assert winners["Is its class wrong?"].score == ""
     assert "too few to tell" in winners["Is its class wrong?"].text
     assert winners["Is it unlike the training set?"].score != ""
-    assert opening(few, {}, {})[2].startswith("Trust it on images like these")
+    assert opening(few, {}, {})[2].startswith("Trust it on items like these")
 
 
 def test_the_choice_is_of_the_extremes(found):
@@ -163,6 +211,21 @@ def test_the_map_has_every_point_by_class_and_by_rank(found):
     radii = torch.tensor([float(point["radius"]) for point in drawn["points"]])
     assert radii.argmax() == found.spread.argmax()
     assert "<" not in drawn["told"]  # which stands in a script
+
+
+def test_items_without_images_are_told_by_their_rows(evaluation):
+    test = evaluation.test
+    rows = 1000 + 2 * torch.arange(len(test))
+    other = Embeddings(test.embedding, test.labels, posterior=test.posterior, rows=rows)
+    scores = ["entropy", "max_probability", "agreement"]
+    found = findings.find(evaluate(test, None, other, None, metrics=[], scores=scores))
+    tiles, ranked = Tiles(found), found.scores[finder(found, "probe")]
+    listed = tiles.listed(choose(found).doubtful, finder(found, "probe"))
+    assert [one["row"] for one in listed] == rows[ranked.argsort(descending=True)[:12]].tolist()
+    assert listed[0]["score"] == f"{ranked.max():.3g}"
+    assert listed[0]["own"] == str(int(test.labels[ranked.argmax()]))
+    assert tiles.rows_are == "Rows are counted from 0 among the items of the data."
+    assert next(iter(three_answers(found, {}, {}))) == "Which items cannot be trusted?"
 
 
 def test_small_images_are_those_of_the_items(found):

@@ -1,0 +1,23 @@
+"""Numbers and scores in the words of a report."""
+
+from probcl.evaluation import SCORES
+
+__all__ = ["counted", "meaning", "percent"]
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage of few digits."""
+    digits = 0 if share in (0, 1) else 1 if share > 0.005 else 2
+    shown = f"{100 * share:.{digits}f}".removesuffix(".0")
+    return f"{shown} %"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and a noun, without the ``s`` of the noun if it is of one."""
+    return f"{count:,} {noun.removesuffix('s') if count == 1 else noun}"
+
+
+def meaning(score: str) -> str:
+    """Return a score's meaning in brackets, where it is short."""
+    said = SCORES[score].meaning if score in SCORES else ""
+    return f" ({said})" if 0 < len(said) < 90 else ""
