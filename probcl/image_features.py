@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import resize
 
 from probcl.checks import check_count
-from probcl.data import DATASETS, read_folder
+from probcl.data import DATASETS, class_names, read_folder
 from probcl.data.views import as_image
 from probcl.evaluation.features import cached_features
 from probcl.nn import encoder_by_name
@@ -32,6 +32,8 @@ def encode_data(
     seed: int = 0,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return features and classes of the training and the test images of a data set.
+
+    Classes are names where the data set has such, else numbers.
 
     Args:
         encoder: Its name, as ``encoder_by_name`` takes it.
@@ -60,7 +62,8 @@ def encode_data(
     for name, part in zip(("train", "test"), sets, strict=False):
         images = _Images(part, size, encoder.startswith(_IN_COLOUR))
         values = cached_features(network, images, features / f"{name}.npy", progress=False)
-        encoded.append((np.asarray(values), np.asarray(part.labels)))
+        labels, classes = np.asarray(part.labels), class_names(part)
+        encoded.append((np.asarray(values), np.array(classes)[labels] if classes else labels))
     return encoded
 
 

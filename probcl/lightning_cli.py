@@ -43,6 +43,7 @@ from probcl.runs import (
     newest_checkpoint,
     newest_run,
     without_places,
+    write_classes,
     write_metrics,
 )
 from probcl.training import ContrastiveModule, ImageData
@@ -269,6 +270,7 @@ class ProbclCLI(LightningCLI):
         if wanted or self._get(self.config, "trainer").fast_dev_run:
             self.after_test()
         else:
+            write_classes(self.run_dir, self.datamodule.classes)
             self._share({})
             checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
             there = f"probcl test --ckpt_path {checkpoint} gives the numbers."
@@ -293,6 +295,7 @@ class ProbclCLI(LightningCLI):
         evaluation, seconds = self.model.evaluation, self.model.seconds
         metrics = evaluation.metrics | seconds
         write_metrics(self.run_dir, metrics)
+        write_classes(self.run_dir, self.datamodule.classes)
         if self.subcommand == "fit":
             self._share(metrics)
         images = partial(test_images, self.datamodule)
@@ -330,6 +333,7 @@ class ProbclCLI(LightningCLI):
         images = self._get(self.config, "images")
         if images is None:
             parts = dict(zip(("train", "test"), self.trainer.predict(**kwargs) or (), strict=False))
+            write_classes(self.run_dir, self.datamodule.classes)
             say(f"embeddings: {write_embeddings(self.run_dir, parts)}")
             return
         output = Path(self._get(self.config, "output") or self.run_dir / "predictions.npz")
@@ -338,7 +342,8 @@ class ProbclCLI(LightningCLI):
         names = [os.path.relpath(path, Path(images).expanduser()) for path in pictures]
         batches = self.trainer.predict(**kwargs) or ()
         train, new = (Embeddings.concatenate([x for x in part if x]) for part in batches)
-        say(f"predictions: {write_predictions(output, names, train, new)}")
+        written = write_predictions(output, names, train, new, self.datamodule.classes)
+        say(f"predictions: {written}")
         self._say_unreadable()
 
 

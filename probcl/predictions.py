@@ -42,7 +42,13 @@ def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | N
     return run_dir / "embeddings.npz"
 
 
-def write_predictions(path: Path, names: Sequence[str], train: Embeddings, new: Embeddings) -> Path:
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    train: Embeddings,
+    new: Embeddings,
+    classes: Sequence[str] = (),
+) -> Path:
     """Write what is said of new images, one row for each: a table with a column for each thing.
 
     Args:
@@ -50,10 +56,13 @@ def write_predictions(path: Path, names: Sequence[str], train: Embeddings, new: 
         names: Names of the images, by row.
         train: Embeddings of the training images, from which classes and scores come.
         new: Embeddings of the new images.
+        classes: Names of the classes, by number; fewer than there are of them, or none, are not
+            used.
 
     Returns:
-        The file, with ``name``; ``class`` and ``probability`` of the linear probe, if there are
-        classes; the arrays of ``write_embeddings``; and ``score_NAME`` of each uncertainty score.
+        The file, with ``name``; ``class``, a name if it has one, and ``probability`` of the linear
+        probe, if there are classes; the arrays of ``write_embeddings``; and ``score_NAME`` of each
+        uncertainty score.
 
     Raises:
         ValueError: If the file is of another kind, or there is no PyArrow to write it.
@@ -62,7 +71,9 @@ def write_predictions(path: Path, names: Sequence[str], train: Embeddings, new: 
     prediction, new = predict(train, None, new), new.sorted()
     columns: dict[str, Any] = {"name": np.array([names[row] for row in new.rows])}
     if prediction.probabilities.shape[1]:
-        columns["probability"], columns["class"] = map(np.asarray, prediction.probabilities.max(-1))
+        columns["probability"], number = map(np.asarray, prediction.probabilities.max(-1))
+        named = len(classes) >= prediction.probabilities.shape[1]
+        columns["class"] = np.array(classes)[number] if named else number
     columns |= {name: values for name, values in _arrays(new).items() if name != "row"}
     columns |= {f"score_{name}": np.asarray(x) for name, x in prediction.scores.items()}
     with replacing(path) as partial:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
@@ -41,6 +41,7 @@ __all__ = [
     "record_of_run",
     "set_aside",
     "without_places",
+    "write_classes",
     "write_metrics",
 ]
 
@@ -51,7 +52,7 @@ with suppress(ImportError):  # Windows has none
 #: What runs the command in a process of its own, before its arguments.
 PROBCL = (sys.executable, "-c", "from probcl.cli import main; main()")
 
-#: File with the names of a run's classes, where its configuration has no data that know them.
+#: File with the names of a run's classes, where they have such.
 CLASSES = "classes.json"
 
 #: Files that tell of the end of a training, not of its course.
@@ -226,6 +227,12 @@ def _epochs(path: Path) -> dict[int, dict[str, str]]:
         return {int(row["epoch"]): row for row in rows}
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a history as it was written: remove it.") from error
+
+
+def write_classes(run_dir: Path, classes: Sequence[str]) -> None:
+    """Write the names of a run's classes, by number, into its folder, if there are any."""
+    if classes:
+        write_whole(run_dir / CLASSES, json.dumps(list(classes)))
 
 
 def write_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from probcl.data.cifar import (
     read_image_list,
 )
 from probcl.data.corruptions import CORRUPTIONS, OUT_OF_DISTRIBUTION, SEVERITIES
-from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
+from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes, class_names
 from probcl.data.named import DATASETS, load_digits
 from probcl.data.readers import read_arrays, read_folder
 from probcl.data.synthetic import ConjugateBatch, ConjugateGenerator
@@ -31,6 +31,6 @@ __all__ = [
     "GaussianBlur", "ImageArrays", "ImageFiles", "MultiCrop", "RandAugmentPolicy", "RandomAffine",
     "RandomContrast", "RandomGrayscale", "RandomNoise", "RandomResizedCrop", "SimAugment",
     "StackedRandAugment", "Unreadable", "as_float", "check_classes", "cifar10c_corruptions",
-    "load_digits", "read_arrays", "read_cifar10c", "read_cifar10h", "read_cifar10n", "read_folder",
-    "read_image_list",
+    "class_names", "load_digits", "read_arrays", "read_cifar10c", "read_cifar10h", "read_cifar10n",
+    "read_folder", "read_image_list",
 ]  # fmt: skip

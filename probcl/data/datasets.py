@@ -17,8 +17,7 @@ from probcl.checks import as_labels, check_choice
 
 __all__ = [
     "FORMATS", "MAX_PIXELS", "ImageArrays", "ImageFiles", "Unreadable", "check_classes",
-    "checked_images", "decode_image",
-    "in_eight_bits",
+    "checked_images", "class_names", "decode_image", "in_eight_bits",
 ]  # fmt: skip
 
 #: What to do with a file that cannot be decoded.
@@ -45,6 +44,7 @@ class ImageArrays(Dataset):
         labels: Classes, integers from 0, shape ``(N,)``; at least two classes. Without labels,
             an item has ``None`` in the label's place.
         name: What error messages put before ``images`` and ``labels``.
+        classes: Names of the classes, by number; none where they are numbers only.
 
     Raises:
         ValueError: If an argument is not as described, of finite pixels.
@@ -61,9 +61,11 @@ class ImageArrays(Dataset):
         images: Tensor | np.ndarray | Sequence,
         labels: Tensor | np.ndarray | Sequence[int] | None = None,
         name: str = "",
+        classes: Sequence[str] = (),
     ) -> None:
         self.images = checked_images(images, f"{name}images")
         self.labels = _checked_labels(labels, f"{name}labels", len(self.images))
+        self.classes = list(classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -99,6 +101,7 @@ class ImageFiles(Dataset):
         unreadable: What to do with a file that cannot be decoded: ``"raise"``, or ``"skip"``, by
             which its item has its path, a ``str``, in the image's place, for a batch to drop.
         max_pixels: The most pixels that a file may declare.
+        classes: Names of the classes, by number; none where they are numbers only.
 
     Raises:
         ValueError: If an argument is not as described; on fetching an item, if its file cannot be
@@ -113,6 +116,7 @@ class ImageFiles(Dataset):
         channels: int = 3,
         unreadable: Unreadable = "raise",
         max_pixels: int = MAX_PIXELS,
+        classes: Sequence[str] = (),
     ) -> None:
         if len(paths) == 0:
             raise ValueError("paths must name at least one image file, got none.")
@@ -126,6 +130,7 @@ class ImageFiles(Dataset):
         self.channels = channels
         self.unreadable = unreadable
         self.max_pixels = max_pixels
+        self.classes = list(classes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -174,6 +179,22 @@ def _labels_of(data: Dataset) -> np.ndarray | None:
     if labels is None or changed or np.shape(labels) != (len(data),):  # type: ignore[arg-type]
         return None
     return np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+
+
+def class_names(data: Dataset) -> list[str]:
+    """Return the names of the classes, by number; none of a data set that keeps none.
+
+    They are what a data set keeps as ``classes``, as those of torchvision do; of one that changes
+    its labels on their way nothing is known.
+    """
+    if isinstance(data, Subset):
+        return class_names(data.dataset)
+    names = getattr(data, "classes", None)
+    changed = getattr(data, "target_transform", None) is not None
+    if changed or not isinstance(names, list | tuple) or not all(isinstance(x, str) for x in names):
+        return []
+    # A folder's name need not be text that can be written.
+    return [name.encode(errors="replace").decode() for name in names]
 
 
 def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:

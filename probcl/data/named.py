@@ -20,7 +20,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from probcl.data.augment.recipes import Augmentation, SimAugment
 from probcl.data.augment.simple import RandomAffine, RandomContrast, RandomNoise
-from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes
+from probcl.data.datasets import ImageArrays, ImageFiles, Unreadable, check_classes, class_names
 from probcl.data.readers import Listed, list_images, number_classes, pair
 
 __all__ = ["DATASETS", "Source", "load_digits"]
@@ -87,7 +87,9 @@ def _read_arrays(
     for part in _read(kind, root, download, [{"train": True}, {"train": False}]):
         pixels = np.asarray(part.data)  # (N, height, width), or (N, height, width, 3)
         images = pixels.reshape(*pixels.shape[:3], -1).transpose(0, 3, 1, 2)
-        parts.append(ImageArrays(images, part.targets))
+        # Those of MNIST say the number twice, "0 - zero".
+        classes = () if kind is datasets.MNIST else class_names(part)
+        parts.append(ImageArrays(images, part.targets, classes=classes))
     check_classes(*parts)
     return parts[0], parts[1]
 
@@ -98,7 +100,8 @@ def _read_stl10(
     """Read STL-10, and if asked to the images without labels too, 2.8 GB."""
     names = ("train", "test", "unlabeled") if unlabelled else ("train", "test")
     parts = _read(datasets.STL10, root, download, [{"split": name} for name in names])
-    train, test = (ImageArrays(part.data, part.labels) for part in parts[:2])
+    classes = class_names(parts[0])
+    train, test = (ImageArrays(part.data, part.labels, classes=classes) for part in parts[:2])
     check_classes(train, test)
     return (train, test, *(ImageArrays(part.data) for part in parts[2:]))
 
@@ -149,7 +152,7 @@ def _read_caltech256(
     del numbers["257.clutter"]
     # NumPy promises that RandomState, unlike its new generators, draws the same for ever.
     random = np.random.RandomState(0)
-    parts = Listed(), Listed()
+    parts = Listed(classes=list(numbers)), Listed()
     for name, number in numbers.items():
         found = np.array(sorted((folder / name).glob("*.jpg")))
         order = random.permutation(len(found))

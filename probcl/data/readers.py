@@ -220,7 +220,7 @@ def read_folder(
         max_pixels: The most pixels that a file may declare.
 
     Returns:
-        The train set and the test set, with the same numbers for the same classes.
+        The train set and the test set, with the same numbers and names for the same classes.
 
     Raises:
         ValueError: If a folder is missing, a class has no images or is in the test set only, or
@@ -284,10 +284,11 @@ def list_pictures(path: str | Path) -> list[str]:
 
 @dataclass
 class Listed:
-    """Image files, the numbers of their classes, and what else lies beside them."""
+    """Image files, the numbers and names of their classes, and what else lies beside them."""
 
     paths: list = field(default_factory=list)
     labels: list = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
 
@@ -314,7 +315,7 @@ def number_classes(folder: Path, count: int | None = None) -> dict[str, int]:
 
 def list_images(folder: Path, numbers: Mapping[str, int]) -> Listed:
     """List the image files ``folder/CLASS/*`` of every class named, and their numbers."""
-    listed = Listed()
+    listed = Listed(classes=list(numbers))
     for name, number in numbers.items():
         before = len(listed.paths)
         if (folder / name).is_dir():
@@ -366,7 +367,19 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
         return sorted(seen, key=lambda entry: entry.name)
 
 
-def pair(train: Listed, test: Listed, *options: Any) -> tuple[ImageFiles, ImageFiles]:
-    """Return the train set and the test set of what was listed, with options of ``ImageFiles``."""
-    first, second = (ImageFiles(x.paths, x.labels, *options) for x in (train, test))
+def pair(
+    train: Listed,
+    test: Listed,
+    channels: int = 3,
+    unreadable: Unreadable = "raise",
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[ImageFiles, ImageFiles]:
+    """Return the train set and the test set of what was listed, classes by the names of the first.
+
+    The other arguments are those of ``ImageFiles``.
+    """
+    first, second = (
+        ImageFiles(x.paths, x.labels, channels, unreadable, max_pixels, train.classes)
+        for x in (train, test)
+    )
     return first, second

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_image
 
-from probcl.data.datasets import ImageArrays, checked_images, in_eight_bits
+from probcl.data.datasets import ImageArrays, checked_images, class_names, in_eight_bits
 from probcl.randomness import reseed
 
 __all__ = ["CroppedBatch", "CroppedViews", "Sized", "as_image", "collate_views", "read_into_memory"]
@@ -191,4 +191,4 @@ def read_into_memory(
         raise ValueError(f"not one of the images can be read, {unreadable[0]} among them.")
     known = [part for part in labels if part is not None]
     whole = torch.cat(known) if len(known) == len(labels) else None
-    return ImageArrays(images[:filled], whole), unreadable
+    return ImageArrays(images[:filled], whole, classes=class_names(data)), unreadable

@@ -103,7 +103,7 @@ def _what_ran(found: Findings, config: Mapping[str, Any], seconds: Mapping[str, 
         trained = f"{program}, trained before on {train} {found.noun} of {data}, was evaluated"
         return f"{trained} on {count}{evaluated}."
     trained = f"{program} was trained on {train} {found.noun} of {data}"
-    length = f" for {epochs} epochs" if epochs else ""
+    length = f" for {counted(epochs, 'epochs')}" if epochs else ""
     return f"{trained}{length}{took}, and evaluated on {count}{evaluated}."
 
 

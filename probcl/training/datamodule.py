@@ -22,6 +22,7 @@ from probcl.data import (
     SimAugment,
     as_float,
     check_classes,
+    class_names,
 )
 from probcl.data.views import (
     CroppedBatch,
@@ -127,7 +128,8 @@ class ImageData(LightningDataModule, ABC):
 
         Each is an ``ImageArrays``, or a data set of items that begin with an image (of PIL, or a
         tensor) and its label. A third one, of images without labels, is trained on in place of the
-        first, which a probe and the neighbours still learn from.
+        first, which a probe and the neighbours still learn from. What the first keeps as
+        ``classes`` are the names of the classes, by number.
         """
 
     def default_augmentation(self) -> nn.Module:
@@ -148,6 +150,11 @@ class ImageData(LightningDataModule, ABC):
             check_classes(*sets[:2])
             self._sets = sets
         return self._sets
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by number; none where they are numbers only."""
+        return class_names(self.sets[0])
 
     def _resident(self, part: Dataset) -> Dataset:
         if isinstance(part, ImageArrays) or not self.in_memory:

@@ -59,6 +59,7 @@ def test_a_folder_is_read_as_torchvision_reads_it(folder):
         assert label == target
         assert np.array_equal(found, other)
     assert test.labels.tolist() == [0, 2]  # numbered as in training: ant, cat, emu
+    assert train.classes == test.classes == expected.classes
 
 
 def test_val_stands_in_for_test(folder):

@@ -90,9 +90,8 @@ def test_cifar(tmp_path, monkeypatch, kind, key):
             checked.append([name, md5(content)])
             expected[name] = (images.reshape(-1, 3, 32, 32), labels)
         monkeypatch.setattr(kind, field, checked)
-    meta = put(
-        tmp_path / kind.base_folder / kind.meta["filename"], pickle.dumps({kind.meta["key"]: []})
-    )
+    names = {kind.meta["key"]: list("abcde")}
+    meta = put(tmp_path / kind.base_folder / kind.meta["filename"], pickle.dumps(names))
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(meta)})
 
     train, test = read(kind.__name__, tmp_path)
@@ -101,6 +100,7 @@ def test_cifar(tmp_path, monkeypatch, kind, key):
     assert train.labels.tolist() == [label for _, labels in parts for label in labels]
     assert np.array_equal(test.images, last[0])
     assert test.labels.tolist() == last[1]
+    assert train.classes == list("abcde")
 
     with (tmp_path / kind.base_folder / name).open("ab") as file:
         file.write(b"one byte too many")
