@@ -84,6 +84,12 @@ def test_data_sets_of_torchvision_keep_them(pictures):
     assert class_names(SimpleNamespace(classes=[("tench", "Tinca tinca")])) == []
 
 
+def test_data_sets_of_hugging_face_keep_them():
+    features = {"image": object(), "label": SimpleNamespace(names=NAMES)}
+    assert class_names(SimpleNamespace(features=features)) == NAMES
+    assert class_names(SimpleNamespace(features={"image": object(), "label": object()})) == []
+
+
 def test_a_name_that_is_no_text_can_be_written():
     (name,) = class_names(SimpleNamespace(classes=[os.fsdecode(b"caf\xe9")]))
     assert name == "caf?"

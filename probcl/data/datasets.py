@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 from probcl.checks import as_labels, check_choice
 
 __all__ = [
-    "FORMATS", "MAX_PIXELS", "ImageArrays", "ImageFiles", "Unreadable", "check_classes",
+    "FORMATS", "LABELS", "MAX_PIXELS", "ImageArrays", "ImageFiles", "Unreadable", "check_classes",
     "checked_images", "class_names", "decode_image", "in_eight_bits",
 ]  # fmt: skip
 
@@ -31,6 +31,9 @@ MAX_PIXELS = 2**26
 
 #: The formats of image files that are decoded, by PIL.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+
+#: Columns that may hold the label of an item, the first that there is.
+LABELS = ("label", "labels", "fine_label")
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -184,12 +187,16 @@ def _labels_of(data: Dataset) -> np.ndarray | None:
 def class_names(data: Dataset) -> list[str]:
     """Return the names of the classes, by number; none of a data set that keeps none.
 
-    They are what a data set keeps as ``classes``, as those of torchvision do; of one that changes
-    its labels on their way nothing is known.
+    They are what a data set keeps as ``classes``, as those of torchvision do, or as ``names`` of
+    its labels among ``features``, as those of Hugging Face do; of one that changes its labels on
+    their way nothing is known.
     """
     if isinstance(data, Subset):
         return class_names(data.dataset)
-    names = getattr(data, "classes", None)
+    features = getattr(data, "features", None)
+    columns = features if isinstance(features, Mapping) else {}
+    label = next((columns[name] for name in LABELS if name in columns), None)
+    names = getattr(label, "names", getattr(data, "classes", None))
     changed = getattr(data, "target_transform", None) is not None
     if changed or not isinstance(names, list | tuple) or not all(isinstance(x, str) for x in names):
         return []

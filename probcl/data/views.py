@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_image
 
-from probcl.data.datasets import ImageArrays, checked_images, class_names, in_eight_bits
+from probcl.data.datasets import LABELS, ImageArrays, checked_images, class_names, in_eight_bits
 from probcl.randomness import reseed
 
 __all__ = ["CroppedBatch", "CroppedViews", "Sized", "as_image", "collate_views", "read_into_memory"]
@@ -100,7 +100,7 @@ class Sized(nn.Module):
 def _of_columns(item: Mapping, row: int) -> tuple[Any, Any]:
     """Return the image and the label of an item of named columns."""
     images = [name for name in ("image", "img") if name in item]
-    labels = [name for name in ("label", "labels", "fine_label") if name in item]
+    labels = [name for name in LABELS if name in item]
     if not images or not labels:
         raise ValueError(
             "the data set must hold an image and its class, as the columns image and label, got "
