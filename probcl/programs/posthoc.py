@@ -134,21 +134,22 @@ class PostHoc(Program):
         return head.bank.typicality(*head.parts(features))
 
     def embed(self, items: Any, labels: Any = None) -> Embeddings:
-        """Return embeddings with posteriors and gates, as ``evaluate`` takes them.
+        """Return embeddings with posteriors, gates and their rows, as ``evaluate`` takes them.
 
         Args:
             items: As ``forward`` takes them.
             labels: Their classes, ``(N,)``, if they are known.
         """
         head: Any = self.posterior_head
+        rows = items._rows if isinstance(items, Embeddings) else None
         with torch.no_grad():
             features = self.features(items)
             others, direction = head.parts(features)
             posterior = self.posterior_from_features(features)
             gate = self.gate_from_features(features)
         if others.shape[1] == len(head.bank.mean):  # the features are the embedding
-            return Embeddings(others, labels, posterior=posterior, gate=gate)
-        return Embeddings(direction, labels, others, posterior, gate=gate)
+            return Embeddings(others, labels, posterior=posterior, rows=rows, gate=gate)
+        return Embeddings(direction, labels, others, posterior, rows, gate)
 
     def match_probability(self, query: Any, gallery: Any) -> Tensor:
         """Return the probability that each query matches each item of a gallery, ``(N, M)``.

@@ -67,7 +67,7 @@ def answers_of(found: Findings) -> list[Answered]:
         score, (value, lower, upper) = best
         if wrong is not None and too_few(wrong):
             errors = int(wrong.sum())
-            such = f"only {counted(errors, 'such items')}"
+            such = f"only {counted(errors, 'such items')}" if errors else "no such items"
             if errors >= FEW:
                 such = f"all but {len(wrong) - errors} of {len(wrong)} items are such"
             answered.append(Answered(words, "", f"{such}: too few to tell"))

@@ -72,6 +72,11 @@ def test_the_match_probability_is_calibrated_on_new_items(matched):
         assert loss < 0.93 * entropy
 
 
+def test_items_keep_their_rows(matched):
+    z, _ = classes(30, seed=2)
+    assert matched.embed(Embeddings(z, rows=range(8, 38))).rows.tolist() == [*range(8, 38)]
+
+
 def test_the_entropy_says_whose_neighbour_is_of_another_class(matched):
     train, new = matched.embed(*classes()), matched.embed(*classes(800, seed=1))
     numbers = evaluate(train, None, new, None, metrics=[], scores=["entropy", "nearest_cosine"])
