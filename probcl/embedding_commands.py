@@ -151,7 +151,7 @@ def _evaluate(chosen: Namespace) -> None:
         raise ValueError("evaluate needs a FILE of embeddings.")
     parts = _read(chosen)
     with _folder(chosen.output, f"evaluation-{chosen.file.stem}-seed{chosen.seed}") as folder:
-        _write(chosen, parts, folder, lambda part: Embeddings(*part[:3]))
+        _write(chosen, parts, folder, lambda part: Embeddings(*part[:3], rows=part.rows))
 
 
 def _fit(chosen: Namespace, parts: _Parts, folder: Path) -> None:
@@ -381,7 +381,7 @@ def _test_rows(items: Items, seed: int) -> np.ndarray:
 
 def _embeddings(items: Items) -> Embeddings:
     """Return items as a posterior takes them, without their classes."""
-    return Embeddings(items.embedding, features=items.features)
+    return Embeddings(items.embedding, features=items.features, rows=items.rows)
 
 
 def _known(items: Items) -> Items:

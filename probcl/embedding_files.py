@@ -37,6 +37,7 @@ class Items(NamedTuple):
         pairs: Embeddings of another kind of the same things, ``(N, d)``.
         views: Of changed copies, by the name of the array: embeddings ``(N, d)`` and, as
             ``NAME_features``, features ``(N, F)``.
+        rows: Row of each item in its file, ``(N,)``; None for 0, 1, ...
     """
 
     embedding: np.ndarray
@@ -44,13 +45,15 @@ class Items(NamedTuple):
     features: np.ndarray | None = None
     pairs: np.ndarray | None = None
     views: Mapping[str, np.ndarray] = MappingProxyType({})
+    rows: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Items":
         """Return some items, by truth values ``(N,)``."""
         others = (None if x is None else x[rows] for x in (self.labels, self.features, self.pairs))
         labels, features, pairs = others
         views = {name: x[rows] for name, x in self.views.items()}
-        return Items(self.embedding[rows], labels, features, pairs, views)
+        own = np.arange(len(self.embedding)) if self.rows is None else self.rows
+        return Items(self.embedding[rows], labels, features, pairs, views, own[rows])
 
 
 def read_embeddings(

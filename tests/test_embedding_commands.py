@@ -1,6 +1,7 @@
 """The commands ``posterior`` and ``evaluate``, on files of every kind, and their bad input."""
 
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -153,6 +154,18 @@ def test_the_classes_of_test_items_may_lie_in_a_file_too(no_report, capsys):
     assert "no classes" not in capsys.readouterr().out
     expected = evaluate(Z[:80], Y[:80], Z[80:], Y[80:]).metrics["probe/top1"]
     assert metrics()["probe/top1"] == expected
+
+
+@pytest.mark.parametrize("command", ["posterior", "evaluate"])
+def test_a_report_counts_the_rows_of_the_file(command, folder):
+    far = Z.copy()
+    rows = np.flatnonzero(embedding_commands._test_rows(embedding_commands.Items(Z, Y), seed=0))
+    far[rows[3]] = -far[Y == Y[rows[3]]].mean(0)  # nowhere near those of its class
+    np.savez("z.npz", embedding=far, label=Y)
+    main([command, "z.npz", "--output", "out"])
+    page = (folder / "out/report.html").read_text()
+    assert re.search(rf"row {rows[3]}\b", page)
+    assert "Rows are counted from 0 among the items of the data" in page
 
 
 def test_held_out_items_and_features(no_report, capsys):

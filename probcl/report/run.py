@@ -130,7 +130,7 @@ def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
     for name, value in headline(metrics).items():
         quality.add_row(name, f"{value:.4g}")
     console.print(quality)
-    if not answers:
+    if not any(answers.values()):
         return
     best = _best(answers)
     uncertainty = Table(box=None)
