@@ -160,7 +160,7 @@ def test_the_classes_of_test_items_may_lie_in_a_file_too(no_report, capsys):
 def test_a_report_counts_the_rows_of_the_file(command, folder):
     far = Z.copy()
     rows = np.flatnonzero(embedding_commands._test_rows(embedding_commands.Items(Z, Y), seed=0))
-    far[rows[3]] = -far[Y == Y[rows[3]]].mean(0)  # nowhere near those of its class
+    far[rows[3]] = -far[Y[rows[3]] == Y].mean(0)  # nowhere near those of its class
     np.savez("z.npz", embedding=far, label=Y)
     main([command, "z.npz", "--output", "out"])
     page = (folder / "out/report.html").read_text()
