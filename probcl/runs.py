@@ -259,9 +259,9 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: If there are none, or they are not as they were written.
     """
-    metrics = read_config(run_dir / "metrics.json")
+    metrics = read_config(run_dir / "metrics.json", kind=dict)
     if (run_dir / "environment.json").is_file():
-        written = read_config(run_dir / "environment.json").get("metrics_sha256")
+        written = read_config(run_dir / "environment.json", kind=dict).get("metrics_sha256")
         if written not in (None, sha256((run_dir / "metrics.json").read_bytes()).hexdigest()):
             raise ValueError(f"{run_dir / 'metrics.json'} is not as it was written: test it anew.")
     return metrics
@@ -276,10 +276,10 @@ def record_of_run(run_dir: Path) -> dict[str, Any]:
     Returns:
         ``config``, ``versions``, ``hardware`` and ``metrics``.
     """
-    config = without_places(read_config(run_dir / "config.yaml"))
+    config = without_places(read_config(run_dir / "config.yaml", kind=dict))
     for place in ("run_dir", "ckpt_path"):
         config.pop(place, None)
-    around = read_config(run_dir / "environment.json")
+    around = read_config(run_dir / "environment.json", kind=dict)
     around.pop("metrics_sha256", None)
     return {"config": config, **around, "metrics": read_metrics(run_dir)}
 

@@ -34,16 +34,17 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # in no text, but in files of a
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
-def read_config(path: str | Path, trust: bool = False) -> Any:
+def read_config(path: str | Path, trust: bool = False, kind: type = object) -> Any:
     """Read a file of a configuration's size: JSON where its name ends so, else YAML.
 
     Args:
         path: The file.
         trust: Whether it may be of any size.
+        kind: What it must hold, ``dict`` or ``list``; by default anything.
 
     Raises:
-        ValueError: If it cannot be read, is no such file, or is too large, too deep or, once its
-            references are written out, too long for a configuration.
+        ValueError: If it cannot be read, is no such file, holds another kind, or is too large, too
+            deep or, once its references are written out, too long for a configuration.
     """
     path = Path(path)
     read = json.loads if path.suffix == ".json" else partial(yaml.load, Loader=_Loader)
@@ -59,6 +60,9 @@ def read_config(path: str | Path, trust: bool = False) -> Any:
         raise ValueError(f"{path} cannot be read: it is more than {DEEPEST} deep.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, kind):
+        held = type(content).__name__
+        raise ValueError(f"{path} must hold a {kind.__name__}, got {held}: write it anew.")
     return content
 
 

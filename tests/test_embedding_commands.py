@@ -139,6 +139,18 @@ def test_without_labels_neighbours_are_the_likelihood(no_report, capsys):
     assert "collapse/effective_rank" in metrics("other")
 
 
+def test_a_report_of_damaged_files_names_the_one(folder):
+    np.savez("z.npz", embedding=Z, label=Y)
+    main(["evaluate", "z.npz", "--output", "out"])
+    for name, kind in (("classes", "list"), ("environment", "dict"), ("metrics", "dict")):
+        file = Path(f"out/{name}.json")
+        before = file.read_text()
+        file.write_text("3")
+        with pytest.raises(SystemExit, match=f"{name}.json must hold a {kind}, got int"):
+            main(["report", "out"])
+        file.write_text(before)
+
+
 def test_the_classes_of_test_items_may_lie_in_a_file_too(no_report, capsys):
     np.save("z.npy", Z[:80])
     np.save("y.npy", Y[:80])

@@ -97,7 +97,7 @@ def _how_far(run: Path) -> str:
     """Say how far a run that has no numbers is."""
     try:
         done = len(read_history(run).get("epoch", ()))
-        trainer = read_config(run / "config.yaml").get("trainer") or {}
+        trainer = read_config(run / "config.yaml", kind=dict).get("trainer") or {}
     except (ValueError, AttributeError):
         return "not finished"
     most = trainer.get("max_epochs")

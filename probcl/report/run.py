@@ -89,7 +89,8 @@ def _write(found: Findings, path: Path, run_dir: Path | None) -> Path:
     metrics = record.pop("metrics")
     found.classes = list(config.get("classes") or [])  # of a run before there was such a file
     if run_dir is not None and (run_dir / CLASSES).is_file():
-        found.classes = [str(name) for name in read_config(run_dir / CLASSES, trust=True)]
+        names = read_config(run_dir / CLASSES, trust=True, kind=list)
+        found.classes = [str(name) for name in names]
     tiles, best = Tiles(found), _best(found.answers)
     page = render(
         "report.html.jinja",
