@@ -39,7 +39,7 @@ class _Contrastive(VariationalProgram):
         super().__init__(encoder, posterior, prior, beta, num_samples)
         self.temperature = Temperature(temperature, learn_temperature)
         self.temperature_correction = temperature_correction
-        self._shrinkage = FromGuide()
+        self._shrinkage: FromGuide[Tensor] = FromGuide()
 
     @abstractmethod
     def contrastive(self, z: Tensor, labels: Tensor | None, temperature: float | Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import ClassVar, Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 import pyro
 import torch
@@ -26,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 Views = Tensor | Sequence[Tensor]
+T = TypeVar("T")
 
 _count = count()
 
@@ -292,8 +293,8 @@ class VariationalProgram(Program):
             return pyro.sample("z", distribution), anchors
 
 
-class FromGuide:
-    """A number that a guide found out of each of its samples, for a model that is replayed with it.
+class FromGuide(Generic[T]):
+    """What a guide found out of each of its samples, for a model that is replayed with it.
 
     It is kept as long as the sample is, so that a trace may be scored at any time; never copied.
     """
@@ -304,11 +305,11 @@ class FromGuide:
     def __reduce__(self) -> tuple:
         return FromGuide, ()
 
-    def put(self, sample: Tensor, found: Tensor) -> None:
-        """Keep what was found, without a graph, which would keep the sample."""
-        self._found[sample] = found.detach()
+    def put(self, sample: Tensor, found: T) -> None:
+        """Keep what was found: constants, for a graph would keep the sample."""
+        self._found[sample] = found
 
-    def get(self, sample: Tensor) -> Tensor | None:
+    def get(self, sample: Tensor) -> T | None:
         """Return what was found out about this very sample, or None."""
         return self._found.get(sample)
 

@@ -1,5 +1,7 @@
 """VarCon, and both papers in one: VarCon on samples of a posterior."""
 
+from typing import NamedTuple
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from probcl.checks import check_temperature
 from probcl.nn import PointHead
 from probcl.objectives.varcon import (
+    ClassCentroids,
     adaptive_target,
     check_epsilon,
     class_centroids,
@@ -24,6 +27,20 @@ from probcl.programs.program import (
 from probcl.programs.shrinkage import corrected, expected_shrinkage
 
 __all__ = ["ProbabilisticVarCon", "VarCon"]
+
+
+class _Found(NamedTuple):
+    """What the guide found out of a sample."""
+
+    shrinkage: Tensor | None
+    labels: Tensor | None
+    centroids: ClassCentroids
+
+    def is_of(self, labels: Tensor | None) -> bool:
+        """Return whether these are the labels that centroids were made with."""
+        if self.labels is labels or self.labels is None or labels is None:
+            return self.labels is labels
+        return torch.equal(self.labels, labels)
 
 
 class ProbabilisticVarCon(VariationalProgram):
@@ -78,7 +95,7 @@ class ProbabilisticVarCon(VariationalProgram):
         self.temperature = Temperature(temperature, learn_temperature, least)
         self.epsilon = nn.Parameter(torch.tensor(epsilon)) if learn_epsilon else epsilon
         self.temperature_correction = temperature_correction
-        self._shrinkage = FromGuide()
+        self._found: FromGuide[_Found] = FromGuide()
 
     def guide(self, views: Views, labels: Tensor | None = None) -> None:
         """Draw each view's direction, and its class from the target."""
@@ -87,8 +104,9 @@ class ProbabilisticVarCon(VariationalProgram):
             # What an optimizer's step has moved out of the interval comes back to its end.
             self.epsilon.data.clamp_(0.0, check_temperature(temperature))
         z, anchors, q = self._posterior_directions(views)
-        if self.temperature_correction:
-            self._shrinkage.put(z, expected_shrinkage(q, 1))
+        shrinkage = expected_shrinkage(q, 1) if self.temperature_correction else None
+        centroids = self._centroids(z, labels)
+        self._found.put(z, _Found(shrinkage, labels, centroids))
         log_p, classes = self._class_distribution(z, labels)
         log_q, tau2 = adaptive_target(log_p, classes, temperature, self.epsilon)
         self.monitored["tau2"] = tau2.detach().mean()
@@ -102,17 +120,21 @@ class ProbabilisticVarCon(VariationalProgram):
             pyro.sample("r", dist.Categorical(logits=log_p))
             pyro.sample("y", dist.Categorical(logits=log_p), obs=classes)
 
+    def _centroids(self, z: Tensor, labels: Tensor | None) -> ClassCentroids:
+        """Return the mean directions of the classes of all ranks."""
+        views, batch = z.shape[-3:-1]
+        labels = require_labels(self, labels, batch)
+        return class_centroids(z.flatten(-3, -2), labels.repeat(views))
+
     def _class_distribution(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return ``log p(r|z)``, ``(*, V, B, C)``, and the row of each label, ``(V, B)``."""
-        views, batch = z.shape[-3:-1]
-        labels = require_labels(self, labels, batch).repeat(views)
-        directions = z.flatten(-3, -2)
-        centroids = class_centroids(directions, labels)
-        temperature, shrinkage = self.temperature(), self._shrinkage.get(z)
-        if shrinkage is not None:
-            temperature = corrected(temperature, shrinkage)
-        log_p = class_log_probabilities(directions, centroids, temperature)
-        return log_p.unflatten(-2, (views, batch)), centroids.classes.unflatten(0, (views, batch))
+        temperature, found = self.temperature(), self._found.get(z)
+        if found is not None and found.shrinkage is not None:
+            temperature = corrected(temperature, found.shrinkage)
+        centroids = found.centroids if found and found.is_of(labels) else self._centroids(z, labels)
+        log_p = class_log_probabilities(z.flatten(-3, -2), centroids, temperature)
+        place = z.shape[-3:-1]
+        return log_p.unflatten(-2, place), centroids.classes.unflatten(0, place)
 
 
 class VarCon(ProbabilisticVarCon):

@@ -33,7 +33,7 @@ DEFAULTS = {
         "temperature": 0.07, "beta": 0.005, "num_samples": 1, "average": "outside"
     } | CORRECTED,
     "MCInfoNCE": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
-    "MCSupCon": {"temperature": 0.05, "beta": 0.0, "num_samples": 16},
+    "MCSupCon": {"temperature": 0.05, "beta": 0.0, "average": "outside", "num_samples": 16},
     "SimCLR": {"temperature": 0.1},
     "SupCon": {"temperature": 0.1, "average": "outside"},
     "Match": {

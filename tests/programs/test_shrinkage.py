@@ -94,12 +94,15 @@ def test_a_trace_of_both_papers_in_one_is_scored_alike_with_labels_of_the_same_v
     assert totals[0] == totals[1]
 
 
-def test_what_a_guide_found_is_kept_no_longer_than_its_sample(make, views, labels):
-    program = make("VSimCLR")
+@pytest.mark.parametrize(
+    ("name", "kept"), [("VSimCLR", "_shrinkage"), ("ProbabilisticVarCon", "_found")]
+)
+def test_what_a_guide_found_is_kept_no_longer_than_its_sample(make, views, labels, name, kept):
+    program = make(name)
     loss = ContrastiveELBO()(program.model, program.guide)
     for _ in range(3):
-        loss(views)  # not differentiated: its graph goes as well
-    assert not program._shrinkage._found
+        loss(views, labels)  # not differentiated: its graph goes as well
+    assert not getattr(program, kept)._found
 
 
 @pytest.mark.parametrize("name", ["VSimCLR", "VSupCon", "ProbabilisticVarCon"])

@@ -90,11 +90,12 @@ def test_info_nce_sends_its_embeddings_once_forward_and_once_backward(ranks):
             embeddings = 2 * size * DIM
             assert sent["all_gather_into_tensor"].count(embeddings) == 1
             assert sent["reduce_scatter_tensor"] == [len(ranks) * embeddings]
-            # Beside them the size of the batch, and a number for each anchor of all ranks: what
-            # the tiles, which the ranks share, add to its denominator, and its gradient.
+            # Beside them the size of the batch, and three numbers for each anchor of all ranks:
+            # what the tiles, which the ranks share, add to its denominator, and its logits with
+            # the two views of its image; and their gradients.
             assert sorted(sent["all_gather_into_tensor"]) == [1, embeddings]
             # And a number each for the shrinkage of cosines and, in the first step, the means.
-            anchors = [2 * 2 * size * len(ranks)] * 2
+            anchors = [3 * 2 * size * len(ranks)] * 2
             assert sent["all_reduce"] == [1] * (2 if size == 10 else 1) + anchors
 
 
