@@ -24,6 +24,7 @@ from probcl.sphere import log_area, normalize
 __all__ = ["ProjectedNormal"]
 
 _NORMALISED = 2**18  # numbers that are normalised at once
+_REACH = 2.0**40  # of the mean or a scale beyond the least one
 
 
 class ProjectedNormal(SphereDistribution):
@@ -211,10 +212,10 @@ class ProjectedNormal(SphereDistribution):
         dim = self.dim
         if self._validate_args:
             self._check_value(value)
-        value, loc, covariance = at_least_float32(value), self.loc, self.normal_covariance
-        if value.dtype != loc.dtype:
-            one = torch.ones(1, dtype=torch.float64, device=loc.device)
-            value, loc, covariance = value.double(), loc.double(), covariance.scaled(one)
+        value, q = at_least_float32(value), self
+        if value.dtype != self.loc.dtype:
+            value, q = value.double(), self._in_float64()
+        loc, covariance = q.loc, q.normal_covariance
         if isinstance(covariance, Isotropic):
             factor = covariance.centring(loc)
             scale = covariance.scale * factor
@@ -251,10 +252,25 @@ class ProjectedNormal(SphereDistribution):
         rest = (self.dim - 1) * math.log(2.0) * halvings
         if isinstance(self.normal_covariance, Isotropic):
             return rest + isotropic_kl_uniform(self.normal_covariance.mahalanobis(loc), self.dim)
+        if self._validate_args and loc.dtype == torch.float32 and self._reaches_far(loc):
+            return self._in_float64()._divergence_from_uniform().float()
         form = self.normal_covariance.quadratic_form(loc)
         mean_log = mean_log_over_mean(form, self.dim) + torch.log(form.mean / self.dim)
         excess = 0.5 * self.dim * (mean_log - form.log_geometric)
         return rest + isotropic_kl_rest(form.mahalanobis, self.dim) + excess
+
+    def _reaches_far(self, loc: Tensor) -> bool:
+        """Return whether scales differ so much that their powers leave the range of float32."""
+        with torch.no_grad():
+            spread = self.normal_covariance.spread
+            largest = torch.maximum(spread.amax(-1), loc.abs().amax(-1))
+            return bool(checks.value_of("scale", (largest > _REACH * spread.amin(-1)).any()))
+
+    def _in_float64(self) -> "ProjectedNormal":
+        one = torch.ones(1, dtype=torch.float64, device=self.loc.device)
+        wide = self.expand(self.batch_shape)
+        wide.loc, wide.normal_covariance = self.loc.double(), self.normal_covariance.scaled(one)
+        return wide
 
     def _nearer_loc(self) -> tuple[Tensor, Tensor]:
         """Return the mean, halved until it is in range, and how often, ``(*B, d)`` and ``(*B,)``.

@@ -103,6 +103,25 @@ def test_float32_keeps_the_digits_of_a_low_rank_divergence(dim: int, spread: flo
         )
 
 
+@pytest.mark.parametrize("family", ["diagonal", "low rank", "full"])
+@pytest.mark.parametrize("far", [1.0, 2.0**60])
+def test_scales_that_no_square_in_float32_holds_have_a_finite_divergence(far, family) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.exp2(-60 * torch.rand(16, generator=generator)).requires_grad_()
+    loc = (far * torch.randn(3, 16, generator=generator)).requires_grad_()
+    given = {
+        "diagonal": {"scale": scale},
+        "low rank": {"cov_factor": torch.zeros(16, 1), "cov_diag": scale.square()},
+        "full": {"scale_tril": torch.diag_embed(scale)},
+    }[family]
+    uniform = HypersphericalUniform(16)
+    found = torch.distributions.kl_divergence(ProjectedNormal(loc, **given), uniform)
+    exact = ProjectedNormal(loc.detach().double(), scale.detach().double())
+    expected = torch.distributions.kl_divergence(exact, uniform)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=0)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found.sum(), (loc, scale)))
+
+
 @pytest.mark.parametrize("covariance", ["isotropic", "scale", "scale_tril", "low_rank"])
 def test_values_and_parameters_of_two_precisions_meet_in_the_higher(covariance: str) -> None:
     loc, value = torch.tensor([1.0, -0.5, 0.25]), normalize(torch.tensor([[0.3, 0.2, -1.0]]))
