@@ -284,14 +284,15 @@ def _is_number(kind: Any) -> bool:
 
 def _columns_of_numbers(schema: Any, labelled: Sequence[str | None]) -> list[str]:
     """Return the columns that have an embedding's numbers: whole ones only where all are whole."""
-    types = importlib.import_module("pyarrow.types")
-    there = [
+    numbers = [
         field
         for field in schema
-        if field.name not in labelled and not field.name.startswith("__index_level_")
+        if _is_number(field.type)
+        and field.name not in labelled
+        and not field.name.startswith("__index_level_")
     ]
-    floating = [field.name for field in there if types.is_floating(field.type)]
-    return floating or [field.name for field in there if types.is_integer(field.type)]
+    floating = importlib.import_module("pyarrow.types").is_floating
+    return [field.name for field in numbers if floating(field.type)] or [f.name for f in numbers]
 
 
 def _declared(metadata: Any, wanted: set[str]) -> int:

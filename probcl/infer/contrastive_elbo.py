@@ -84,16 +84,15 @@ class ContrastiveELBO(ELBO):
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample":
                 continue
-            masked_out = site["mask"] is False
+            of_guide = None if site["is_observed"] else guide_trace.nodes.get(name)
+            if site["mask"] is False and (of_guide is None or of_guide["mask"] is False):
+                continue
             if site["is_observed"]:
-                if not masked_out:
-                    _check_shape(site, site["log_prob"])
-                    terms[name] = -site["log_prob_sum"]
-            elif name in guide_trace.nodes:
-                of_guide = guide_trace.nodes[name]
-                if not (masked_out and of_guide["mask"] is False):
-                    terms[f"kl_{name}"] = self._kl_term(name, site, of_guide)
-            elif not masked_out:
+                _check_shape(site, site["log_prob"])
+                terms[name] = -site["log_prob_sum"]
+            elif of_guide is not None:
+                terms[f"kl_{name}"] = self._kl_term(name, site, of_guide)
+            else:
                 raise NotImplementedError(
                     f"the guide has no site {name!r}, which the model draws: add it to the guide."
                 )
