@@ -355,6 +355,10 @@ def main() -> bool:
     runs = chosen.runs or Path("runs") / chosen.experiment
     records.mkdir(parents=True, exist_ok=True)
     names = chosen.names or list(programs)
+    if unknown := set(names) - set(programs):
+        parser.error(
+            f"{chosen.experiment} has no {', '.join(unknown)}, it has: {', '.join(programs)}"
+        )
     if "torch-2.5" in names and not version("torch").startswith("2.5"):
         print(f"torch-2.5 is left out: this Python has torch {version('torch')}", flush=True)
         names.remove("torch-2.5")

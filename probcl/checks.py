@@ -91,10 +91,7 @@ def check_on_sphere(value: Tensor, dim: int, name: str = "value") -> None:
             f"{name} has shape {tuple(value.shape)}, but its last dimension must be {dim};"
             " pass vectors of the distribution's dimension."
         )
-    if torch.compiler.is_compiling():
-        return  # a graph does not branch on values
-    if value_of(name, off_the_sphere(value).any()):
-        _refuse_norm(name, value)
+    check_unit(name, value)
 
 
 def off_the_sphere(z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -117,15 +114,11 @@ def check_unit(name: str, z: Tensor, dtype: torch.dtype | None = None) -> None:
         return  # a graph does not branch on values
     if value_of(name, off_the_sphere(z, dtype).any()):
         check_vectors(name, z)
-        _refuse_norm(name, z, dtype)
-
-
-def _refuse_norm(name: str, z: Tensor, dtype: torch.dtype | None = None) -> None:
-    norm = torch.linalg.vector_norm(at_least_float32(z.detach()[off_the_sphere(z, dtype)][0]))
-    raise ValueError(
-        f"{name} must hold unit vectors, got a norm of {norm.item():.9g};"
-        " divide by it with probcl.sphere.normalize."
-    )
+        norm = torch.linalg.vector_norm(at_least_float32(z.detach()[off_the_sphere(z, dtype)][0]))
+        raise ValueError(
+            f"{name} must hold unit vectors, got a norm of {norm.item():.9g};"
+            " divide by it with probcl.sphere.normalize."
+        )
 
 
 def check_views(name: str, z: Tensor, least: int = 1) -> None:
@@ -142,7 +135,7 @@ def check_views(name: str, z: Tensor, least: int = 1) -> None:
 
 
 def check_temperature(temperature: float | Tensor) -> float:
-    """Return a temperature, a number or a tensor ``()``, or raise ``ValueError`` if it is none."""
+    """Return a temperature, given as a number or a tensor ``()``, or raise ``ValueError``."""
     return check_amount("temperature", check_scalar("temperature", temperature), above=True)
 
 
@@ -228,14 +221,14 @@ def check_channels(images: Tensor) -> Tensor:
 
 
 def check_probability(name: str, value: float) -> float:
-    """Return a probability, or raise ``ValueError`` if it is none."""
+    """Return a probability, or raise ``ValueError`` if it is not in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be a probability, from 0 to 1, got {value}.")
     return value
 
 
 def check_range(name: str, value: Sequence[float], high: float = math.inf) -> tuple[float, float]:
-    """Return a range of positive numbers up to ``high``, or raise ``ValueError`` if it is none."""
+    """Return a range of positive numbers up to ``high``, or raise ``ValueError``."""
     numbers = tuple(float(number) for number in value)
     if len(numbers) != 2 or not numbers[0] > 0:
         raise ValueError(f"{name} must be two numbers above 0, got {list(value)}.")
@@ -285,16 +278,25 @@ def as_integers(name: str, values: Any, count: int | None = None) -> Tensor:
     """Return integers of at least 0 of shape ``(N,)``, or raise ``ValueError``."""
     tensor = _as_rows(name, values, 1, count)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name} must be integers, the classes, got {tensor.dtype}.")
+        raise ValueError(f"{name} must be integers, got {tensor.dtype}.")
     tensor = tensor.long()
     if tensor.min() < 0:
-        raise ValueError(f"{name} must be at least 0, got {int(tensor.min())}: number the classes.")
+        raise ValueError(f"{name} must be at least 0, got {int(tensor.min())}.")
     return tensor
 
 
-def as_matrix(name: str, values: Any, count: int | None = None, least: int = 1) -> Tensor:
-    """Return finite numbers of shape ``(N, D)``, or raise ``ValueError``; float64 stays so."""
+def as_matrix(
+    name: str, values: Any, count: int | None = None, least: int = 1, dim: int | None = None
+) -> Tensor:
+    """Return finite numbers of shape ``(N, D)``, or raise ``ValueError``; float64 stays so.
+
+    ``dim`` is the ``D`` that others have, where that is given.
+    """
     tensor = _as_rows(name, values, 2, count, least)
+    if dim not in (None, tensor.shape[1]):
+        raise ValueError(
+            f"{name} must have {dim} numbers in each row, as the others, got {tensor.shape[1]}."
+        )
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

@@ -1,4 +1,4 @@
-"""The command ``probcl``: what it costs little to ask; the rest is in ``lightning_cli``."""
+"""The command ``probcl``: what costs little; the rest is imported when it is asked for."""
 
 import gc
 import sys
@@ -18,7 +18,7 @@ Probabilistic contrastive learning on the hypersphere.
 
   fit        train a program, evaluate it and write a report
   test       evaluate a checkpoint and write a report
-  predict    write the embeddings of a checkpoint's images to one .npz file
+  predict    write what a checkpoint says of images to one file
   report     write the report of a run anew, from what its folder holds
   compare    set runs side by side on one page
   posterior  fit a posterior to embeddings in a file, or of an encoder, and write a report

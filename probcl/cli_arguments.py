@@ -120,12 +120,13 @@ def with_our_names(args: list[str]) -> list[str]:
         name = value
         inner = re.fullmatch(_OF_AN_INNER_CLASS, option)
         if inner and value == "null":
-            del expanded[len(expanded) - (not equals) :]  # the option, where it stands by itself
+            if not equals:
+                expanded.pop()  # the option, which stands by itself
             expanded.append(f'{inner[1]}={{"init_args": {{"{inner[2]}": null}}}}')
             continue
         if re.match(_TAKES_A_CLASS, option):
             name = "probcl.training.Named" if value in DATASETS else OUR_CLASSES.get(value, value)
-        expanded.append(f"{option}=" * bool(equals) + name)
+        expanded.append(f"{option}={name}" if equals else name)
         if name != value and value in DATASETS:
             expanded.append(f"{option}.name={value}")
     return expanded
@@ -140,9 +141,9 @@ def program_of(args: list[str]) -> dict[str, Any]:
                 named = yaml.safe_load(value) if value.startswith("{") else value
                 path = _class_path(named) or path
         elif option in ("-c", "--config"):
-            # A file, or what one holds; of one that is not there, the parser says so.
-            config = read_config(value) if os.path.isfile(value) else yaml.safe_load(value)
-            with suppress(KeyError, TypeError):
+            # A file, or what one holds; of one that is not there or no YAML, the parser says so.
+            with suppress(KeyError, TypeError, yaml.YAMLError):
+                config = read_config(value) if os.path.isfile(value) else yaml.safe_load(value)
                 path = _class_path(config["model"]["program"]) or path
     module, _, name = OUR_CLASSES.get(path, path).rpartition(".")
     try:

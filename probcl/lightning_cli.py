@@ -63,8 +63,7 @@ _TRUST = (
 DESCRIPTIONS = {
     "fit": "Train a program, evaluate it and write a report.",
     "test": f"Evaluate the checkpoint of a run and write a report. {_TRUST}",
-    "predict": "Write the embeddings of the images by the checkpoint of a run to one .npz file. "
-    f"{_TRUST}",
+    "predict": f"Write what the checkpoint of a run says of images to one file. {_TRUST}",
 }
 
 # How many of the files that cannot be read are named.

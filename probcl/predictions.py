@@ -26,15 +26,16 @@ def write_embeddings(run_dir: Path, splits: Mapping[str, Sequence[Embeddings | N
     Returns:
         The file, with ``embedding`` before it is normalised, ``row`` in the data set, ``split`` and
         ``label``; of a posterior its parameters, ``posterior_NAME``, ``mean_direction``,
-        ``mean_resultant_length`` and ``entropy``, where it is known.
+        ``mean_resultant_length`` and ``entropy``, where it is known. What one of the splits
+        lacks is left out.
     """
-    whole = {
-        split: Embeddings.concatenate([part for part in parts if part is not None])
-        for split, parts in splits.items()
-    }
+    there = {split: [part for part in parts if part is not None] for split, parts in splits.items()}
+    whole = {split: Embeddings.concatenate(parts) for split, parts in there.items() if parts}
     arrays = [_arrays(part) for part in whole.values()]
     joined: dict[str, Any] = {
-        name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]
+        name: np.concatenate([part[name] for part in arrays])
+        for name in arrays[0]
+        if all(name in part for part in arrays)
     }
     split = np.repeat(list(whole), [len(part) for part in whole.values()])
     with replacing(run_dir / "embeddings.npz") as partial, partial.open("wb") as file:

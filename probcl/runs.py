@@ -207,11 +207,10 @@ def read_history(run_dir: Path) -> dict[str, np.ndarray]:
         if part.is_file():
             epochs |= _epochs(part)
     rows = [epochs[epoch] for epoch in sorted(epochs)]
-    # Columns of other callbacks share the file, and are empty in these rows or not terms.
     if not rows:
         return {}
-    columns = rows[0]
-    names = sorted(n for n in columns if n in ("contrastive", "y") or n.startswith("kl_"))
+    # Columns of other callbacks share the file, and are empty in these rows or not terms.
+    names = sorted(n for n in rows[0] if n in ("contrastive", "y") or n.startswith("kl_"))
     try:
         return {n: np.array([float(row[n]) for row in rows]) for n in ("epoch", "loss", *names)}
     except (KeyError, TypeError, ValueError) as error:

@@ -311,8 +311,9 @@ def _search(work: Work) -> list[Run]:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             break
         study.tell(trial, mean(_metric(read_metrics(r.folder(work.folder)), search) for r in runs))
-    best = study.best_trial
-    print(f"best {search.metric}: {best.value:.4g} with {best.params}")
+    if not work.failed:
+        best = study.best_trial
+        print(f"best {search.metric}: {best.value:.4g} with {best.params}")
     return [run for trial in study.get_trials() for run in work.sweep.runs_of(trial.params)]
 
 

@@ -436,6 +436,7 @@ BAD_PIXEL = torch.rand(40, 1, 8, 8).index_fill(0, torch.tensor(3), float("nan"))
         ),
         (["fit", "--trainer.max_epochs=-3"], "You passed in -3"),
         (["fit", "--config=none.yaml"], "File does not exist"),
+        (["fit", "--config=x: ["], "config"),
         (["fit", "--data.batch_size=5000"], "batch_size to 1437 or less"),
         (["fit", "--data=CIFAR11"], "there is no class CIFAR11: name one of "),
         (["fit", "--run_dir=used"], "used holds another run"),

@@ -385,7 +385,7 @@ BAD = [
     (["good.npz", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
     (["good.npz", "--seed", "-1"], "seed must be at least 0, got -1"),
     (["good.npz", "--test-labels", "y.npy"], "--test-labels is for --test, got y.npy without"),
-    (["far.npz"], "embedding must be at most 1e+15, got "),
+    (["far.npz"], "embedding must be from 1e-30 to 1e+15 in size"),
 ]
 
 

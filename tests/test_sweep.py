@@ -178,6 +178,14 @@ def test_the_others_go_on_where_a_run_fails(quick, capsys):
     assert len(rows_of(quick / "runs/f")) == 2
 
 
+def test_a_search_whose_first_run_fails_says_why(quick, capsys):
+    vary, search = {"model.program.beta": [13]}, {"metric": "knn/top1", "trials": 2}
+    file = write(quick / "f.yaml", {"vary": vary, "search": search})
+    with pytest.raises(SystemExit, match="not one run of runs/f was made: see the messages above"):
+        main(["sweep", file])
+    assert "beta=13-seed0 failed: probcl: error: it went wrong" in capsys.readouterr().out
+
+
 def test_a_range_may_have_what_yaml_takes_for_text(tmp_path):
     file = tmp_path / "rates.yaml"
     file.write_text("vary: {lr: {low: 1e-4, high: 3e-2, log: true}}\n"

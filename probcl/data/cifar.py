@@ -98,11 +98,13 @@ def read_cifar10n(path: str | Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([*arrays, rebuild, old]):
             content = torch.load(path, weights_only=True)
         labels = {str(name): torch.as_tensor(value).long() for name, value in content.items()}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # whatever the parser of a file that is not so meets
-        raise ValueError(f"{path} must be CIFAR-10_human.pt, which cannot be read so.") from error
+        raise ValueError(f"{path} is not CIFAR-10_human.pt as its authors ship it.") from error
     wrong = [name for name, values in labels.items() if values.shape != (50_000,)]
     if not labels or wrong:
-        raise ValueError(f"{path} must hold 50,000 labels of each kind, got other {wrong}.")
+        raise ValueError(f"{path} must hold 50,000 labels of each kind, {wrong} has others.")
     return labels
 
 
@@ -119,13 +121,14 @@ def read_image_list(path: str | Path, root: str | Path) -> ImageFiles:
     References:
         Zhang et al. (2023), OpenOOD v1.5. https://arxiv.org/abs/2306.09301
     """
-    lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line]
-    for number, line in enumerate(lines, 1):
-        if len(line) > 2 or not all(part.removeprefix("-").isdecimal() for part in line[1:]):
+    paths, labels = [], []
+    for number, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        line = text.rsplit(maxsplit=1)  # a path may hold spaces
+        if not all(part.removeprefix("-").isdecimal() for part in line[1:]):
             raise ValueError(f"{path}: line {number} must have a path and a class, got {line}.")
-    paths = [str(Path(root) / line[0]) for line in lines]
-    labels = [int(line[1]) if len(line) == 2 else -1 for line in lines]
+        if line:
+            paths.append(str(Path(root) / line[0]))
+            labels.append(int(line[1]) if len(line) == 2 else -1)
     return ImageFiles(paths, None if min(labels, default=-1) < 0 else labels)
 
 

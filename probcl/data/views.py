@@ -188,7 +188,8 @@ def read_into_memory(
             filled += len(batch.rows)
             labels.append(batch.labels)
     if images is None:
-        raise ValueError(f"not one of the images can be read, {unreadable[0]} among them.")
+        among = f", {unreadable[0]} among them" if unreadable else ": there is none"
+        raise ValueError(f"not one of the images can be read{among}.")
     known = [part for part in labels if part is not None]
     whole = torch.cat(known) if len(known) == len(labels) else None
     return ImageArrays(images[:filled], whole, classes=class_names(data)), unreadable

@@ -24,7 +24,7 @@ class HypersphericalUniform(SphereDistribution):
     .. math:: p(z) = \frac{1}{|S^{d-1}|}, \qquad |S^{d-1}| = \frac{2 \pi^{d/2}}{\Gamma(d/2)}
 
     Densities are with respect to surface measure. Batches come from :meth:`expand`. Samples
-    have the default dtype and live on the CPU; pass ``dtype`` and ``device`` to change that.
+    have the default dtype and device; pass ``dtype`` and ``device`` to change that.
 
     Args:
         dim: Dimension ``d >= 2`` of the ambient space.

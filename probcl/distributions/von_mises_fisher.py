@@ -110,7 +110,7 @@ class VonMisesFisher(RotationallySymmetric):
         return versine.reshape(kappa.shape)
 
     def _centre(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the most likely t of Wood's envelope."""
+        """Return the most likely t of Wood's envelope, and 1 - t."""
         half = torch.full_like(kappa, (self.dim - 1) / 2)
         root = torch.hypot(kappa, half)
         rest = half * (1 + half / (root + kappa)) / (half + root)

@@ -40,12 +40,18 @@ def bootstrap_interval(
         resamples: Number of resamples.
         seed: Seed of the draws.
 
+    Raises:
+        ValueError: If there is no item, or the arrays have different numbers of rows.
+
     Example:
         >>> bootstrap_interval(lambda x: x.mean().item(), torch.ones(5))
         Interval(value=1.0, lower=1.0, upper=1.0)
     """
     generator = torch.Generator().manual_seed(seed)
-    count = len(arrays[0])
+    counts = [len(array) for array in arrays]
+    if len(set(counts)) != 1 or not counts[0]:
+        raise ValueError(f"arrays must have a row for each item, one at least, got {counts} rows.")
+    count = counts[0]
     drawn = []
     for _ in range(resamples):
         rows = torch.randint(count, (count,), generator=generator)
@@ -63,6 +69,8 @@ def auroc_interval(in_distribution: Any, *out_of_distribution: Any, seed: int = 
         seed: Seed of the draws.
     """
     inside = as_values("in_distribution", in_distribution)
+    if not out_of_distribution:
+        raise ValueError("out_of_distribution must be of one set at least, got none.")
     values, draws = [], []
     for scores in out_of_distribution:
         outside = as_values("out_of_distribution", scores)
@@ -104,6 +112,8 @@ def severity_interval(*scores: Mapping[int, Any], seed: int = 0) -> Interval:
             corruptions; of several, the mean.
         seed: Seed of the draws.
     """
+    if not scores:
+        raise ValueError("scores must be of one corruption at least, got none.")
     values, draws = [], []
     for levels in scores:
         values.append(severity_correlation(levels))
@@ -122,7 +132,11 @@ def _resampled_correlations(x: Tensor, y: Tensor, seed: int) -> Tensor:
     # By one seed, the same items for every score and corruption.
     drawn = _counts(len(sums), seed) @ sums / len(sums)
     xy, x, y, xx, yy = drawn.unbind(-1)
-    return (xy - x * y) / ((xx - x * x) * (yy - y * y)).clamp_min(1e-300).sqrt()
+    of_x, of_y = xx - x * x, yy - y * y
+    # Where all ranks drawn are equal there is but rounding, and no correlation.
+    varies = (of_x > 1e-12 * xx) & (of_y > 1e-12 * yy)
+    correlation = (xy - x * y) / (of_x * of_y).where(varies, 1.0).sqrt()
+    return correlation.where(varies, 0.0).clamp(-1, 1)
 
 
 @lru_cache(maxsize=1)

@@ -135,7 +135,7 @@ def classwise_calibration_error(probabilities: Any, labels: Any, bins: int = 15)
 
 @dataclass(frozen=True)
 class Reliability:
-    """Accuracy as a smooth function of confidence, over a grid of ``G`` of those seen.
+    """Accuracy as a smooth function of confidence, over a grid of ``G`` near those seen.
 
     Args:
         confidence: Shape ``(G,)``.
@@ -197,8 +197,8 @@ def smooth_reliability(
 
     accuracy, mean, mass = curve(counts)
     band = curve(drawn)[0].nan_to_num(0.5).quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
-    seen = (counts.unflatten(-1, (_GRID, 2)).sum(-1) > 0).nonzero()[:, 0]
-    shown = slice(int(seen[0]), int(seen[-1]) + 1)
+    # Half of the kernel about the least and the largest confidence lies beyond them, and counts.
+    shown = mass > 1e-12 * mass.max()
     density = mass[shown] / mass[shown].sum()
     return Reliability(mean[shown], accuracy[shown], band[0][shown], band[1][shown], density)
 

@@ -71,7 +71,8 @@ def ward_clustering(
     number = len(y.unique()) if clusters is None else clusters
     if not 1 <= number <= len(rows):
         raise ValueError(f"clusters must be from 1 to {len(rows)}, the items, got {number}.")
-    found = cut_tree(ward(_distances(z[rows].double())), number)[:, 0]
+    z = z[rows].double()
+    found = cut_tree(ward(_distances(z - z.mean(0))), number)[:, 0]
     return clustering_scores(found, y[rows]) | {"count": float(len(rows))}
 
 

@@ -1,4 +1,7 @@
-"""The minimum of a smooth convex function of many numbers, such as the loss of a probe."""
+"""The minimum of a smooth convex function of many numbers, such as the loss of a probe.
+
+SciPy's L-BFGS-B, in float64 and on NumPy's arrays, takes two to three times as long for a probe.
+"""
 
 from collections.abc import Callable
 
@@ -19,18 +22,16 @@ def minimise(
     curvature: Tensor,
     start: Tensor,
     name: str = "minimum",
-    enough: float = _ENOUGH,
 ) -> Tensor:
     """Return where a convex function, of size about 1, is least, by L-BFGS.
 
-    It ends where the next step promises to lower the function by less than ``enough``.
+    It ends where the next step promises to lower the function by less than 2e-9.
 
     Args:
         function: A point, of any shape, to its value and gradient.
         curvature: About the second derivative by each number; the better, the fewer steps.
         start: The first point.
         name: What the progress bar says.
-        enough: See above.
 
     References:
         Nocedal and Wright (2006), Numerical optimization, algorithm 7.4.
@@ -43,7 +44,7 @@ def minimise(
         for _ in range(_ITERATIONS):
             direction = _direction(gradient, pairs, curvature)
             slope = _dot(gradient, direction)
-            if slope > -2 * enough:
+            if slope > -2 * _ENOUGH:
                 break
             # Slopes relative to the first, at the ends of where the line is least.
             size, low, high = min(1.0, -value / slope), (0.0, 1.0), None

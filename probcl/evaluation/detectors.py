@@ -39,7 +39,7 @@ def neighbour_distance(features: Any, training: Any, k: int = 50) -> Tensor:
     """
     bank = as_matrix("training", training)
     rows = evenly_spaced(len(bank), BANK)
-    own = as_matrix("features", features)
+    own = as_matrix("features", features, dim=bank.shape[1])
     known, k = normalize(bank[rows]).to(own.dtype), min(k, len(rows))
     cosine = in_blocks(lambda part: nearest(normalize(part), known, k).cosine[:, -1], own)
     return (2 - 2 * cosine.double()).clamp_min(0).sqrt()
@@ -149,12 +149,18 @@ def fit_virtual_logit(features: Any, probe: LinearProbe, dim: int | None = None)
     if not 0 <= dim < count:
         raise ValueError(f"dim must be from 0 to {count - 1}, below the features, got {dim}.")
     seen = probe.bias.isfinite()
-    weight = probe.weight[seen] / probe.scale
-    bias = probe.bias[seen] - weight @ probe.mean
-    origin = -(torch.linalg.pinv(weight) @ bias)
+    weight = probe.weight[seen].double() / probe.scale
+    bias = probe.bias[seen] - weight @ probe.mean.double()
+    # What all logits share says nothing: left in, its rounding would be divided by itself.
+    weight, bias = weight - weight.mean(0), bias - bias.mean()
+    origin = -(torch.linalg.pinv(weight, rtol=1e-6) @ bias).float()
     centred = x - origin
     _, vectors = torch.linalg.eigh(centred.T.double() @ centred.double())  # ascending
     residual = vectors[:, : count - dim].float()
-    norms = torch.linalg.vector_norm(centred @ residual, dim=-1)
-    alpha = probe.logits(x).amax(-1).mean() / norms.mean().clamp_min(1e-12)
-    return VirtualLogit(origin, residual, alpha.item(), probe)
+    norm, whole = (
+        torch.linalg.vector_norm(part, dim=-1).mean().item()
+        for part in (centred @ residual, centred)
+    )
+    # Nothing of the features is left over where there is but rounding.
+    alpha = probe.logits(x).amax(-1).mean().item() / norm if norm > 1e-5 * whole else 0.0
+    return VirtualLogit(origin, residual, alpha, probe)

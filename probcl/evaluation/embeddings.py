@@ -17,7 +17,7 @@ from probcl.sphere import normalize
 
 __all__ = ["Embeddings", "check_severities"]
 
-_MOST = 1e15  # of a number
+_LEAST, _MOST = 1e-30, 1e15  # of the largest number
 
 
 class Embeddings:
@@ -146,7 +146,7 @@ class Embeddings:
             self.rows[order],
             None if self.gate is None else self.gate[order],
         )
-        other._order = order
+        other._order = torch.arange(len(self))[self._order][order]
         return other
 
     @classmethod
@@ -169,11 +169,13 @@ class Embeddings:
 
 
 def _in_range(name: str, x: Tensor) -> Tensor:
-    """Return numbers whose squares float32 holds, or raise ``ValueError`` if they are none."""
-    least, most = x.aminmax()
-    if not -_MOST <= least <= most <= _MOST:
-        far = max(-least, most)
-        raise ValueError(f"{name} must be at most {_MOST:g}, got {far:g}: divide by its scale.")
+    """Return numbers whose squares float32 holds, or raise ``ValueError``."""
+    largest = torch.stack(x.aminmax()).abs().max()
+    if not _LEAST <= largest <= _MOST and largest:
+        raise ValueError(
+            f"{name} must be from {_LEAST:g} to {_MOST:g} in size, its largest number is "
+            f"{largest:g}: divide by its scale."
+        )
     return x
 
 

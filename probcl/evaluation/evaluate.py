@@ -133,7 +133,7 @@ def evaluate(
     changed = {
         (name, severity): _embeddings(f"corrupted[{name!r}][{severity}]", part, None, known, tested)
         for name, levels in (corrupted or {}).items()
-        for severity, part in levels.items()
+        for severity, part in sorted(levels.items())
     }
     for name, levels in (corrupted or {}).items():
         check_severities(name, {level: changed[name, level].rows for level in levels})

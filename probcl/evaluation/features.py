@@ -1,8 +1,6 @@
 """Features of images by a frozen encoder, kept on disk: encoded once, and resumed after a kill."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,6 +14,7 @@ from probcl.checks import check_count
 from probcl.evaluation.progress import progress_bar, track
 from probcl.evaluation.subsets import evenly_spaced
 from probcl.files import digest, write_whole
+from probcl.modes import in_evaluation
 
 __all__ = ["cached_features"]
 
@@ -71,7 +70,7 @@ def cached_features(
     path.parent.mkdir(parents=True, exist_ok=True)
     dim, sums = _on_record(path, about)
     whole = _opened(path, (count, dim))
-    with progress_bar(progress), _frozen(encoder):
+    with progress_bar(progress), torch.no_grad(), in_evaluation(encoder):
         for block, start in enumerate(track("features", range(0, count, _BLOCK))):
             rows = range(start, min(start + _BLOCK, count))
             if whole is not None and sums[block] == crc32(whole[start : rows.stop].tobytes()):
@@ -155,26 +154,13 @@ def _kind(image: Tensor) -> str:
     return f"{' x '.join(map(str, image.shape))} of {str(image.dtype).removeprefix('torch.')}"
 
 
-@contextmanager
-def _frozen(encoder: nn.Module) -> Iterator[None]:
-    """Put an encoder into eval mode, without gradients, and leave it as it was."""
-    modes = {module: module.training for module in encoder.modules()}
-    try:
-        with torch.no_grad():
-            encoder.eval()
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def _about(encoder: nn.Module, images: Any) -> dict[str, Any]:
     """Return what features rest on: digests of the encoder and of some images, and their size."""
     count = len(images)
     rows = evenly_spaced(count, _COMPARED).tolist()
     compared = {str(row): _batch(images, range(row, row + 1))[0] for row in rows}
     if any(is_lazy(parameter) for parameter in encoder.parameters()):
-        with _frozen(encoder):
+        with torch.no_grad(), in_evaluation(encoder):
             encode_batch(encoder, compared["0"][None])  # its layers take their sizes
     # Buffers too that are in no state dict, such as the mean by which images are standardised.
     numbers = dict(encoder.named_parameters()) | dict(encoder.named_buffers())

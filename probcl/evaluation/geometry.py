@@ -51,7 +51,7 @@ def participation_ratio(spectrum: Tensor) -> float:
         >>> participation_ratio(torch.tensor([1.0, 1.0, 0.0]))
         2.0
     """
-    square = spectrum.square()
+    square = (spectrum.double() / spectrum.max()).square()
     return (square.sum().square() / square.square().sum()).item()
 
 
@@ -86,9 +86,13 @@ def uniformity(embedding: Any, largest: int = 5000) -> float:
     """
     z = as_matrix("embedding", embedding, least=2)
     z = z[evenly_spaced(len(z), largest)]
-    total = torch.stack([(4 * part @ z.T - 4).double().exp().sum() for part in z.split(64)]).sum()
-    pairs = len(z) * (len(z) - 1)
-    return ((total - len(z)) / pairs).log().item()  # without those of an embedding with itself
+    square, total = 2 * z.double().square().sum(-1), torch.zeros((), dtype=torch.double)
+    for start in range(0, len(z), 64):
+        rows = slice(start, start + 64)
+        exponent = 4 * z[rows] @ z.T - square[rows, None] - square
+        exponent.diagonal(start).fill_(-torch.inf)  # of an embedding with itself
+        total += exponent.exp().sum()
+    return (total / (len(z) * (len(z) - 1))).log().item()
 
 
 def class_concentration(embedding: Any, labels: Any) -> dict[int, float]:

@@ -7,7 +7,13 @@ import torch
 from scipy.special import digamma
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix, as_probabilities
+from probcl.checks import (
+    as_labels,
+    as_matrix,
+    as_probabilities,
+    check_count,
+    check_temperature,
+)  # fmt: skip
 from probcl.evaluation.calibration import negative_log_likelihood
 from probcl.evaluation.subsets import evenly_spaced
 
@@ -100,14 +106,18 @@ def info_nce_information_bound(
         first: Unit vectors, shape ``(N, d)``.
         second: Their partners, shape ``(N, d)``: of another view, or another image of the class.
         temperature: The ``t``, above 0.
-        batch: The ``K``; what is left over is not used, unless there are fewer items.
+        batch: The ``K``, 2 at least; what is left over is not used, unless there are fewer items.
+
+    Raises:
+        ValueError: If an argument is out of range, or does not fit.
 
     References:
         van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
     """
     a = as_matrix("first", first, least=2)
-    b = as_matrix("second", second, len(a))
-    size = min(batch, len(a))
+    b = as_matrix("second", second, len(a), dim=a.shape[1])
+    check_temperature(temperature)
+    size = min(check_count("batch", batch, least=2), len(a))
     losses = []
     for rows in torch.arange(len(a) // size * size).split(size):
         log_p = (a[rows].double() @ b[rows].double().T / temperature).log_softmax(-1)
@@ -146,18 +156,19 @@ def ksg_information(embedding: Any, labels: Any, k: int = 3, largest: int = 5000
     if not kept.any():
         raise ValueError("labels must name a class of two members at least, got none.")
     z, y = z[kept], y[kept]
-    z = z - z.mean(0)
+    z = z - z.median(0).values  # by which a few far items move nothing
     square, used = torch.empty(len(z), dtype=torch.double), torch.empty(len(z))
     for label in y.unique():
         own = (y == label).nonzero()[:, 0]
         near = min(k, len(own) - 1)
         square[own] = _squares(z[own], z[own]).kthvalue(near + 1, dim=-1).values
         used[own] = float(near)
-    # Just within the radius, so that the k-th neighbour itself is counted through rounding.
-    radius = square * (1 + 2e-9) + 1e-13 * z.square().sum(-1).max()
+    # Just within the radius, so that the k-th neighbour itself is counted through the rounding of
+    # each pair, which grows with its lengths.
+    radius, lengths = square * (1 + 2e-9), 1e-13 * z.square().sum(-1)
     within = torch.cat([
-        (_squares(part, z) <= r[:, None]).sum(-1)
-        for part, r in zip(z.split(512), radius.split(512), strict=True)
+        (_squares(part, z).sub_(lengths) <= r[:, None]).sum(-1)
+        for part, r in zip(z.split(512), (radius + lengths).split(512), strict=True)
     ])  # fmt: skip
     mean_class = digamma(counts[y].numpy()).mean()
     estimate = digamma(len(z)) + digamma(used.numpy()).mean() - mean_class

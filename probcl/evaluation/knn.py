@@ -1,4 +1,4 @@
-"""Nearest neighbours on the sphere: exact search in blocks, their vote, and retrieval."""
+"""Nearest neighbours on the sphere: exact search in blocks, and their vote."""
 
 import math
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probcl.checks import as_labels, as_matrix
+from probcl.checks import as_labels, as_matrix, check_temperature
 from probcl.evaluation.progress import track
 
 __all__ = [
@@ -45,7 +45,8 @@ def nearest(query: Any, reference: Any = None, k: int = 1, block: int = 2**22) -
         tensor([0.6000, 0.8000, 0.0000])
     """
     own = as_matrix("query", query)
-    others = own if reference is None else as_matrix("reference", reference).to(own.dtype)
+    dim = own.shape[1]
+    others = own if reference is None else as_matrix("reference", reference, dim=dim).to(own.dtype)
     most = len(others) - (reference is None)
     if not 1 <= k <= most:
         raise ValueError(f"k must be from 1 to {most}, the number of others, got {k}.")
@@ -133,7 +134,7 @@ def neighbour_vote(
             all have the same.
 
     Raises:
-        ValueError: If ``k`` is out of range, or an argument does not fit.
+        ValueError: If ``k`` or ``temperature`` is out of range, or an argument does not fit.
 
     References:
         Wu et al. (2018), Non-parametric instance discrimination. https://arxiv.org/abs/1805.01978
@@ -149,7 +150,10 @@ def neighbour_vote(
     classes = as_labels("labels", labels, num_classes=num_classes)
     cosine, votes = neighbours.cosine[:, :k], classes[neighbours.row[:, :k]]
     count = int(classes.max()) + 1 if num_classes is None else num_classes
-    weight = torch.ones_like(cosine) if temperature is None else cosine / temperature
+    weight = torch.ones_like(cosine)
+    if temperature is not None:
+        check_temperature(temperature)
+        weight = cosine / temperature
     weight = weight.softmax(-1)  # equal logits, equal weights
     return weight.new_zeros(len(votes), count).scatter_add_(1, votes, weight)
 

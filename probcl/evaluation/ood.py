@@ -137,7 +137,7 @@ class Gaussians:
     """One Gaussian of the features, or one for each class, with a covariance in common.
 
     Args:
-        means: Shape ``(C, F)``.
+        means: In float64, shape ``(C, F)``.
         root: Matrix whose square, ``root root'``, is the inverse of the covariance; ``(F, F)``.
     """
 
@@ -146,10 +146,16 @@ class Gaussians:
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the Mahalanobis distance of features ``(N, F)`` to the nearest mean, ``(N,)``."""
-        whitened, means = features.to(self.root) @ self.root, self.means @ self.root
-        if len(means) == 1:  # without the rounding of a difference of squares
-            return torch.linalg.vector_norm(whitened - means, dim=-1)
-        return torch.cdist(whitened, means).amin(-1)
+        # First centred, in the precision of the means: far from zero float32 would round it away.
+        centre = self.means.mean(0)
+        whitened, means = (
+            (x.to(self.means) - centre).to(self.root) @ self.root for x in (features, self.means)
+        )
+        nearest = means
+        if len(means) > 1:
+            nearest = means[torch.cdist(whitened, means).argmin(-1)]
+        # Again, without the rounding of a difference of squares.
+        return torch.linalg.vector_norm(whitened - nearest, dim=-1)
 
 
 def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
@@ -169,12 +175,13 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
         y = as_labels("labels", labels, len(x)).unique(return_inverse=True)[1]
     means = class_sums(x, y) / y.bincount()[:, None]
     covariance = _shrunk_covariance(x, y, means)
-    # A feature that never changes, as of a dead unit, would leave no inverse.
-    floor = 1e-6 * covariance.diagonal().mean().clamp_min(1e-12)
+    # A feature that never changes, as of a dead unit, would leave no inverse, or but rounding.
+    size = means.square().mean()
+    floor = 1e-6 * covariance.diagonal().mean() + 1e-24 * size + 1e-60
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(floor).rsqrt()
     # In the order in which it is read from a file: in another a product rounds otherwise.
-    return Gaussians(means.float(), root.float().contiguous())
+    return Gaussians(means, root.float().contiguous())
 
 
 def _shrunk_covariance(x: Tensor, y: Tensor, means: Tensor) -> Tensor:

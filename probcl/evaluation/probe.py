@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from probcl.checks import as_labels, as_logits, as_matrix, as_truths
+from probcl.checks import as_labels, as_logits, as_matrix, as_truths, check_finite
 from probcl.evaluation.convex import minimise
 from probcl.evaluation.progress import track
 from probcl.evaluation.subsets import in_blocks
@@ -64,14 +64,14 @@ def fit_linear_probe(
 
         min_W,b  sum_i -log softmax(W x_i + b)[y_i] + penalty / 2 |W|^2
 
-    by L-BFGS; for more numbers than that takes well, by stochastic gradients (Nesterov momentum, a
+    by L-BFGS; for more than ``exact_up_to`` numbers, by stochastic gradients (Nesterov momentum, a
     cosine), on the device of the features; both in float32.
 
     Args:
         features: Output of the frozen backbone, shape ``(N, F)``.
         labels: Classes, shape ``(N,)``.
         num_classes: Number ``C`` of classes; by default the largest label and one.
-        penalty: Of the weights; as scikit-learn's ``1 / C``.
+        penalty: Of the weights; as scikit-learn's ``1 / C``, of two classes its ``2 / C``.
         exact_up_to: Most numbers, ``N F``, for L-BFGS; by default half a gigabyte of them.
         epochs: Of the stochastic gradients.
 
@@ -83,8 +83,11 @@ def fit_linear_probe(
         >>> fit_linear_probe(x, torch.tensor([0, 0, 1, 1])).predict(x)
         tensor([0, 0, 1, 1])
     """
-    large = torch.is_tensor(features) and features.numel() > exact_up_to
-    x = features if large else as_matrix("features", features)
+    x = features
+    if not (torch.is_tensor(x) and x.numel() > exact_up_to):  # such a one stays on its device
+        x = as_matrix("features", x)
+    large = x.numel() > exact_up_to
+    check_finite("features", x)
     y = as_labels("labels", labels, len(x))
     seen, target = y.unique(return_inverse=True)
     if len(seen) < 2:
@@ -208,7 +211,8 @@ def few_shot_accuracy(
     Raises:
         ValueError: If a class has fewer items than asked for, or an argument does not fit.
     """
-    x, test = as_matrix("features", features), as_matrix("test_features", test_features)
+    x = as_matrix("features", features)
+    test = as_matrix("test_features", test_features, dim=x.shape[1])
     y = as_labels("labels", labels, len(x))
     generator = torch.Generator().manual_seed(seed)
     same = shots * len(y.unique()) == len(y)  # each draw is of all items
@@ -221,13 +225,13 @@ def few_shot_accuracy(
 
 
 def accuracy(predicted: Any, labels: Any) -> float:
-    """Return the fraction of the predicted classes ``(N,)`` that are the true ones."""
+    """Return the share of the predicted classes ``(N,)`` that are the true ones."""
     truth = as_labels("labels", labels)
     return (as_labels("predicted", predicted, len(truth)) == truth).double().mean().item()
 
 
 def top_k_accuracy(scores: Any, labels: Any, k: int = 5) -> float:
-    """Return the fraction of items whose class is among the ``k`` of the highest scores.
+    """Return the share of items whose class is among the ``k`` of the highest scores.
 
     An item whose class ties with others is right in the share of the orders in which it is.
 
@@ -253,7 +257,7 @@ def top_k_accuracy(scores: Any, labels: Any, k: int = 5) -> float:
 
 
 def multi_label_accuracy(predicted: Any, allowed: Any) -> tuple[float, int]:
-    """Return the fraction of predictions that are among the classes an image may be given.
+    """Return the share of predictions that are among the classes an image may be given.
 
     Images that may be given none are left out, as ImageNet-ReaL defines it.
 
@@ -262,7 +266,7 @@ def multi_label_accuracy(predicted: Any, allowed: Any) -> tuple[float, int]:
         allowed: Truth values, shape ``(N, C)``.
 
     Returns:
-        The fraction, and the number of images that it is of.
+        The share, and the number of images that it is of.
 
     Raises:
         ValueError: If no image may be given any class.
@@ -271,7 +275,7 @@ def multi_label_accuracy(predicted: Any, allowed: Any) -> tuple[float, int]:
         Beyer et al. (2020), Are we done with ImageNet? https://arxiv.org/abs/2006.07159
     """
     matrix = torch.as_tensor(allowed)
-    classes = as_labels("predicted", predicted, len(matrix))
+    classes = as_labels("predicted", predicted, *matrix.shape)
     truth = as_truths("allowed", matrix.flatten()).view(matrix.shape)
     evaluated = truth.any(-1)
     if not evaluated.any():

@@ -79,7 +79,8 @@ def retrieval(
         raise ValueError("reference and reference_labels must be given together, or neither.")
     own, y = as_matrix("query", query), as_labels("labels", labels, len(query))
     itself = reference is None
-    others = as_matrix("reference", own if itself else reference, least=1 + itself).to(own.dtype)
+    given = own if itself else reference
+    others = as_matrix("reference", given, least=1 + itself, dim=own.shape[1]).to(own.dtype)
     classes = y if itself else as_labels("reference_labels", reference_labels, len(others))
     size = classes.bincount(minlength=int(y.max()) + 1)[y] - int(itself)
     rows = torch.arange(len(own))

@@ -3,13 +3,13 @@
 ``probabilities`` are those of ``S`` samples for each of ``N`` items, of shape ``(S, N, C)``.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from probcl.modes import in_evaluation
 from probcl.randomness import seeded
 
 __all__ = [
@@ -73,7 +73,7 @@ def monte_carlo_dropout(
         raise ValueError(
             f"module {type(module).__name__} has no dropout layer: its runs would all be the same."
         )
-    with _as_in_evaluation(module), torch.no_grad(), seeded(seed):
+    with in_evaluation(module), torch.no_grad(), seeded(seed):
         for layer in layers:
             layer.train()
         return torch.stack([module(images) for _ in range(samples)])
@@ -89,18 +89,6 @@ def ensemble(modules: Sequence[nn.Module], images: Tensor) -> Tensor:
         raise ValueError("modules must hold one network at least, got none.")
     outputs = []
     for module in modules:
-        with _as_in_evaluation(module), torch.no_grad():
+        with in_evaluation(module), torch.no_grad():
             outputs.append(module(images))
     return torch.stack(outputs)
-
-
-@contextmanager
-def _as_in_evaluation(module: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation, and give each part its mode back, whatever happens."""
-    modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

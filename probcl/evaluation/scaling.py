@@ -176,7 +176,7 @@ def _fit(scaling: Callable[..., Scaling], axes: list[int], logits: Any, labels: 
         return value.item(), gradient.numpy()
 
     # By SciPy: torch's optimizers import its compiler, which takes a second and 140 MiB.
-    precise = {"maxiter": 200, "gtol": 1e-9, "ftol": 1e-14}
+    precise = {"maxiter": 5000, "gtol": 1e-9, "ftol": 1e-14}
     # Its threads and torch's wait for each other: on two cores that takes twenty times as long.
     with threadpool_limits(1, user_api="blas"):
         best = minimize(loss, np.zeros(sum(sizes)), jac=True, method="L-BFGS-B", options=precise)

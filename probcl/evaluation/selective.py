@@ -70,10 +70,13 @@ def risk_coverage(score: Any, error: Any) -> RiskCoverage:
     values = as_values("score", score)
     losses = as_values("error", error, len(values))
     _, group, size = values.unique(return_inverse=True, return_counts=True)
-    # The mean error of a tie stands for each of its items: the mean over their orders.
-    mean = torch.zeros(len(size), dtype=torch.double).index_add_(0, group, losses) / size
+    # Within a tie the mean over the orders of its items; at its end no rounding is left over.
+    total = torch.zeros(len(size), dtype=torch.double).index_add_(0, group, losses)
     accepted = torch.arange(1, len(values) + 1, dtype=torch.double)
-    risk = mean.repeat_interleave(size).cumsum(0) / accepted
+    end, before = size.cumsum(0), total.cumsum(0) - total
+    tie = torch.arange(len(size)).repeat_interleave(size)
+    place = accepted - (end - size)[tie]
+    risk = (before[tie] + total[tie] * (place / size[tie])) / accepted
     best = losses.sort().values.cumsum(0) / accepted
     return RiskCoverage(accepted / len(values), risk, best)
 

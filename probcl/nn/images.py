@@ -117,8 +117,11 @@ def check_size(
     """Raise ``ValueError``, with the fix, unless height and width are in an encoder's range."""
     height, width = images.shape[-2:]
     if min(height, width) < smallest or (largest is not None and max(height, width) > largest):
-        least = "" if largest == smallest else "at least "
+        size = f"{smallest} x {smallest}"
+        if largest is None:
+            size = f"at least {size}"
+        elif largest > smallest:
+            size = f"from {size} to {largest} x {largest}"
         raise ValueError(
-            f"the images are {height} x {width}, the encoder {encoder} takes {least}{smallest} x "
-            f"{smallest}: {fix}."
+            f"the images are {height} x {width}, the encoder {encoder} takes {size}: {fix}."
         )

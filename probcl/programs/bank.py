@@ -175,7 +175,7 @@ def fit_bank(items: Embeddings, held_out: Embeddings, among: Tensor | None = Non
     scale = torch.where(scale > 1e-6 * mean.abs().clamp_min(1e-6), scale, 1.0)
     gaussian = fit_gaussians((both - mean) / scale)
     # The Gaussian's own mean, which is of 20,000 items at most, goes into the shift.
-    mean = mean + gaussian.means[0] * scale
+    mean = mean + gaussian.means[0].float() * scale
     tensors = {
         "embedding": items.direction.float() if among is None else among.float(), "mean": mean,
         "scale": scale, "root": gaussian.root, "gate": torch.ones(2),

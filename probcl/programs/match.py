@@ -12,7 +12,6 @@ from probcl.checks import check_choice, check_count
 from probcl.distributions import VonMisesFisher
 from probcl.nn import MLP, PointHead
 from probcl.objectives import sup_con
-from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.objectives.sup_con import Average
 from probcl.precision import full_precision
 from probcl.programs.matches import (
@@ -23,6 +22,7 @@ from probcl.programs.matches import (
     observe_matches,
 )  # fmt: skip
 from probcl.programs.program import Anchors, Program, Temperature, Views, dim_of, require_labels
+from probcl.programs.ring import Ring
 from probcl.randomness import seeded
 from probcl.sphere import normalize
 
@@ -149,7 +149,7 @@ class Match(Program):
         matched = self.memory.label[near] == labels.repeat(views)[:, None]
         with poutine.scale(scale=1 / near.numel()), poutine.mask(mask=counts):
             observe_matches(certain * self.link(cosine), matched)
-        if self.training and torch.is_grad_enabled():
+        if self._learns():
             rows = torch.full_like(labels, -1) if rows is None else rows.to(labels)
             self.memory.push(embedding=z[0], length=length[0], label=labels, row=rows)
 
@@ -185,22 +185,20 @@ def _resultant_length(features: Tensor, z: Tensor, perceptron: Any) -> Tensor:
     return torch.sigmoid(_START + logit).clamp_max(LARGEST)
 
 
-class _Memory(nn.Module):
-    """The latest items, the oldest of which give way; a place without one has the length 0."""
+class _Memory(Ring):
+    """The latest items of the training; a place without one has the length 0."""
 
     embedding: Tensor
     length: Tensor
     label: Tensor
     row: Tensor
-    oldest: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("embedding", torch.zeros(size, dim))
-        self.register_buffer("length", torch.zeros(size))
-        self.register_buffer("label", torch.zeros(size, dtype=torch.long))
-        self.register_buffer("row", torch.full((size,), -1))
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
+        unknown = torch.full((size,), -1)
+        super().__init__(
+            embedding=torch.zeros(size, dim), length=torch.zeros(size),
+            label=torch.zeros_like(unknown), row=unknown,
+        )  # fmt: skip
 
     @torch.no_grad()
     def nearest(self, z: Tensor, rows: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,19 +212,6 @@ class _Memory(nn.Module):
         cosine, places = _cosines(z, self.embedding).masked_fill(hidden, -math.inf).topk(count)
         counts = cosine.isfinite()
         return cosine.where(counts, 0.0), places, counts
-
-    @torch.no_grad()
-    def push(self, **items: Tensor) -> None:
-        """Take the items ``(B, *)`` of all ranks, by the name of a buffer."""
-        size = len(self.length)
-        for name, given in items.items():
-            check_same_batch(given)
-            latest = all_gather(given.contiguous())[-size:]
-            # The position stays on the device: nothing waits for it.
-            places = (self.oldest + torch.arange(len(latest), device=latest.device)) % size
-            buffer = getattr(self, name)
-            buffer.index_copy_(0, places, latest.to(buffer.dtype))
-        self.oldest.add_(len(latest)).remainder_(size)
 
 
 @full_precision

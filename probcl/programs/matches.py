@@ -44,9 +44,9 @@ def match_probability(own: VonMisesFisher, other: VonMisesFisher, link: Link) ->
     return length * link(own.loc @ other.loc.T)
 
 
-def observe_matches(probability: Tensor, matched: Tensor | None) -> None:
+def observe_matches(probability: Tensor, matched: Tensor) -> None:
     """Observe, in a Pyro model, if items match others: both ``(N, K)``."""
     queries = pyro.plate("queries", len(probability), dim=-2)
     with queries, pyro.plate("neighbours", probability.shape[1], dim=-1):
         match = dist.Bernoulli(probability.clamp(1e-4, 1 - 1e-4), validate_args=False)
-        pyro.sample("match", match, obs=None if matched is None else matched.to(probability))
+        pyro.sample("match", match, obs=matched.to(probability))

@@ -9,9 +9,9 @@ from torch.nn.functional import softplus
 
 from probcl.checks import check_count
 from probcl.nn import MLP, BatchNormMLP, MomentumEncoder
-from probcl.objectives.collectives import all_gather, check_same_batch
 from probcl.precision import at_least_float32, full_precision
 from probcl.programs.program import Anchors, PointProgram, Temperature, Views, dim_of, stack_views
+from probcl.programs.ring import Ring
 from probcl.sphere import normalize
 
 __all__ = ["BYOL", "MoCo"]
@@ -102,13 +102,14 @@ class MoCo(_MomentumProgram):
     ) -> None:
         super().__init__(encoder, MLP() if projection is None else projection, momentum)
         self.temperature = Temperature(temperature, learn_temperature)
-        self.queue = _Queue(check_count("queue_size", queue_size), dim_of(self.posterior_head))
+        size = check_count("queue_size", queue_size), dim_of(self.posterior_head)
+        self.queue = Ring(keys=normalize(torch.randn(size)))
 
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
         # Autograd needs the keys of this step after the queue has moved on.
-        negatives = self.queue.keys.clone()
+        negatives = self.queue.get_buffer("keys").clone()
         if self._learns():
-            self.queue.push(targets)
+            self.queue.push(keys=targets.transpose(0, 1).flatten(0, 1))  # image by image
         return _against_queue(normalize(z), targets, negatives, self.temperature())
 
 
@@ -164,30 +165,6 @@ class BYOL(_MomentumProgram):
     def _run_every_layer(self, images: Tensor) -> None:
         super()._run_every_layer(images)
         self.predictor(self.project(self.encoder(images)))
-
-
-class _Queue(nn.Module):
-    """The latest keys, the oldest of which give way."""
-
-    keys: Tensor
-    oldest: Tensor
-
-    def __init__(self, size: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("keys", normalize(torch.randn(size, dim)))
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
-
-    @torch.no_grad()
-    def push(self, keys: Tensor) -> None:
-        """Take the keys ``(V, B, d)`` of all ranks, image by image."""
-        items = keys.transpose(0, 1).contiguous()
-        check_same_batch(items)
-        size = len(self.keys)
-        latest = all_gather(items).flatten(0, 1)[-size:].to(self.keys.dtype)
-        # The position stays on the device: nothing waits for it.
-        rows = (self.oldest + torch.arange(len(latest), device=latest.device)) % size
-        self.keys.index_copy_(0, rows, latest)
-        self.oldest.add_(len(latest)).remainder_(size)
 
 
 @full_precision

@@ -176,7 +176,7 @@ class PostHoc(Program):
 
         Args:
             items: As ``forward`` takes them.
-            k: Number of nearest.
+            k: Number of nearest, 50 at most.
 
         Raises:
             ValueError: If matches were not the likelihood, or ``k`` is out of range.

@@ -76,11 +76,11 @@ def fit_posterior(
         items: Embeddings ``(N, d)``, NumPy or PyTorch, of any length but zero, or ``Embeddings``;
             with an encoder images, a tensor ``(N, channels, height, width)`` or batches of images,
             each a tensor or a sequence that begins with one, as of a ``DataLoader``.
-        labels: Classes ``(N,)``, integers; -1 where it is not known: two classes of two items are
-            the least, and from 20 on the classes of the others are predicted from them.
+        labels: Classes ``(N,)``, integers, two at least, one of them of two items; -1 where it is
+            not known: of 20 items or more such classes are predicted from the others.
         features: What the encoder says before its projection, ``(N, F)``, if there is more.
-        held_out: Pairs of items like ``items`` that no encoder was trained on, and their labels;
-            by default a tenth of the items.
+        held_out: Items that no encoder was trained on, as ``(items, labels)`` or ``Embeddings``, or
+            alone where there are no labels; by default a tenth of the items.
         views: Embeddings of changed copies of the items, such as degraded images, a sequence of
             arrays or ``Embeddings``; with an encoder a map of images to changed images. With them
             the posterior is right for changed items too.
@@ -192,7 +192,9 @@ def _held_out(
     if given is None:
         rest, fold = _split(len(train), _HELD_OUT)
         return _rows(train, rest), _rows(train, fold), [_rows(part, rest) for part in copies]
-    items, labels = (given, given.labels) if isinstance(given, Embeddings) else given
+    if not isinstance(given, tuple):
+        given = given, getattr(given, "labels", None)
+    items, labels = given
     held = reader.like("held_out", items, train)
     if train.labels is not None:
         if labels is None:
@@ -261,8 +263,12 @@ def _fit_one(
     with torch.no_grad():
         bank.length.copy_(head.resultant_length(seen[0].inputs))
     to = "held-out items" if memorises else "training items"
-    count = len(train)
-    fit = Fit(options.likelihood, count, 0, 0, len(held), to, *recalls, names, loss, error)
+    own_recall, held_out_recall = recalls
+    fit = Fit(
+        options.likelihood, len(train), labelled=0, predicted=0, held_out=len(held), fitted_to=to,
+        own_recall=own_recall, held_out_recall=held_out_recall, inputs=names, held_out_loss=loss,
+        calibration_error=error,
+    )  # fmt: skip
     return head, fit
 
 
@@ -373,7 +379,11 @@ def _fit_pairs(
         for bank, head, parts in zip(banks, heads[::-1], seen[::-1], strict=True):
             bank.length.copy_(head.resultant_length(parts[0].inputs))
     held = len(kinds[0][1])
-    fit = Fit("pairs", len(own), 0, 0, held, "training items", None, None, names, loss, error)
+    fit = Fit(
+        "pairs", len(own), labelled=0, predicted=0, held_out=held, fitted_to="training items",
+        own_recall=None, held_out_recall=None, inputs=names, held_out_loss=loss,
+        calibration_error=error,
+    )  # fmt: skip
     one, two = (PostHoc(nn.Identity(), head, fit).eval() for head in heads)
     return one, two
 

@@ -13,11 +13,12 @@ from pyro import poutine
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from probcl.checks import check_amount, check_count, check_temperature, check_vectors
 from probcl.distributions import as_posterior
+from probcl.modes import in_evaluation
 from probcl.nn import PointHead, ProjectedNormalHead, UniformPrior
 
 __all__ = [
@@ -121,15 +122,16 @@ class Program(nn.Module, ABC):
 
     def materialize(self, images: Tensor) -> None:
         """Let lazy layers take their sizes from the first of ``(N, channels, height, width)``."""
-        if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
-            modes = {module: module.training for module in self.modules()}
-            with torch.no_grad():
-                self.eval()._run_every_layer(images[:1])
-            for module, training in modes.items():  # a frozen part stays frozen
-                module.training = training
+        if any(map(is_lazy, self.parameters())):
+            with torch.no_grad(), in_evaluation(self):
+                self._run_every_layer(images[:1])
 
     def _run_every_layer(self, images: Tensor) -> None:
         self(images)
+
+    def _learns(self) -> bool:
+        """Return whether this run of the model is one of training."""
+        return self.training and torch.is_grad_enabled()
 
     def _start(self, views: Views) -> Tensor:
         """Return the views of a run as one tensor; tell Pyro of parameters not kept local."""
@@ -326,10 +328,6 @@ class PointProgram(Program):
 
     def __init__(self, encoder: nn.Module, projection: nn.Module) -> None:
         super().__init__(encoder, PointHead(projection))
-
-    def _learns(self) -> bool:
-        """Return whether this run of the model is one of training."""
-        return self.training and torch.is_grad_enabled()
 
     def _project_views(self, views: Tensor) -> Tensor:
         """Map views ``(V, B, ...)`` to embeddings before normalisation, ``(V, B, d)``."""

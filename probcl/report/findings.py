@@ -167,7 +167,7 @@ def _place(found: Findings, test: Embeddings) -> None:
         metric="cosine", init="random", perplexity=min(30.0, (len(shown) - 1) / 3), random_state=0
     )
     found.mapped = shown
-    found.coordinates = torch.as_tensor(tsne.fit_transform(test.embedding[shown].float().numpy()))
+    found.coordinates = torch.as_tensor(tsne.fit_transform(test.direction[shown].float().numpy()))
     if test.posterior:
         found.spread = 1 - test.mean_resultant_length[shown].float()
 

@@ -21,6 +21,7 @@ __all__ = [
 # Okabe and Ito's colours, told apart in any form of colour blindness, with markers beside them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":")  # where there are more curves than colours
 BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend's place
 
 
@@ -32,13 +33,22 @@ def _subplots(width: float, height: float, *shape: int, **options: Any) -> tuple
     return figure, axes
 
 
+def _curve(number: int) -> dict[str, Any]:
+    """Return how the curve of a number is drawn."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+        "markersize": 4,
+    }
+
+
 def plot_terms(epochs: ArrayLike, terms: Mapping[str, ArrayLike]) -> tuple[Figure, Any]:
     """Draw the loss and its terms by name, ``(E,)`` each, over the epochs ``(E,)``."""
     figure, axes = _subplots(6, 3.6)
     every = max(1, len(np.asarray(epochs)) // 12)
-    for (name, values), colour, marker in zip(terms.items(), COLOURS, MARKERS, strict=False):
-        style = {"color": colour, "marker": marker, "markersize": 4}
-        axes.plot(epochs, values, **style, markevery=every, label=name)
+    for number, (name, values) in enumerate(terms.items()):
+        axes.plot(epochs, values, **_curve(number), markevery=every, label=name)
     axes.set(xlabel="epoch", ylabel="term of the loss")
     axes.legend(frameon=False)
     return figure, axes
@@ -60,11 +70,10 @@ def plot_reliability(curve: Reliability, confidence: ArrayLike) -> tuple[Figure,
 def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Any]:
     """Draw the risk among the items accepted against their share, by score, and the best order."""
     figure, axes = _subplots(6, 3.6)
-    for (name, curve), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
-        axes.plot(
-            curve.coverage, curve.risk, color=colour, label=f"{name} ({curve.area:.4f})",
-            marker=marker, markevery=max(1, len(curve.risk) // 8), markersize=4,
-        )  # fmt: skip
+    for number, (name, curve) in enumerate(curves.items()):
+        every = max(1, len(curve.risk) // 8)
+        label = f"{name} ({curve.area:.4f})"
+        axes.plot(curve.coverage, curve.risk, **_curve(number), markevery=every, label=label)
     best = next(iter(curves.values()))
     axes.plot(best.coverage, best.best, color="0.6", linestyle="--", label="best order")
     axes.set(xlabel="share of items accepted", ylabel="error among them", xlim=(0, 1))
@@ -74,15 +83,15 @@ def plot_risk_coverage(curves: Mapping[str, RiskCoverage]) -> tuple[Figure, Any]
 
 def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure, Any]:
     """Draw how well each score answers each question, ``Evaluation.answers``."""
-    questions = list(next(iter(answers.values())))
+    questions = list(dict.fromkeys(question for own in answers.values() for question in own))
     size = 1.6 + 2.2 * len(questions), 0.6 + 0.24 * len(answers)
     figure, axes = _subplots(*size, 1, len(questions), sharey=True, squeeze=False)
     place = np.arange(len(answers))[::-1]
     for panel, question in zip(axes[0], questions, strict=True):
-        values = np.array([answer[question] for answer in answers.values()])
-        best = values[:, 0].argmax()
+        values = np.array([answer.get(question, [np.nan] * 3) for answer in answers.values()])
+        best = np.nanargmax(values[:, 0])
         spread = np.abs(values[:, 1:] - values[:, :1]).T
-        panel.axvline(0 if question == "corruption" else 0.5, color="0.7", linewidth=1)
+        panel.axvline(0 if question in ("corruption", "truth") else 0.5, color="0.7", linewidth=1)
         panel.errorbar(
             values[:, 0], place, xerr=spread, fmt="o", color=COLOURS[0], markersize=4, elinewidth=1
         )
@@ -96,15 +105,21 @@ def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure,
 def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[Figure, Any]:
     """Draw accuracy and calibration error against the severity, of ``Evaluation.shift``."""
     figure, axes = _subplots(8, 3.4, 1, 2)
-    severities = list(next(iter(shift.values())))
+    severities = sorted({severity for levels in shift.values() for severity in levels})
     names = {"top1": "accuracy", "ece": "calibration error"}
     for panel, (name, label) in zip(axes, names.items(), strict=True):
-        tables = np.array([[level[name] for level in levels.values()] for levels in shift.values()])
-        panel.plot(severities, tables.T, color="0.75", linewidth=1)
-        panel.plot(severities, tables.mean(0), color=COLOURS[0], marker="o", linewidth=2)
-        worst = tables.mean(1).argmin() if name == "top1" else tables.mean(1).argmax()
-        end = severities[-1], tables[worst, -1]
-        panel.annotate(list(shift)[worst], end, ha="right", va="bottom")
+        curves = {
+            corruption: {severity: levels[severity][name] for severity in sorted(levels)}
+            for corruption, levels in shift.items()
+        }
+        for curve in curves.values():
+            panel.plot(list(curve), list(curve.values()), color="0.75", linewidth=1)
+        mean = [np.mean([c[s] for c in curves.values() if s in c]) for s in severities]
+        panel.plot(severities, mean, color=COLOURS[0], marker="o", linewidth=2)
+        order = sorted(curves, key=lambda corruption: np.mean(list(curves[corruption].values())))
+        worst = order[0 if name == "top1" else -1]
+        end = list(curves[worst].items())[-1]
+        panel.annotate(worst, end, ha="right", va="bottom")
         panel.set(xlabel="severity", ylabel=label, ylim=(0, 1.02 if name == "top1" else None))
     return figure, axes
 

@@ -65,6 +65,7 @@ def answers_of(found: Findings) -> list[Answered]:
             continue
         wrong = _wrong(found, question)
         score, (value, lower, upper) = best
+        chance = 0.0 if question in ("corruption", "truth") else 0.5
         if wrong is not None and too_few(wrong):
             errors = int(wrong.sum())
             such = f"only {counted(errors, 'such items')}" if errors else "no such items"
@@ -72,7 +73,10 @@ def answers_of(found: Findings) -> list[Answered]:
                 such = f"all but {len(wrong) - errors} of {len(wrong)} items are such"
             answered.append(Answered(words, "", f"{such}: too few to tell"))
             continue
-        measure = "Spearman" if question in ("corruption", "truth") else "AUROC"
+        if upper <= chance:
+            answered.append(Answered(words, "", "no score tells more than chance"))
+            continue
+        measure = "AUROC" if chance else "Spearman"
         interval = f"({lower:.2f} to {upper:.2f})"
         answered.append(Answered(words, score, f"{measure} {value:.3f} {interval}"))
     return answered
@@ -240,7 +244,10 @@ def _training(history: Mapping[str, np.ndarray]) -> str:
 
 def _calibration(found: Findings) -> str:
     raw, scaled = (found.metrics.get(f"cal/ece{s}") for s in ("", "_temperature_scaled"))
+    wrong = _wrong(found, "ambiguity")
     if raw is None or scaled is None or raw < 0.02 or scaled > 0.8 * raw:
+        return ""
+    if wrong is None or too_few(wrong):
         return ""
     return (
         f"Divide the logits by a temperature fitted on {found.noun} held out (`fit_temperature`): "

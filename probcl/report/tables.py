@@ -16,13 +16,15 @@ _MOST_CLASSES, _MOST_PAIRS = 20, 12
 # What a number is in, the first whose pattern its name has; the others are shares.
 _UNITS = {
     r"^time/": "s",
+    r"^unc/(spearman_|corruption/|truth/)|adjusted_rand": "-1 to 1",
+    r"^unc/": "0 to 1",  # after it there are names of the user's data
     r"nll|^information/|uniformity": "nats",
     r"angle$": "degrees",
     r"rank$|participation": "dimensions",
     r"^conformal/size": "classes",
-    r"spearman|corruption/|truth|rank_correlation|adjusted_rand": "-1 to 1",
-    r"brier|alignment": "0 to 2",
-    r"^unc/|top\d|recall|map_at_r|ece|mce|purity|coverage|information|concentration": "0 to 1",
+    r"brier": "0 to 2",
+    r"alignment": "0 to 4",
+    r"top\d|recall|map_at_r|ece|mce|purity|coverage|information|concentration": "0 to 1",
 }
 
 

@@ -1,12 +1,12 @@
 """When a report says to trust a model: by bounds of its error rate, or by a score of its errors."""
 
-from scipy.special import betaincinv
+from scipy.stats import binomtest
 from torch import Tensor
 
 from probcl.evaluation.abstention import fit_abstention
 from probcl.report.choice import FEW, best_score, finder, too_few
 from probcl.report.findings import Findings
-from probcl.report.words import meaning, percent
+from probcl.report.words import limit, meaning, percent
 
 __all__ = ["when_to_trust"]
 
@@ -43,9 +43,10 @@ def _rule(found: Findings) -> str:
             continue
         if rule.coverage < 0.2:
             continue
+        most = limit(-rule.threshold, found.scores[score])
         return (
             f"Trust it where its uncertainty `{score}`{meaning(score)} is at most "
-            f"{-rule.threshold:.3g}: of those {percent(rule.coverage)} of the items at most "
+            f"{most}: of those {percent(rule.coverage)} of the items at most "
             f"{percent(risk)} are wrong, with {percent(_CONFIDENCE)} confidence"
         )
     return ""
@@ -77,10 +78,11 @@ def _without_rule(found: Findings) -> str:
 
 def _bounds(errors: int, count: int) -> tuple[float, float]:
     """Return the lower and the upper confidence bound of an error rate."""
-    right = count - errors
-    least = betaincinv(errors, right + 1, 1 - _CONFIDENCE) if errors else 0.0
-    most = betaincinv(errors + 1, right, _CONFIDENCE) if right else 1.0
-    return float(least), float(most)
+    least, most = (
+        binomtest(errors, count, alternative=side).proportion_ci(_CONFIDENCE)
+        for side in ("greater", "less")
+    )
+    return least.low, most.high
 
 
 def _finds(found: Findings, wrong: Tensor) -> tuple[str, str, str]:

@@ -1,15 +1,27 @@
 """Numbers and scores in the words of a report."""
 
+import torch
+from torch import Tensor
+
 from probcl.evaluation import SCORES
 
-__all__ = ["counted", "meaning", "percent"]
+__all__ = ["counted", "limit", "meaning", "percent"]
 
 
 def percent(share: float) -> str:
     """Return a share as a percentage of few digits."""
     digits = 0 if share in (0, 1) else 1 if share > 0.005 else 2
+    # What is not all, or nothing, is not called so.
+    while 0 < share < 1 and float(f"{100 * share:.{digits}f}") in (0, 100) and digits < 9:
+        digits += 1
     shown = f"{100 * share:.{digits}f}".removesuffix(".0")
     return f"{shown} %"
+
+
+def limit(largest: float, values: Tensor) -> str:
+    """Return a limit in as few digits as let through the same of the values ``(N,)``."""
+    shown = (f"{largest:.{digits}g}" for digits in range(3, 18))
+    return next(s for s in shown if torch.equal(values <= float(s), values <= largest))
 
 
 def counted(count: int, noun: str) -> str:

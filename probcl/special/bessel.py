@@ -173,7 +173,7 @@ def inverse_bessel_ratio(ratio: Tensor, dim: int) -> Tensor:
         >>> inverse_bessel_ratio(torch.tensor([0.0, 0.5373]), dim=3)
         tensor([0.0000, 1.9999])
     """
-    r = ratio.detach().double().clamp(0, 1 - 1e-6)
+    r = widen(ratio.detach()).clamp(0, 1 - 1e-6)
     kappa = r * (dim - r.square()) / (1 - r.square())
     for _ in range(_NEWTON_STEPS):
         step = (bessel_ratio(kappa, dim) - r) / bessel_ratio_derivative(kappa, dim)

@@ -1,9 +1,11 @@
 """Chebyshev series on the unit interval: fit once, evaluate anywhere."""
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.polynomial.chebyshev import chebder, chebinterpolate, chebtrim
 from torch import Tensor
 
 __all__ = ["derivative", "evaluate", "fit"]
@@ -26,15 +28,12 @@ def fit(
         >>> fit(lambda x: 2 * x - 1, degree=3, tolerance=1e-12)[1]
         1.0
     """
-    size = degree + 1
-    angle = (torch.arange(size, dtype=torch.float64) + 0.5) * (math.pi / size)
-    values = function(0.5 + 0.5 * torch.cos(angle))
-    order = torch.arange(size, dtype=torch.float64)
-    coefficients = (2.0 / size) * torch.cos(order[:, None] * angle) @ values
-    coefficients[0] *= 0.5
-    significant = torch.nonzero(coefficients.abs() > tolerance)
-    kept = int(significant[-1]) + 1 if len(significant) else 1
-    return tuple(round(c, 18) for c in coefficients[:kept].tolist())
+
+    def values(points: np.ndarray) -> np.ndarray:
+        return function(torch.as_tensor((points + 1) / 2)).numpy()
+
+    coefficients: Any = chebinterpolate(values, degree)
+    return tuple(chebtrim(coefficients, tolerance).tolist())
 
 
 def evaluate(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -66,8 +65,4 @@ def derivative(coefficients: Sequence[float]) -> tuple[float, ...]:
         >>> derivative((0.0, 0.0, 1.0))  # of T_2(y) = 2 y^2 - 1, y = 2 x - 1: 8 y
         (0.0, 8.0)
     """
-    slopes = [0.0, 0.0]
-    for order in range(len(coefficients) - 1, 0, -1):
-        slopes.append(slopes[-2] + 4.0 * order * coefficients[order])
-    slopes[-1] *= 0.5
-    return tuple(slopes[:1:-1]) or (0.0,)  # of a constant too
+    return tuple((2 * chebder(coefficients)).tolist())

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
+
+from probcl.special.autograd import constant
 
 __all__ = ["cosine_velocity"]
 
@@ -88,12 +91,14 @@ def cosine_velocity(
     return integral * squared_sine.rsqrt()
 
 
+@constant
+def _unit_leggauss(count: int) -> tuple[list[float], list[float]]:
+    nodes, weights = leggauss(count)
+    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+
+
 @lru_cache(maxsize=8)
 def _gauss_legendre(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Compute nodes and weights on [0, 1] by the eigenvalue method of Golub and Welsch."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    off_diagonal = k / torch.sqrt(4 * k * k - 1)
-    jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
-    nodes, vectors = torch.linalg.eigh(jacobi)
-    weights = vectors[0].square()
-    return (0.5 * (nodes + 1)).to(device, dtype), weights.to(device, dtype)
+    """Return nodes and weights on [0, 1]."""
+    nodes, weights = (torch.tensor(x, dtype=dtype, device=device) for x in _unit_leggauss(count))
+    return nodes, weights

@@ -1,6 +1,5 @@
 """What looks on at a training: monitor, throughput, finite numbers, checkpoints, progress bar."""
 
-import resource
 import sys
 import time
 from datetime import timedelta
@@ -105,6 +104,8 @@ def _peak_memory(device: torch.device) -> int:
     """Return the most bytes that were in use on a GPU, or of the process's memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # which Windows lacks
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -102,7 +102,7 @@ class Arrays(ImageData):
         path: File with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``:
             images ``(N, channels, height, width)``, integers in 0..255 or floats in [0, 1]; labels
             ``(N,)``, integers. Or with ``jpeg``, ``offset``, ``label`` and ``split``, as
-            ``probcl.data.read_packed`` takes them.
+            ``probcl.data.read_arrays`` takes them.
         **kwargs: As for ``ImageData``; by default affine maps, contrast and noise augment.
     """
 

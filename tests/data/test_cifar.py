@@ -82,7 +82,7 @@ def test_noisy_labels_are_read(tmp_path):
     with pytest.raises(ValueError, match="must hold 50,000 labels of each kind"):
         read_cifar10n(path)
     torch.save({"clean_label": Path("labels")}, path)  # a class that is not data
-    with pytest.raises(ValueError, match=r"must be CIFAR-10_human\.pt"):
+    with pytest.raises(ValueError, match=r"is not CIFAR-10_human\.pt as its authors ship it"):
         read_cifar10n(path)
 
 
@@ -97,6 +97,9 @@ def test_a_list_of_images_is_read(tmp_path):
     assert data[1][0].getpixel((0, 0)) == (2, 0, 0)
     file.write_text("airplane/1.png -1\nairplane/2.png -1\n")
     assert read_image_list(file, tmp_path).labels is None
-    file.write_text("airplane/1.png zero\n")
-    with pytest.raises(ValueError, match=r"line 1 must have a path and a class, got \['airplane"):
+    (tmp_path / "airplane/1.png").rename(tmp_path / "airplane/a jet.png")
+    file.write_text("airplane/a jet.png 3\nairplane/2.png 0\n")
+    assert read_image_list(file, tmp_path)[0][0].getpixel((0, 0)) == (1, 0, 0)
+    file.write_text("\n\nairplane/1.png zero\n")
+    with pytest.raises(ValueError, match=r"line 3 must have a path and a class, got \['airplane"):
         read_image_list(file, tmp_path)

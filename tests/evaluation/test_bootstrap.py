@@ -126,3 +126,28 @@ def test_the_correlation_of_a_resample_of_few_items_is_that_of_its_ranks():
         items = np.repeat(np.arange(5), count)
         expected = np.corrcoef(*(rank[:, items].ravel() for rank in ranks))[0, 1]
         assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_resample_without_ranks_has_no_correlation():
+    value, lower, upper = correlation_interval([0.0, 2, 1, 1, 0], [1.0, 2, 0, 1, 0])
+    assert -1 <= lower <= value <= upper <= 1
+    rare = torch.zeros(35)
+    rare[:3] = 1
+    for seed in range(20):
+        other = torch.randn(35, generator=torch.Generator().manual_seed(seed))
+        _, lower, upper = correlation_interval(rare, other)
+        assert -1 <= lower <= upper <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bootstrap_interval(len, torch.ones(5), torch.ones(10)), "a row for each item"),
+        (lambda: bootstrap_interval(len, torch.ones(0)), "a row for each item, one at least"),
+        (lambda: auroc_interval([1.0, 2.0]), "out_of_distribution must be of one set at least"),
+        (severity_interval, "scores must be of one corruption at least"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

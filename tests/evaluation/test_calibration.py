@@ -184,3 +184,10 @@ def test_the_debiased_error_of_calibrated_items_is_small():
     p = logits.softmax(-1)
     plain, debiased = (root_mean_square_calibration_error(p, y, debiased=d) for d in (False, True))
     assert debiased < plain < 0.02
+
+
+def test_the_smooth_error_counts_the_ends_whole():
+    p = torch.tensor([[0.5, 0.5]] * 500 + [[1.0, 0.0]] * 500)
+    y = torch.tensor([1] * 500 + [0] * 500)
+    expected = calibration_error(p, y)  # all differences are of one sign
+    assert smooth_calibration_error(p, y) == pytest.approx(expected, rel=1e-6)

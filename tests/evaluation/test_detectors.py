@@ -43,9 +43,10 @@ def peers():
 
 
 def raw(probe):
-    """Return weight and bias of the features as they are, not standardised."""
-    weight = probe.weight / probe.scale
-    return weight, probe.bias - weight @ probe.mean
+    """Return weight and bias of the features as they are, without what all classes share."""
+    weight = probe.weight.double() / probe.scale
+    bias = probe.bias - weight @ probe.mean.double()
+    return weight - weight.mean(0), bias - bias.mean()
 
 
 def plain_gaussians(x, y):
@@ -85,7 +86,7 @@ def test_they_are_those_of_pytorch_ood(items, probe, peers):
     weight, bias = raw(probe)
     theirs = peers.ViM(None, 5, weight, bias).fit_features(x, y).predict_features(new)
     ours = fit_virtual_logit(x, probe, dim=5)(new)
-    torch.testing.assert_close(ours, theirs.double(), atol=2e-4, rtol=1e-5)  # float32
+    torch.testing.assert_close(ours, theirs.double(), atol=1e-3, rtol=1e-5)  # float32 alone
     theirs = peers.RMD(None).fit_features(x, y).predict_features(new)  # float32 alone
     gaussians = plain_gaussians(x.double(), y), plain_gaussians(x.double(), torch.zeros_like(y))
     ours = relative_mahalanobis(new.double(), *gaussians)  # theirs is by the sum of squares
@@ -93,10 +94,36 @@ def test_they_are_those_of_pytorch_ood(items, probe, peers):
     theirs = peers.KNN(None, k=50).fit_features(x.double(), y).predict_features(new.double())
     torch.testing.assert_close(neighbour_distance(new.double(), x.double()), theirs, atol=1e-6,
                                rtol=0)  # fmt: skip
-    react = peers.ReAct(lambda z: z, lambda z: z @ weight.T + bias)
+    react = peers.ReAct(lambda z: z, lambda z: z @ weight.float().T + bias.float())
     react.fit_feature_maps(x, y)
     theirs = react.predict_feature_maps(new)
     torch.testing.assert_close(fit_rectified(x, probe)(new), theirs.double(), atol=5e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e10])
+def test_a_virtual_logit_by_hand_and_at_any_scale(classes, scale):
+    random = torch.Generator().manual_seed(classes)
+    y = torch.arange(1000) % classes
+    x = torch.randn(1000, 40, generator=random)
+    x += 2 * torch.randn(classes, 40, generator=random)[y]
+    probe = fit_linear_probe(x, y)
+    weight, bias = raw(probe)
+    around = x.double() + torch.linalg.pinv(weight, rtol=1e-9) @ bias
+    beside = torch.linalg.eigh(around.T @ around).eigenvectors[:, :20]
+    norm = (around @ beside).norm(dim=-1)
+    logits = probe.logits(x).double()
+    expected = logits.amax(-1).mean() / norm.mean() * norm - logits.logsumexp(-1)
+    found = fit_virtual_logit(x * scale, fit_linear_probe(x * scale, y))(x * scale)
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_where_nothing_is_left_over_there_is_no_virtual_logit(items):
+    x, y, _ = items
+    x = torch.cat([x[:, :6], x[:, :6]], 1)  # of six dimensions
+    probe = fit_linear_probe(x, y)
+    expected = -probe.logits(x).double().logsumexp(-1)
+    torch.testing.assert_close(fit_virtual_logit(x, probe, dim=6)(x), expected)
 
 
 def test_a_rectified_energy_is_that_of_clipped_features(items, probe):
@@ -105,7 +132,7 @@ def test_a_rectified_energy_is_that_of_clipped_features(items, probe):
     assert rule.threshold == pytest.approx(np.median(x), abs=2e-3)
     clipped = new.clamp(max=rule.threshold)
     weight, bias = raw(probe)
-    expected = -(clipped @ weight.T + bias).double().logsumexp(-1)
+    expected = -(clipped.double() @ weight.T + bias).logsumexp(-1)
     torch.testing.assert_close(rule(new), expected, atol=1e-4, rtol=1e-4)
     assert fit_rectified(x, probe, share=1.0).threshold == x.max()
 

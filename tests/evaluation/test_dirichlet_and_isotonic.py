@@ -85,3 +85,16 @@ def test_of_probabilities_that_all_vanish_every_class_is_as_likely():
     )
     fitted = type(fitted)(tuple((x, np.zeros_like(y)) for x, y in fitted.curves))
     assert fitted(torch.tensor([[0.5, 0.5]])).tolist() == [[0.5, 0.5]]
+
+
+def test_of_many_classes_dirichlet_is_fitted_to_the_end():
+    random = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1500, 50, generator=random, dtype=torch.double)
+    labels = torch.distributions.Categorical(logits=logits / 3).sample()
+    found = fit_dirichlet(logits, labels)
+    change = (found.weight - torch.eye(50)).requires_grad_()
+    bias = found.bias.clone().requires_grad_()
+    scores = logits.log_softmax(-1) @ (torch.eye(50).double() + change).T + bias
+    prior = (change.square().sum() + bias.square().sum()) / (2 * len(labels))
+    (torch.nn.functional.cross_entropy(scores, labels) + prior).backward()
+    assert max(change.grad.abs().max(), bias.grad.abs().max()) < 1e-6

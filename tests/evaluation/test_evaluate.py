@@ -133,6 +133,17 @@ def test_sorted_parts_keep_their_posteriors():
     torch.testing.assert_close(whole.mean_resultant_length, lengths)
 
 
+def test_sorted_parts_whose_rows_interleave_keep_their_posteriors():
+    def part(rows):
+        z = normalize(torch.randn(3, 4))
+        return Embeddings(z, posterior=VonMisesFisher(z, torch.tensor(rows) + 1.0), rows=rows)
+
+    parts = part([4, 0, 2]).sorted(), part([5, 1, 3]).sorted()
+    whole = Embeddings.concatenate(parts).sorted()
+    lengths = VonMisesFisher(torch.eye(4)[:1], torch.arange(6) + 1.0).mean_resultant_length
+    torch.testing.assert_close(whole.mean_resultant_length, lengths)
+
+
 @pytest.mark.parametrize(
     ("levels", "message"),
     [

@@ -72,3 +72,16 @@ def test_uniformity_of_more_items_than_a_block_is_that_of_all_pairs():
     z = normalize(torch.randn(1100, 4, dtype=torch.float64, generator=torch.manual_seed(0)))
     distances = torch.pdist(z).square()
     assert uniformity(z) == pytest.approx(torch.exp(-2 * distances).mean().log().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_uniformity_in_half_precision_is_that_of_the_numbers_there(dtype):
+    z = normalize(torch.randn(1, 64, generator=torch.Generator().manual_seed(0))).to(dtype)
+    z = torch.cat([z, -z])
+    expected = -2 * torch.pdist(z.double()).square().item()
+    assert uniformity(z) == pytest.approx(expected, rel=1e-5)
+
+
+def test_dimensions_are_counted_at_any_scale():
+    for scale in (1e-12, 1.0, 1e10):
+        assert participation_ratio(torch.tensor([scale, scale])) == pytest.approx(2)

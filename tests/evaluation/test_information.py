@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.feature_selection import mutual_info_classif
@@ -65,3 +66,27 @@ def test_a_class_of_one_is_not_counted():
     assert ksg_information(x, labels) == pytest.approx(ksg_information(x[:6], labels[:6]))
     with pytest.raises(ValueError, match="a class of two members"):
         ksg_information(x[:2], [0, 1])
+
+
+def test_a_far_item_changes_no_others_neighbours():
+    from sklearn.feature_selection._mutual_info import _compute_mi_cd
+
+    random = np.random.default_rng(0)
+    y = np.arange(600) % 3
+    z = random.normal(size=(600, 1)) + 3 * y[:, None]
+    for far in (1e4, 1e6, 1e8):
+        z[0] = far
+        expected = _compute_mi_cd(z[:, 0], y, 3)
+        assert ksg_information(z, y) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.0}, "temperature must be"), ({"batch": 1}, "batch must be at least 2")],
+)
+def test_what_a_bound_refuses(options, message):
+    z = torch.eye(4)
+    with pytest.raises(ValueError, match=message):
+        info_nce_information_bound(z, z, **options)
+    with pytest.raises(ValueError, match="second must have 4 numbers in each row"):
+        info_nce_information_bound(z, z[:, :3])

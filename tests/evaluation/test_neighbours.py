@@ -95,5 +95,9 @@ def test_bad_input():
         recall_at_1(torch.ones(1, 2), torch.zeros(1).long())
     with pytest.raises(ValueError, match="labels must be integers"):
         recall_at_1(torch.rand(3, 2), torch.rand(3))
+    with pytest.raises(ValueError, match="reference must have 2 numbers in each row, as the othe"):
+        nearest(torch.rand(3, 2), torch.rand(3, 4))
+    with pytest.raises(ValueError, match="temperature must be a finite number above 0, got 0"):
+        neighbour_vote(nearest(torch.rand(3, 2)), torch.arange(3), temperature=0)
     with pytest.raises(ValueError, match="row for each of the 3 items, got 2"):
         map_at_r(torch.rand(3, 2), torch.zeros(2).long())

@@ -1,5 +1,6 @@
 """The linear probe against scikit-learn's logistic regression; accuracies against torchmetrics."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -89,6 +90,11 @@ def test_accuracy_and_multi_label_accuracy_by_hand():
         (lambda: fit_linear_probe(torch.rand(4, 2), torch.arange(4), 2), "num_classes must be"),
         (lambda: top_k_accuracy(torch.rand(4, 3), torch.zeros(4).long(), 4), "k must be from 1"),
         (lambda: top_k_accuracy(torch.full((2, 3), torch.nan), [0, 1], 1), "got NaN or infinity"),
+        (
+            lambda: fit_linear_probe(torch.full((4, 2), torch.nan), torch.arange(4), exact_up_to=1),
+            "features must be finite",
+        ),
+        (lambda: multi_label_accuracy([3], torch.ones(1, 2)), "predicted must be below 2"),
         (lambda: multi_label_accuracy([0], torch.zeros(1, 2).bool()), "one image at least"),
         (lambda: accuracy([0, 1], [0]), "row for each of the 1 items"),
     ],
@@ -107,3 +113,19 @@ def test_a_number_that_hardly_varies_beside_the_others_is_not_blown_up(size):
     torch.testing.assert_close(
         probe.logits(dead), fit_linear_probe(x, y).logits(x), atol=0.5, rtol=0
     )
+
+
+def test_of_two_classes_the_penalty_is_half_of_scikit_learns():
+    x, y = blobs()
+    x, y = x[y < 2], y[y < 2]
+    scaled = (x - x.mean(0)) / x.std(0, correction=0)
+    for penalty in (0.5, 4.0):
+        theirs = LogisticRegression(C=2 / penalty, tol=1e-8, max_iter=1000).fit(scaled, y)
+        ours = fit_linear_probe(x, y, penalty=penalty).probabilities(x)
+        np.testing.assert_allclose(ours, theirs.predict_proba(scaled), atol=2e-4)
+
+
+def test_arrays_of_numpy_are_large_too():
+    x, y = blobs()
+    given = [fit_linear_probe(v, y, exact_up_to=1, epochs=3).weight for v in (x, x.numpy())]
+    assert torch.equal(*given)

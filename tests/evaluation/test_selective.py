@@ -71,3 +71,10 @@ def test_bad_input():
         risk_coverage([0.0, float("nan")], [0, 1])
     with pytest.raises(ValueError, match="error must have a row for each of the 2 items, got 3"):
         risk_coverage([0.0, 1.0], [0, 1, 1])
+
+
+@pytest.mark.parametrize("count", [100, 200, 137])
+def test_the_whole_of_a_tie_is_accepted_at_its_own_risk(count):
+    for errors in range(1, count):
+        error = torch.arange(count) < errors
+        assert risk_coverage(torch.zeros(count), error).coverage_at(errors / count) == 1.0

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.covariance import LedoitWolf
@@ -53,7 +54,7 @@ def test_a_rare_class_among_many_items_keeps_its_mean():
     labels[1001] = 1
     x = torch.randn(30_000, 3) + 8 * labels[:, None]
     x[1001] = torch.tensor([-5.0, 5.0, 40.0])
-    means = torch.stack([x[labels == c].double().mean(0).float() for c in range(3)])
+    means = torch.stack([x[labels == c].double().mean(0) for c in range(3)])
     torch.testing.assert_close(fit_gaussians(x, labels).means, means)
 
 
@@ -113,3 +114,24 @@ def test_the_surprise_is_minus_the_log_density_of_the_mean_of_the_posteriors():
     log_density = posteriors.log_prob(z[..., None, :]).logsumexp(-1) - math.log(30) + log_area(5)
     found = fit_aggregate(direction, length).surprise(z)
     torch.testing.assert_close(found.double(), -log_density.mean(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 40])
+@pytest.mark.parametrize(("offset", "scale"), [(1e6, 1.0), (1e3, 1.0), (0.0, 1e-20), (0.0, 1e10)])
+def test_distances_are_right_far_from_zero_and_at_any_scale(classes, offset, scale):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(800, 4, generator=random).double() @ torch.randn(4, 4).double()
+    y = torch.arange(800) % classes
+    x = offset + scale * (x + 3 * y[:, None])
+    covariance = LedoitWolf(assume_centered=True)
+    means = torch.stack([x[y == c].mean(0) for c in range(classes)])
+    inverse = torch.as_tensor(np.linalg.inv(covariance.fit((x - means[y]) / scale).covariance_))
+    around = (x[:, None] - means) / scale
+    expected = torch.einsum("nci,ij,ncj->nc", around, inverse, around).amin(-1).sqrt()
+    found = fit_gaussians(x, y).distance(x)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_features_that_never_change_have_no_distance():
+    x = torch.full((50, 3), 0.3)
+    assert fit_gaussians(x).distance(x).max() < 1e-3

@@ -17,7 +17,7 @@ from probcl.data import MultiCrop
 from probcl.infer import ContrastiveELBO
 from probcl.nn import MLP, ConvNet
 from probcl.programs import BYOL, BarlowTwins, MoCo, SwAV, VICReg
-from probcl.programs.momentum import _Queue
+from probcl.programs.ring import Ring
 from probcl.sphere import normalize
 
 REASON = "needs lightly: pip install 'probcl[baselines]'"
@@ -208,14 +208,18 @@ def test_the_target_follows_once_for_each_step(make):
 
 @pytest.mark.parametrize(("size", "batch"), [(12, 4), (10, 4), (7, 7), (5, 9)])
 def test_the_queue_holds_the_latest_keys(size, batch):
-    queue = _Queue(size, 2)
-    torch.testing.assert_close(queue.keys.norm(dim=-1), torch.ones(size))
+    queue = Ring(keys=torch.randn(size, 2))
     latest = [key.tolist() for key in queue.keys]
     for _ in range(5):
-        keys = torch.randn(2, batch, 2)
-        queue.push(keys)
-        latest += [keys[v, i].tolist() for i in range(batch) for v in range(2)]
+        keys = torch.randn(2 * batch, 2)
+        queue.push(keys=keys)
+        latest += keys.tolist()
         assert sorted(map(list, queue.keys.tolist())) == sorted(latest[-size:])
+
+
+def test_the_queue_starts_with_random_directions(make):
+    keys = make("MoCo").queue.keys
+    torch.testing.assert_close(keys.norm(dim=-1), torch.ones(len(keys)))
 
 
 def test_a_batch_meets_the_keys_that_came_before_its_own(make):

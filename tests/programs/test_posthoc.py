@@ -471,6 +471,8 @@ NAN[3, 1], ZERO[4] = torch.nan, 0
         ({"views": torch.relu}, "views must be arrays where there is no encoder"),
         ({"held_out": (Z[:, :5], Y)}, "held_out must have 8 numbers, as embeddings, got 5"),
         ({"held_out": (Z, None)}, "held_out must have labels"),
+        ({"held_out": Z}, "held_out must have labels: give"),
+        ({"held_out": Z[:2]}, "held_out must have labels: give"),
         ({"held_out": (Z, Y + 1)}, "held_out must have classes of the items, which lack 4"),
         ({"pairs": Z[:50], "labels": None}, "pairs must have a row for each of the 60 items"),
         ({"pairs": Z[:, :5], "labels": None}, "pairs must have 8 numbers, as embeddings, got 5"),
@@ -510,3 +512,8 @@ def test_a_class_with_one_member_and_few_items_are_taken():
     y[0] = 9
     assert fit_posterior(Z, y, steps=1)(Z).batch_shape == (60,)
     assert fit_posterior(Z[:12], Y[:12], steps=1)(Z).batch_shape == (60,)
+
+
+def test_without_labels_items_held_out_need_none():
+    fitted = fit_posterior(Z, held_out=Z[:20], steps=1)
+    assert fitted.fit.held_out == 20

@@ -97,3 +97,33 @@ def test_runs_that_none_is_better_than_are_joined():
 def test_spectrum_is_relative_to_its_largest_value():
     _, axes = plots.plot_spectrum(torch.tensor([4.0, 2.0, 1.0, 0.0]))
     assert axes.lines[0].get_ydata().tolist() == [1, 0.5, 0.25]
+
+
+def test_curves_beyond_the_colours_are_drawn_too():
+    terms = {f"term {number}": [float(number)] * 3 for number in range(16)}
+    _, axes = plots.plot_terms([0, 1, 2], terms)
+    styles = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(axes.lines) == len(styles) == 16
+    error = torch.arange(20) % 3 == 0
+    curves = {f"score {seed}": risk_coverage(torch.rand(20), error) for seed in range(9)}
+    _, axes = plots.plot_risk_coverage(curves)
+    assert len(axes.lines) == 10  # and the best order
+
+
+def test_corruptions_may_differ_in_their_severities():
+    fog = {1: {"top1": 0.8, "ece": 0.1}, 5: {"top1": 0.4, "ece": 0.3}}
+    shift = {"fog": fog, "snow": {5: {"top1": 0.2, "ece": 0.1}, 1: {"top1": 0.6, "ece": 0.2}},
+             "blur": {1: {"top1": 1.0, "ece": 0.0}}}  # fmt: skip
+    _, axes = plots.plot_shift(shift)
+    *drawn, mean = (line.get_xydata().tolist() for line in axes[0].lines)
+    assert drawn == [[[1, 0.8], [5, 0.4]], [[1, 0.6], [5, 0.2]], [[1, 1.0]]]
+    np.testing.assert_allclose(mean, [[1, 0.8], [5, 0.3]])
+
+
+def test_chance_is_where_the_measure_of_a_question_has_it():
+    answers = {
+        "entropy": {"ambiguity": Interval(0.8, 0.7, 0.85), "truth": Interval(0.3, 0.2, 0.4)},
+        "gate": {"truth": Interval(0.1, 0.0, 0.2)},
+    }
+    _, axes = plots.plot_answers(answers)
+    assert [panel.lines[0].get_xdata()[0] for panel in axes] == [0.5, 0]

@@ -21,6 +21,7 @@ from probcl.report.map import map_of
 from probcl.report.pictures import Tiles
 from probcl.report.story import answers_of, confused, opening, three_answers
 from probcl.report.tables import confusion_of, unit_of
+from probcl.report.words import limit, percent
 
 
 def made(count=400, noise=0.55, posterior=True):
@@ -247,8 +248,47 @@ def test_what_is_saved_gives_the_same_findings(found, tmp_path):
 
 
 def test_units():
-    names = ("time/fit_s", "cal/nll", "probe/top1", "geometry/mean_class_angle", "mine/other")
-    assert [unit_of(name) for name in names] == ["s", "nats", "0 to 1", "degrees", ""]
+    units = {
+        "time/fit_s": "s", "cal/nll": "nats", "probe/top1": "0 to 1", "mine/other": "",
+        "geometry/mean_class_angle": "degrees", "geometry/alignment": "0 to 4",
+        "unc/auroc_nllset/entropy": "0 to 1", "unc/auroc_truth/entropy": "0 to 1",
+        "unc/truth/entropy": "-1 to 1", "unc/spearman_rank/entropy": "-1 to 1",
+        "unc/corruption/entropy": "-1 to 1",
+    }  # fmt: skip
+    assert {name: unit_of(name) for name in units} == units
+
+
+def test_a_share_that_is_not_all_is_not_called_so():
+    shares = {0.9996: "99.96 %", 0.99999: "99.999 %", 3e-5: "0.003 %", 1.0: "100 %", 0.0: "0 %",
+              0.5: "50 %", 0.123: "12.3 %", 0.004: "0.40 %"}  # fmt: skip
+    assert {share: percent(share) for share in shares} == shares
+
+
+def test_a_rule_as_printed_lets_through_what_was_tested():
+    values = -1062.9 + 9 * torch.rand(500, generator=torch.Generator().manual_seed(0))
+    for largest in values.sort().values[::50]:
+        shown = float(limit(float(largest), values))
+        assert torch.equal(values <= shown, values <= largest)
+    assert limit(0.25, torch.tensor([0.25, 0.5])) == "0.25"
+
+
+def test_where_every_score_is_constant_none_is_named():
+    wrong = torch.arange(100) < 30
+    answer = error_auroc_interval(torch.zeros(100), wrong)
+    found = judged(30, 100, 99)
+    found.answers = {"trust": {"ambiguity": answer}}
+    (answered,) = answers_of(found)
+    assert (answered.score, answered.text) == ("", "no score tells more than chance")
+
+
+def test_the_map_is_of_directions():
+    maps = []
+    for scale in (1.0, 2.0**-60):  # exactly the same directions
+        small = made(60)
+        small.test.embedding = small.test.embedding * scale
+        vars(small.test).pop("direction", None)
+        maps.append(findings.find(small).coordinates)
+    assert torch.equal(*maps)
 
 
 def test_report_makes_the_page_anew(trained, tmp_path, capsys):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
+from probcl.checks import check_amount, check_probability
 from probcl.data.augment.colour import gaussian_blur
 
 __all__ = ["Degrade", "RandomAffine", "RandomContrast", "RandomNoise"]
@@ -20,14 +21,17 @@ class RandomAffine(nn.Module):
     Args:
         degrees: Largest rotation, either way.
         scale: Largest relative change of size, either way.
-        translate: Largest shift along each axis, as a fraction of the image's size.
+        translate: Largest shift along each axis, as a share of the image's size.
+
+    Raises:
+        ValueError: If one of them is negative or not finite.
     """
 
     def __init__(self, degrees: float = 15.0, scale: float = 0.15, translate: float = 0.1) -> None:
         super().__init__()
-        self.degrees = degrees
-        self.scale = scale
-        self.translate = translate
+        self.degrees = check_amount("degrees", degrees)
+        self.scale = check_amount("scale", scale)
+        self.translate = check_amount("translate", translate)
 
     def forward(self, images: Tensor) -> Tensor:
         """Transform images ``(N, channels, height, width)``, zeros beyond their borders."""
@@ -49,11 +53,14 @@ class RandomContrast(nn.Module):
 
     Args:
         strength: Largest share of the contrast to take away, in [0, 1].
+
+    Raises:
+        ValueError: If ``strength`` is out of range.
     """
 
     def __init__(self, strength: float = 0.5) -> None:
         super().__init__()
-        self.strength = strength
+        self.strength = check_probability("strength", strength)
 
     def forward(self, images: Tensor) -> Tensor:
         """Blend images ``(N, channels, height, width)`` with their means."""
@@ -66,11 +73,14 @@ class RandomNoise(nn.Module):
 
     Args:
         strength: Largest standard deviation.
+
+    Raises:
+        ValueError: If ``strength`` is negative or not finite.
     """
 
     def __init__(self, strength: float = 0.2) -> None:
         super().__init__()
-        self.strength = strength
+        self.strength = check_amount("strength", strength)
 
     def forward(self, images: Tensor) -> Tensor:
         """Add noise to images ``(N, channels, height, width)``, within [0, 1]."""

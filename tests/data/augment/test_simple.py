@@ -133,6 +133,21 @@ def test_the_contrast_of_degraded_views_is_lost_towards_the_mean():
     torch.testing.assert_close(flat, mean + 0.1 * (IMAGES[:4] - mean))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomContrast(5.0), "strength must be a probability, from 0 to 1, got 5.0"),
+        (lambda: RandomNoise(-0.1), "strength must be a finite number of at least 0, got -0.1"),
+        (lambda: RandomAffine(scale=-2), "scale must be a finite number of at least 0, got -2"),
+        (lambda: RandomAffine(degrees=float("nan")), "degrees must be a finite number"),
+        (lambda: RandomAffine(translate=float("inf")), "translate must be a finite number"),
+    ],
+)
+def test_bad_amounts_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 @pytest.mark.parametrize("strength", [0, 1.5, float("nan")])
 def test_a_bad_strength_is_refused(strength):
     with pytest.raises(ValueError, match="strength must be above 0 and at most 1"):
