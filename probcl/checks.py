@@ -128,7 +128,7 @@ def check_views(name: str, z: Tensor, least: int = 1) -> None:
             f"{name} must have shape (*, V, B, d) with V >= {least}, got {tuple(z.shape)}: join "
             "the views of B images by torch.stack([z1, z2])."
         )
-    if not z.shape[:-3].numel():
+    if not math.prod(z.shape[:-3]):  # of a Pyro trace it may be a tuple
         raise ValueError(
             f"{name} must hold at least one sample, got shape {tuple(z.shape)}: draw one."
         )

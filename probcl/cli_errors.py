@@ -33,7 +33,7 @@ _FROM_WORKER = "Caught ValueError in DataLoader worker"
 
 
 class Parser(LightningArgumentParser):
-    """Parser that answers bad input with one sentence, and asks for help with not too many."""
+    """Parser that answers bad input with one sentence, and a call for help briefly."""
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, without lists of classes of other libraries where any would do."""
@@ -110,6 +110,8 @@ def answer_to_bad_input(error: BaseException | None) -> str | None:
                 "a process that reads images was killed, which the system does where memory runs "
                 "out: set --data.num_workers to fewer, or to 0; then go on with --ckpt_path last."
             )
+        if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned"):
+            return str(error).splitlines()[0]
         if isinstance(error, RuntimeError) and _LOST_RANK.search(f"{type(error)} {error}"):
             return LOST_RANK
         if isinstance(error, RuntimeError) and _NO_MEMORY.search(f"{type(error)} {error}"):

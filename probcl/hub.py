@@ -108,7 +108,7 @@ class Pretrained(
             self.program: Program = parser.instantiate(config).program
         except Exception as error:
             reason = " ".join(str(error).split()).removesuffix(".")
-            raise ValueError(f"program: this configuration makes none: {reason}.") from error
+            raise ValueError(f"program: this configuration cannot be built: {reason}.") from error
         _check_shape(image_shape)
         try:
             self.program.materialize(torch.zeros(1, *image_shape))
@@ -140,13 +140,20 @@ class Pretrained(
             **download: How to find a repository, as ``huggingface_hub.snapshot_download`` takes it.
 
         Raises:
-            ValueError: If the folder lacks a file, the configuration is no program's or names other
-                classes, or a weight is not as it was written.
+            ValueError: If there is neither such a folder nor a repository, it lacks a file, the
+                configuration is no program's or names other classes, or a weight is not as it was
+                written.
         """
         folder = Path(path)
         if not folder.is_dir():
             names = [CONFIG_NAME, SAFETENSORS_SINGLE_FILE]
-            folder = Path(snapshot_download(str(path), allow_patterns=names, **download))
+            try:
+                folder = Path(snapshot_download(str(path), allow_patterns=names, **download))
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split()).removesuffix(".")
+                raise ValueError(
+                    f"path: there is no folder {path}, and no repository of that name: {reason}."
+                ) from error
         elif (folder / "pretrained").is_dir():
             folder /= "pretrained"
         config, weights = folder / CONFIG_NAME, folder / SAFETENSORS_SINGLE_FILE

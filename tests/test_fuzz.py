@@ -71,7 +71,7 @@ def test_a_checkpoint_of_more_than_weights_and_numbers_is_refused(tmp_path):
         ({"image_shape": [8]}, r"image_shape: the program takes no images of shape \(8,\): "),
         (
             {"program": PROGRAM | {"init_args": {"encoder": 3}}},
-            r"^program: this configuration makes none: [^\n]*\.$",
+            r"^program: this configuration cannot be built: [^\n]*\.$",
         ),
     ],
 )

@@ -123,6 +123,11 @@ def test_weights_that_are_missing_are_noticed(trained, tmp_path):
         Pretrained.from_pretrained(tmp_path)
 
 
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"path: there is no folder \.\./nope, and no repository"):
+        Pretrained.from_pretrained("../nope")
+
+
 def test_a_configuration_of_no_program_is_refused():
-    with pytest.raises(ValueError, match="program: this configuration makes none"):
+    with pytest.raises(ValueError, match="program: this configuration cannot be built"):
         Pretrained({"class_path": "probcl.programs.None"}, (1, 8, 8))

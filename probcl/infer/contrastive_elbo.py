@@ -163,7 +163,14 @@ class ContrastiveELBO(ELBO):
         estimator = self.kl.get(name, "auto") if isinstance(self.kl, Mapping) else self.kl
         exact = divergence(name, q, p, estimator)
         if exact is None:
-            total = _total(guide_site, q.log_prob(z)) - _total(model_site, p.log_prob(z))
+            try:
+                total = _total(guide_site, q.log_prob(z)) - _total(model_site, p.log_prob(z))
+            except NotImplementedError as error:
+                raise NotImplementedError(
+                    f"site {name!r} has no exact KL of {type(q).__name__} from {type(p).__name__}, "
+                    "nor have both a density: give them log_prob, register a KL by "
+                    "torch.distributions.kl.register_kl, or set beta to 0."
+                ) from error
         else:
             total = _total(guide_site, exact)
         return total if self.kl_weight == 1 or not q.has_rsample else self.kl_weight * total

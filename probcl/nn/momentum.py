@@ -6,7 +6,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 __all__ = ["MomentumEncoder"]
@@ -112,4 +112,5 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_lazy(module: nn.Module) -> bool:
-    return any(map(is_lazy, _tensors(module)))
+    lazy = (UninitializedParameter, UninitializedBuffer)
+    return any(isinstance(tensor, lazy) for tensor in _tensors(module))

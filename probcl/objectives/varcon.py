@@ -93,7 +93,7 @@ def varcon(
     centroids = class_centroids(flat, labels.repeat(z.shape[-3]), gather)
     losses = _losses(flat, centroids, temperature, epsilon)
     if reduction == "mean":
-        total = losses.sum() / z.shape[:-3].numel()
+        total = losses.sum() / math.prod(z.shape[:-3])
         return all_reduce(total, gather) / centroids.total
     return losses.view(z.shape[:-1])
 

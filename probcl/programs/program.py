@@ -260,6 +260,13 @@ class VariationalProgram(Program):
         super().__init__(encoder, ProjectedNormalHead() if posterior is None else posterior)
         check_amount("beta", beta)
         check_count("num_samples", num_samples)
+        if prior is not None and not isinstance(prior, nn.Module):
+            raise ValueError(
+                f"prior must be a module whose forward() returns a distribution, got "
+                f"{type(prior).__name__}: wrap it in one."
+            )
+        if prior is not None and not beta and any(True for _ in prior.parameters()):
+            raise ValueError("prior has weights, which learn nothing with beta 0: raise beta.")
         self.prior = UniformPrior(dim_of(self.posterior_head)) if prior is None else prior
         self.beta = beta
         self.num_samples = num_samples
@@ -290,6 +297,11 @@ class VariationalProgram(Program):
         return *self._directions(q, views), q
 
     def _directions(self, distribution: Distribution, views: Tensor) -> tuple[Tensor, Anchors]:
+        if len(distribution.event_shape) != 1:
+            raise ValueError(
+                "posterior and prior must be of vectors, of event shape (d,), got "
+                f"{tuple(distribution.event_shape)}: apply .to_event(1)."
+            )
         anchors = Anchors(len(views), views.shape[1], self.num_samples)
         with anchors.sampled(self.beta / distribution.event_shape[0]):
             return pyro.sample("z", distribution), anchors

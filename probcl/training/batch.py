@@ -63,6 +63,9 @@ def as_batch(given: Any, loader: int | None = None) -> Batch:
         loader: Number of the loader in evaluation: the first has the images that a probe learns
             from, the second those to evaluate on, and others inputs unlike them; None in training.
 
+    Raises:
+        ValueError: If it is none of these.
+
     Example:
         >>> images, labels = torch.rand(2, 4, 1, 8, 8), torch.arange(4)
         >>> as_batch([images, labels]).size, as_batch(list(images)).labels
@@ -75,6 +78,14 @@ def as_batch(given: Any, loader: int | None = None) -> Batch:
     views, labels = given, None
     if isinstance(given, list | tuple) and len(given) > 1 and _are_labels(given[1]):
         views, labels = given[:2]
+    parts = views if isinstance(views, list | tuple) else [views]
+    others = [part for part in parts if not isinstance(part, Tensor)]
+    if others:
+        got = type(others[0]).__name__
+        raise ValueError(
+            f"a batch must be views, a tensor or a list of tensors, or (views, labels), got {got}: "
+            "give the loader a collate_fn."
+        )
     if loader is None:
         return Batch(views, labels, None)
     if isinstance(views, Tensor) and views.dim() < 5:

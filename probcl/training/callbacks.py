@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    ModelCheckpoint,
+    RichProgressBar,
+    StochasticWeightAveraging,
+)  # fmt: skip
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -18,7 +23,7 @@ from probcl.training.batch import TEST, TRAIN, as_batch
 from probcl.training.history import History, RowBeforeCheckpoint
 
 __all__ = [
-    "Monitor", "ProgressBar", "RequireFinite", "SaveOnTermination", "Throughput",
+    "Materialize", "Monitor", "ProgressBar", "RequireFinite", "SaveOnTermination", "Throughput",
     "checkpoint_callbacks",
 ]  # fmt: skip
 
@@ -26,6 +31,14 @@ __all__ = [
 INTERVAL = timedelta(minutes=15)
 BEST = 3
 _REDRAWN = 0.25  # seconds between two drawings of the bar
+
+
+class Materialize(Callback):
+    """Let lazy layers take their sizes, before other callbacks copy the module."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take them from one image."""
+        pl_module.materialize(stage)  # type: ignore[operator]
 
 
 class Monitor(Callback):
@@ -127,18 +140,19 @@ class RequireFinite(Callback):
                 _require_finite_loss(trainer, outputs)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the weights."""
-        _require_finite_weights(trainer, pl_module)
+        """Check the weights, where they are trained."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            _require_finite_weights(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the mean loss of the epoch, and the weights."""
-        means = trainer.callback_metrics
-        _require_finite_loss(trainer, {name: means[name] for name in self._terms})
+        means = trainer.callback_metrics  # empty where nothing is logged
+        _require_finite_loss(trainer, {n: means[n] for n in self._terms if n in means})
         _require_finite_weights(trainer, pl_module)
 
 
 def _require_finite_loss(trainer: Trainer, terms: dict[str, Tensor]) -> None:
-    if terms and not terms["loss"].isfinite():
+    if "loss" in terms and not terms["loss"].isfinite():
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise ValueError(
             f"the loss is not finite in epoch {trainer.current_epoch} ({values}): lower the "
@@ -203,7 +217,8 @@ class ProgressBar(RichProgressBar):
 def checkpoint_callbacks(folder: Path, held_out: bool, history: History) -> list[Callback]:
     """Return the callbacks that keep a training's checkpoints, each whole or not there at all.
 
-    ``last.ckpt`` is of the end of the last epoch, ``recent.ckpt`` of every 15 minutes, and of the
+    ``last.ckpt`` is of the end of the last epoch, of averaged weights where
+    ``StochasticWeightAveraging`` leaves such; ``recent.ckpt`` of every 15 minutes, and of the
     moment where the process was told to stop. If images are held out, ``best-*.ckpt`` are of the
     three epochs whose nearest neighbours classify them best. The history has the row of an epoch
     before there is a checkpoint of it.
@@ -211,7 +226,7 @@ def checkpoint_callbacks(folder: Path, held_out: bool, history: History) -> list
     single = partial(ModelCheckpoint, folder, enable_version_counter=False)
     callbacks: list[Callback] = [
         RowBeforeCheckpoint(history),
-        single("last", save_on_train_epoch_end=True),  # else only where there is a validation
+        _Last(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
         single("recent", train_time_interval=INTERVAL),
         SaveOnTermination(folder / "recent.ckpt"),
     ]
@@ -219,6 +234,17 @@ def checkpoint_callbacks(folder: Path, held_out: bool, history: History) -> list
         best = partial(ModelCheckpoint, folder, "best-{epoch}", save_on_train_epoch_end=False)
         callbacks.append(best(monitor="val/knn_top1", mode="max", save_top_k=BEST))
     return callbacks
+
+
+class _Last(ModelCheckpoint):
+    """The checkpoint of the last epoch, with the weights that averaging leaves at the end."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it again, if the weights have been averaged since."""
+        super().on_train_end(trainer, pl_module)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
 class SaveOnTermination(Callback):

@@ -4,6 +4,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -19,7 +20,7 @@ from probcl.infer.divergence import KL
 from probcl.programs import Program
 from probcl.randomness import seeded
 from probcl.training.batch import Batch, Part, as_batch
-from probcl.training.callbacks import Monitor, RequireFinite, Throughput
+from probcl.training.callbacks import Materialize, Monitor, RequireFinite, Throughput
 from probcl.training.datamodule import ImageData
 from probcl.training.evaluation import embed, encode, evaluate_parts, gather
 from probcl.training.optimisation import WarmupCosine, parameter_groups
@@ -62,7 +63,8 @@ class ContrastiveModule(LightningModule):
             encoder's batch normalisations stay too.
 
     Raises:
-        ValueError: If ``reference_batch_size`` or ``warmup_epochs`` is out of range.
+        ValueError: If ``reference_batch_size`` or ``warmup_epochs`` is out of range, or there is no
+            KL to anneal.
     """
 
     def __init__(
@@ -83,6 +85,11 @@ class ContrastiveModule(LightningModule):
             check_count("reference_batch_size", reference_batch_size)
         if warmup_epochs is not None and not 0 <= warmup_epochs < math.inf:
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
+        if annealing is not None and not getattr(program, "beta", 0):
+            raise ValueError(
+                "annealing weighs the KL, and the program has none: leave it out, or give the "
+                "program a beta above 0."
+            )
         self.program = program
         self.elbo = ContrastiveELBO(kl)
         self.annealing = annealing
@@ -104,6 +111,9 @@ class ContrastiveModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what looks on at every training: monitor, throughput, finite numbers."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Materialize) for callback in callbacks):
+            callbacks.insert(0, Materialize())  # some of the others copy the module
         return [Monitor(), Throughput(), RequireFinite()]
 
     @property
@@ -115,21 +125,25 @@ class ContrastiveModule(LightningModule):
     def _truth(self) -> Tensor | None:
         return None if self._data is None else self._data.true_concentration
 
-    def setup(self, stage: str) -> None:
-        """Let lazy layers take their sizes from one image, and prepare the encoder."""
+    def materialize(self, stage: str) -> None:
+        """Let lazy layers take their sizes from one image, in the precision of the training."""
         images, self._batch_size = self._first_images(stage)
+        if self.trainer.precision == "64-true":  # else Lightning rounds what a checkpoint has
+            self.double()
+            images = images if images is None else images.double()
         if images is not None:
             # By a seed of their own, so that weights begin alike on one device and on several.
             with seeded(derived_seed(torch.initial_seed())):
                 self.program.materialize(images)
+
+    def setup(self, stage: str) -> None:
+        """Prepare the encoder."""
         if self.freeze_encoder:
             self.program.freeze_encoder()
         if self._truth is not None and self._untrained is None:
             self._untrained = self._rank_correlation(self.trainer.datamodule, self._truth)  # type: ignore[attr-defined]
         if self.channels_last:
             self.program.encoder.to(memory_format=torch.channels_last)
-        if self.trainer.precision == "64-true":  # else Lightning rounds what a checkpoint has
-            self.double()
         if self.compile_encoder:
             self.program.encoder.compile()
 
@@ -164,7 +178,7 @@ class ContrastiveModule(LightningModule):
         if self.warmup_epochs is None:
             warmup = min(10 * per_epoch, steps / 10) if batch > 256 else 0
         else:
-            warmup = self.warmup_epochs and self.warmup_epochs * per_epoch
+            warmup = self.warmup_epochs * per_epoch if self.warmup_epochs else 0  # not 0 x infinity
         if warmup == math.inf:  # nobody knows when the training ends, or even an epoch
             if self.warmup_epochs is not None:
                 raise ValueError(
@@ -174,6 +188,7 @@ class ContrastiveModule(LightningModule):
             warmup = 0
         # A training that is taken up may have other steps: the shape follows from them.
         factor = WarmupCosine(steps, round(warmup))
+        # A bound method, which LambdaLR does not save.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor.__call__)
         return {
             "optimizer": optimizer,
@@ -240,7 +255,7 @@ class ContrastiveModule(LightningModule):
         if self.annealing is not None:
             self.elbo.kl_weight = self.annealing(self.global_step)
         # Pyro's checks of every site would cost time: the finite loss is checked instead.
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), self._draws_of_its_own(batch_idx):
             loss_module = self.elbo(self.program.model, self.program.guide)
             rows = (batch.rows,) if self.program.takes_rows else ()
             terms = loss_module.terms(batch.views, batch.labels, *rows)
@@ -255,6 +270,16 @@ class ContrastiveModule(LightningModule):
         self.log_dict({"loss": loss.detach()} | terms, prog_bar=True, **options)
         self.log_dict(self.program.monitored, **options)
         return {"loss": loss} | terms
+
+    def _draws_of_its_own(self, batch_idx: int) -> AbstractContextManager[None]:
+        """Let each rank draw samples of its own, as our data modules do for any loader of theirs.
+
+        Ranks begin with one seed, and two images with one noise would look alike.
+        """
+        if self._data is not None or self.trainer.world_size == 1:
+            return nullcontext()
+        place = self.global_step, batch_idx, self.global_rank
+        return seeded(derived_seed(torch.initial_seed(), *place))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep the features of a batch until ``embedded`` is asked for."""

@@ -9,13 +9,17 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions import Categorical, MixtureSameFamily, Normal, TransformedDistribution
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.inspect import get_model_relations
 from pyro.poutine.util import prune_subsample_sites
 from torch import nn
+from torch.distributions import Transform, constraints
 
 from probcl import programs
-from probcl.distributions import ProjectedNormal
+from probcl.distributions import ProjectedNormal, VonMisesFisher
 from probcl.infer import ContrastiveELBO
+from probcl.nn import VonMisesFisherMixturePrior, VonMisesFisherPrior
 from probcl.programs import SwAV, VSimCLR
 from probcl.sphere import normalize
 
@@ -285,3 +289,68 @@ def test_weights_that_are_not_finite_are_named(program, views, labels):
         pytest.raises(ValueError, match=r"must be finite|norm nan"),
     ):
         loss_of(program)(views, labels)
+
+
+def test_its_relations_can_be_drawn(program, views, labels):
+    program.materialize(views[0])
+    relations = get_model_relations(program.model, model_args=(views, labels))
+    assert relations["observed"]
+
+
+class Head(nn.Module):
+    """A head of a distribution that is made from the embeddings ``(*, 8)``."""
+
+    dim = 8
+
+    def __init__(self, make):
+        super().__init__()
+        self.linear, self.make = nn.LazyLinear(8), make
+
+    def forward(self, features):
+        return self.make(self.linear(features))
+
+
+def mixture(x):
+    loc = torch.stack([normalize(x), normalize(-x)], -2)
+    parts = VonMisesFisher(loc, torch.tensor(5.0).expand(loc.shape[:-1]))
+    return MixtureSameFamily(Categorical(logits=torch.zeros(loc.shape[:-1])), parts)
+
+
+class Normalised(Transform):
+    """A map onto the sphere, which has no inverse and so no density."""
+
+    domain = codomain = constraints.real_vector
+
+    def _call(self, x):
+        return normalize(x)
+
+
+def on_the_sphere(x):
+    return TransformedDistribution(Normal(x, 1.0).to_event(1), [Normalised()])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (mixture, NotImplementedError, "cannot differentiate the guide's site 'z'"),
+        (on_the_sphere, NotImplementedError, "site 'z' has no exact KL of TransformedDistribution"),
+        (lambda x: Normal(x, 1.0), ValueError, r"event shape \(d,\), got \(\): apply .to_event"),
+    ],
+)
+def test_posteriors_that_do_not_suffice_are_named(make, error, message, views):
+    program = VSimCLR(nn.Flatten(), Head(make))
+    with pytest.raises(error, match=message):
+        loss_of(program)(views)
+
+
+def test_without_a_kl_samples_are_enough(views):
+    assert loss_of(VSimCLR(nn.Flatten(), Head(on_the_sphere), beta=0.0))(views).isfinite()
+
+
+def test_priors_that_learn_nothing_are_refused():
+    for beta in (0, 0.1):
+        with pytest.raises(ValueError, match="prior must be a module whose forward"):
+            VSimCLR(nn.Flatten(), prior=VonMisesFisher(torch.eye(2)[0], 1.0), beta=beta)
+    with pytest.raises(ValueError, match="prior has weights, which learn nothing with beta 0"):
+        programs.MCInfoNCE(nn.Flatten(), prior=VonMisesFisherMixturePrior())
+    programs.MCInfoNCE(nn.Flatten(), prior=VonMisesFisherPrior())  # it has nothing to learn

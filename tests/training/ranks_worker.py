@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from probcl.data import Augmentation
 from probcl.distributions import ProjectedNormal
@@ -133,6 +134,17 @@ def train_on_files(images: Path, options: dict[str, object]) -> dict[str, object
     return {"weights": module.program.state_dict(), "sizes": sizes.seen}
 
 
+def draws_of(options: dict[str, object]) -> dict[str, object]:
+    """Return what each step of a training on a plain loader draws, and what is drawn after it."""
+    torch.manual_seed(5)
+    program, drawn = VSimCLR(encoder(), ProjectedNormalHead(DIM)), []
+    program.posterior_head.register_forward_hook(lambda *_: drawn.append(torch.rand(1).item()))
+    images = [torch.rand(2, 1, 8, 8) for _ in range(16)]
+    loader = DataLoader(images, batch_size=4, collate_fn=lambda items: torch.stack(items, 1))
+    Trainer(max_epochs=2, **options).fit(ContrastiveModule(program), loader)
+    return {"within": drawn[1:], "after": torch.rand(1).item()}  # the first is of the lazy layers
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -161,6 +173,7 @@ def main(folder: Path) -> None:
             program.materialize(torch.zeros(1, 1, 8, 8))
             results[f"{name}, sent"] = {size: sent_by(program, size) for size in (10, 40)}
         results["files"] = train_on_files(folder / "images", options)
+        results["draws"] = draws_of(options)
     torch.save(results, folder / f"{world}-{rank}.pt")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,6 +15,9 @@ from probcl.infer import ContrastiveELBO
 from probcl.nn import ConvNet, ProjectedNormalHead, ResNet
 from probcl.programs import SimCLR, SupCon, VSimCLR
 from probcl.training import ContrastiveModule, Named
+from probcl.training.batch import as_batch
+from probcl.training.callbacks import Materialize, checkpoint_callbacks
+from probcl.training.history import History
 from probcl.training.optimisation import WarmupCosine, parameter_groups
 
 # Lightning's notices, and what it does with PyTorch's trees.
@@ -27,6 +31,8 @@ pytestmark = [
         ".*no `val_dataloader`",
         ".*have no `val_dataloaders`",
         "Found .* in eval mode",
+        "SWA is currently only supported every epoch",
+        "You are trying to `self.log\\(",
     )
 ]
 
@@ -288,6 +294,12 @@ def test_bad_settings_are_refused(options, message):
         ContrastiveModule(program(), **options)
 
 
+def test_annealing_without_a_kl_is_refused():
+    for without in (SimCLR(ConvNet([4])), VSimCLR(ConvNet([4]), beta=0)):
+        with pytest.raises(ValueError, match="annealing weighs the KL, and the program has none"):
+            ContrastiveModule(without, annealing=lambda step: 1.0)
+
+
 @pytest.mark.parametrize("step", [0, 10])
 def test_a_loss_that_is_not_finite_stops_the_training(step):
     """At once in a step that is logged, else at the end of the epoch, of 11 steps."""
@@ -342,3 +354,67 @@ class TestOptimisation:
         found = [id(parameter) for group in groups for parameter in group["params"]]
         assert len(found) == len(set(found))
         assert set(found) == {id(parameter) for parameter in chosen.parameters()}
+
+
+def plain(count=16, dtype=torch.float32):
+    images = torch.rand(count, 2, 1, 8, 8, dtype=dtype)
+    return DataLoader(list(images), batch_size=8, collate_fn=lambda items: torch.stack(items, 1))
+
+
+@pytest.mark.parametrize("callback", [EMAWeightAveraging, StochasticWeightAveraging])
+def test_weights_of_lazy_layers_are_averaged_too(callback):
+    averaging = callback(swa_lrs=0.01) if callback is StochasticWeightAveraging else callback()
+    program = VSimCLR(ConvNet([4]), ProjectedNormalHead(8))
+    trainer = Trainer(
+        max_epochs=4, callbacks=[averaging], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(ContrastiveModule(program), plain())
+    assert all(p.isfinite().all() for p in program.parameters())
+    assert sum(isinstance(c, Materialize) for c in trainer.callbacks) == 1
+
+
+def test_averaged_weights_are_in_the_last_checkpoint(tmp_path):
+    module = ContrastiveModule(VSimCLR(ConvNet([4]), ProjectedNormalHead(8)))
+    history = History(tmp_path)
+    trainer = Trainer(
+        max_epochs=4, logger=history, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", log_every_n_steps=1,
+        callbacks=[*checkpoint_callbacks(tmp_path, False, history),
+                   StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1)],
+    )  # fmt: skip
+    trainer.fit(module, plain())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(saved[name], value)
+
+
+def test_validation_alone_takes_lazy_layers():
+    images = TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 2)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    module = ContrastiveModule(VSimCLR(ConvNet([4]), ProjectedNormalHead(8)))
+    (values, *_) = trainer.validate(module, [DataLoader(images, 20)] * 2, verbose=False)
+    assert 0 <= values["val/knn_top1"] <= 1
+
+
+def test_a_trainer_of_bare_bones_trains():
+    module = ContrastiveModule(SimCLR(ConvNet([4])))
+    trainer = Trainer(accelerator="cpu", max_epochs=1, barebones=True)
+    trainer.fit(module, plain())
+    assert trainer.global_step == 2
+
+
+def test_images_in_float64_are_taken_where_all_is():
+    module = ContrastiveModule(SimCLR(ConvNet([4])))
+    fitted(module, plain(dtype=torch.float64), epochs=1, precision="64-true")
+    assert {p.dtype for p in module.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [({"views": torch.rand(2, 4, 1, 8, 8)}, "dict"), ("text", "str"), ([1, 2], "int"),
+     (DataLoader([0]), "DataLoader")],
+)  # fmt: skip
+def test_a_batch_of_another_kind_is_named(batch, got):
+    with pytest.raises(ValueError, match=rf"a batch must be views, .* got {got}: give the loader"):
+        as_batch(batch)

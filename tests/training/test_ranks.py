@@ -110,6 +110,13 @@ def test_files_that_are_cut_off_leave_ranks_in_step(ranks):
 
 
 @pytest.mark.slow
+def test_ranks_draw_different_samples_from_a_loader_of_any_kind(ranks):
+    one, other = (rank["draws"] for rank in ranks)
+    assert len(one["within"]) == len(other["within"]) == 4
+    assert len({*one["within"], *other["within"]}) == 8
+    assert one["after"] == other["after"]  # what else is drawn goes on as it did
+
+
 def test_the_command_trains_on_two_devices_and_reports_once(tmp_path):
     script = str(Path(sys.executable).with_name("probcl"))
     options = [
