@@ -2,10 +2,12 @@
 
 DIGITS = {
     "default": "`probcl fit`", "vsimclr": "`VSimCLR`",
-    "vsimclr-published": "`VSimCLR`, published form", "simclr": "`SimCLR`",
+    "vsimclr-published-kl-bound": "`VSimCLR`, published form",
+    "vsimclr-published": "`VSimCLR`, published form, exact KL", "simclr": "`SimCLR`",
     "mcinfonce": "`MCInfoNCE`", "moco": "`MoCo`", "byol": "`BYOL`", "swav": "`SwAV`",
     "vicreg": "`VICReg`", "barlowtwins": "`BarlowTwins`", "vsupcon": "`VSupCon`",
-    "vsupcon-published": "`VSupCon`, published form",
+    "vsupcon-published-kl-bound": "`VSupCon`, published form",
+    "vsupcon-published": "`VSupCon`, published form, exact KL",
     "supcon": "`SupCon`", "varcon": "`VarCon`", "crossentropy": "`CrossEntropy`",
 }  # fmt: skip
 COLUMNS = {
@@ -58,10 +60,11 @@ CHANGES = {
     "power-spherical": "Power Spherical",
     "dim-16": "d = 16",
     "dim-256": "d = 256",
-    "published": "published: started near the uniform, not corrected, beta 1",
-    "published-started": "published, but started at 0.9",
-    "published-corrected": "published, but corrected",
-    "published-beta-0.005": "published, but beta 0.005",
+    "published-kl-bound": "published: started near the uniform, not corrected, beta 1, the bound",
+    "published": "published, but the exact KL",
+    "published-started": "published, but the exact KL, started at 0.9",
+    "published-corrected": "published, but the exact KL, corrected",
+    "published-beta-0.005": "published, but the exact KL, beta 0.005",
 }
 CHANGES_COLUMNS = {
     name: TWINS_COLUMNS[name]
@@ -111,14 +114,16 @@ DEGRADED = {
 }
 FASHION_MNIST = {
     "vsimclr": "VSimCLR",
-    "vsimclr-published": "VSimCLR, published form",
+    "vsimclr-published-kl-bound": "VSimCLR, published form",
+    "vsimclr-published": "VSimCLR, published form, exact KL",
     "vsimclr-degraded": "VSimCLR, degraded views",
     "simclr": "SimCLR",
     "simclr-degraded": "SimCLR, degraded views",
     "simclr-degraded-posthoc": "the same, post-hoc head",
     "expectedlikelihood": "Expected likelihood",
     "vsupcon": "VSupCon",
-    "vsupcon-published": "VSupCon, published form",
+    "vsupcon-published-kl-bound": "VSupCon, published form",
+    "vsupcon-published": "VSupCon, published form, exact KL",
     "supcon": "SupCon",
     "varcon": "VarCon",
 }
@@ -155,6 +160,7 @@ TWINS = {
     "vsupcon-kl-bound-beta-1": "VSupCon, the paper's bound, beta 1",
     "vsupcon-start-0.97": "VSupCon, started at 0.97",
     "vsupcon-start-0.999": "VSupCon, started at 0.999",
+    "vsupcon-start-0.99999-beta-0": "VSupCon, started at 0.99999, beta 0",
     "vsupcon-isotropic": "VSupCon, isotropic projected normal",
     "vsupcon-samples-8": "VSupCon, 8 samples, inside the logarithm",
     "vsimclr-beta-0.1": "VSimCLR, beta 0.1",
@@ -174,7 +180,13 @@ TWINS = {
 DIGITS_TWINS = {
     name: (FASHION_MNIST | TWINS)[name]
     for twin in ("simclr", "supcon")
-    for name in (twin, f"v{twin}", f"v{twin}-kl-bound", f"v{twin}-published")
+    for name in (
+        twin,
+        f"v{twin}",
+        f"v{twin}-kl-bound",
+        f"v{twin}-published-kl-bound",
+        f"v{twin}-published",
+    )
 }
 FASHION_MNIST_ROWS = {
     "linear probe": "probe/top1",

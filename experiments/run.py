@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 POST_HOC = "-posthoc"
 
-# The form of the VCL paper, which programs chosen by name do not have.
+EXACT, BOUND = ["--model.kl=auto"], ["--model.kl=gaussian_bound"]
+# The form of the VCL paper, which programs chosen by name do not have, but for its bound on the KL.
 PUBLISHED = ["--model.program.beta=1.0", "--model.program.temperature_correction=false",
              "--model.program.posterior=ProjectedNormalHead",
              "--model.program.posterior.initial_resultant_length=null"]  # fmt: skip
@@ -46,8 +47,9 @@ DIGITS: dict[str, list[str]] = {"default": []} | {
     )
 }  # fmt: skip
 DIGITS["crossentropy"].append("--model.program.num_classes=10")
-DIGITS |= {f"{name.lower()}-published": [f"--model.program={name}", *PUBLISHED]
-           for name in ("VSimCLR", "VSupCon")}  # fmt: skip
+DIGITS |= {f"{name.lower()}-published{kl}": [f"--model.program={name}", *PUBLISHED, *options]
+           for name in ("VSimCLR", "VSupCon")
+           for kl, options in (("", []), ("-kl-bound", BOUND))}  # fmt: skip
 
 # Of one temperature, one length and one dimension, so that all can be compared.
 WARM = ["--model.program.temperature=0.2"]
@@ -69,6 +71,8 @@ FASHION_MNIST = {
     "supcon": ["--model.program=SupCon", *POINT, *WARM],
     "varcon": ["--model.program=VarCon", *POINT, *WARM],
 }  # fmt: skip
+FASHION_MNIST |= {f"{name}-kl-bound": [*FASHION_MNIST[name], *BOUND]
+                  for name in ("vsimclr-published", "vsupcon-published")}  # fmt: skip
 # The default run on machines of other kinds, as far as one machine can be like another. The last is
 # made by the Python of an environment that has the lowest torch allowed.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -78,9 +82,6 @@ MACHINES = {
     "avx2": ONE_THREAD | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "torch-2.5": ONE_THREAD,
 }
-
-
-EXACT, BOUND = ["--model.kl=auto"], ["--model.kl=gaussian_bound"]
 
 
 def length(epochs: int, batch: int, samples: int, rate: float = 0.003) -> list[str]:
@@ -134,6 +135,9 @@ TWINS |= {f"vsimclr-degraded-uncorrected-{temperature}":
           for temperature in ("0.1", "0.05")}  # fmt: skip
 TWINS |= {f"vsupcon-start-{start}": [*TWINS["vsupcon"], f"{HEAD}.initial_resultant_length={start}"]
           for start in ("0.97", "0.999")}  # fmt: skip
+TWINS["vsupcon-start-0.99999-beta-0"] = [  # hardly any noise
+    *TWINS["vsupcon"], f"{HEAD}.initial_resultant_length=0.99999", "--model.program.beta=0",
+]  # fmt: skip
 TWINS["vsupcon-isotropic"] = [*TWINS["vsupcon"], f"{HEAD}.covariance=isotropic"]
 TWINS["vsupcon-samples-8"] = [*TWINS["vsupcon"], "--model.program.num_samples=8"]
 # The same, a third of the images for four epochs.
@@ -143,7 +147,13 @@ SHORT_TWINS = {f"{v}{twin}{kl}": TWINS[f"{v}{twin}{kl}"] for twin in ("simclr", 
 DIGITS_TWINS = {
     name: (FASHION_MNIST | TWINS)[name]
     for twin in ("simclr", "supcon")
-    for name in (twin, f"v{twin}", f"v{twin}-kl-bound", f"v{twin}-published")
+    for name in (
+        twin,
+        f"v{twin}",
+        f"v{twin}-kl-bound",
+        f"v{twin}-published",
+        f"v{twin}-published-kl-bound",
+    )
 }
 QUICK = ["--data.corrupted=0", "--trainer.precision=bf16-mixed"]
 

@@ -50,10 +50,18 @@ READMES = [
 
 
 @cache
+def by_seed(experiment: str, name: str) -> dict[int, dict[str, float]]:
+    """Return the metrics of the runs of a name by their seeds."""
+    files = sorted((HERE / experiment).glob(f"{name}-seed*.json"))
+    return {
+        int(path.stem.rpartition("seed")[2]): json.loads(path.read_text())["metrics"]
+        for path in files
+    }
+
+
 def runs_of(experiment: str, name: str) -> list[dict[str, float]]:
     """Return the metrics of the runs of a name, one for each seed."""
-    files = sorted((HERE / experiment).glob(f"{name}-seed*.json"))
-    return [json.loads(path.read_text())["metrics"] for path in files]
+    return list(by_seed(experiment, name).values())
 
 
 def values_of(runs: Sequence[Mapping[str, float]], metric: str) -> list[float]:
@@ -95,9 +103,10 @@ def variational() -> str:
         cells = []
         for name in ("vsimclr", "vsupcon"):
             runs = runs_of("variational", f"{name}-{change}")
-            if change in ("", "published", "twin"):
-                of = {"": name, "published": f"{name}-published", "twin": name[1:]}[change]
-                runs = runs_of("fashion_mnist", of)
+            of = {"": name, "twin": name[1:], "published": f"{name}-published",
+                  "published-kl-bound": f"{name}-published-kl-bound"}  # fmt: skip
+            if change in of:
+                runs = runs_of("fashion_mnist", of[change])
             cells += [
                 cell(values_of(runs, metric), precision, half_range=True)
                 for metric, precision in CHANGES_COLUMNS.values()
@@ -114,14 +123,18 @@ def differences(experiment: str, programs: Mapping[str, str]) -> str:
     rows = {}
     for name, label in programs.items():
         twin = max((p for p in programs if name.startswith(f"v{p}")), key=len, default="")
-        runs, twins = (runs_of(experiment, each) for each in (name, twin))
-        if not 2 < len(runs) == len(twins):
+        runs, twins = (by_seed(experiment, each) for each in (name, twin))
+        seeds = runs.keys() & twins.keys()
+        if len(seeds) < 3:
             continue
         cells = []
         for metric, precision in TWINS_COLUMNS.values():
-            pairs = zip(values_of(runs, metric), values_of(twins, metric), strict=False)
-            above = [one - other for one, other in pairs]
-            if above:
+            above = [
+                runs[seed][metric] - twins[seed][metric]
+                for seed in seeds
+                if metric in runs[seed] and metric in twins[seed]
+            ]
+            if len(above) > 2:
                 middle, half = mean(above), t.ppf(0.975, len(above) - 1) * sem(above)
                 interval = f"[{middle - half:+.{precision}f}, {middle + half:+.{precision}f}]"
                 cells.append(f"{middle:+.{precision}f} {interval}")
@@ -179,19 +192,19 @@ def recovery() -> str:
     """Return a row for each method: how well it recovers a posterior that is known."""
     record = json.loads((HERE / "recovery/recovery.json").read_text())
     columns = {
-        "steps x batch": "", "concentration, rank correlation": "concentration rank correlation",
-        "cosine, rank correlation": "cosine rank correlation", "mean log bias": "mean log bias",
-    }  # fmt: skip
+        "concentration, rank correlation": ("concentration rank correlation", 3),
+        "cosine, rank correlation": ("cosine rank correlation", 3),
+        "mean log bias": ("mean log bias", 2),
+    }
     rows = {}
     for name, method in record["methods"].items():
         runs = list(method["seeds"].values())
         trained = method["steps"] > 0
         rows[name] = [
             f"{method['steps']:,} x {method['batch']}" if trained else "none",
-            *(cell(values_of(runs, metric), 3) for metric in list(columns.values())[1:3]),
-            cell([run["mean log bias"] for run in runs], 2),
+            *(cell(values_of(runs, metric), digits) for metric, digits in columns.values()),
         ]
-    return markdown(list(columns), rows)
+    return markdown(["steps x batch", *columns], rows)
 
 
 def posteriors() -> str:

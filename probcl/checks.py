@@ -261,7 +261,7 @@ def as_labels(
 
     Memory grows with the largest, which must be below ``num_classes``.
     """
-    tensor = as_integers(name, labels, count)
+    tensor = as_integers(name, labels, count, what="the classes")
     if num_classes is not None and tensor.max() >= num_classes:
         raise ValueError(
             f"{name} must be below {num_classes}, the number of classes, got {int(tensor.max())}."
@@ -274,14 +274,16 @@ def as_labels(
     return tensor
 
 
-def as_integers(name: str, values: Any, count: int | None = None) -> Tensor:
-    """Return integers of at least 0 of shape ``(N,)``, or raise ``ValueError``."""
+def as_integers(name: str, values: Any, count: int | None = None, what: str = "") -> Tensor:
+    """Return integers of at least 0 of shape ``(N,)``, or raise ``ValueError`` and say ``what``."""
     tensor = _as_rows(name, values, 1, count)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name} must be integers, got {tensor.dtype}.")
+        are = f", {what}," if what else ","
+        raise ValueError(f"{name} must be integers{are} got {tensor.dtype}.")
     tensor = tensor.long()
     if tensor.min() < 0:
-        raise ValueError(f"{name} must be at least 0, got {int(tensor.min())}.")
+        fix = f": number {what}" if what else ""
+        raise ValueError(f"{name} must be at least 0, got {int(tensor.min())}{fix}.")
     return tensor
 
 

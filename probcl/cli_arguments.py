@@ -78,7 +78,7 @@ def with_config(args: list[str], path: Path, trust: bool) -> list[str]:
     """Begin the arguments with what is needed of a run's configuration.
 
     Raises:
-        ValueError: If it is none, or names a class that is not known, unless it is trusted.
+        ValueError: If it is not one, or names a class that is not known, unless it is trusted.
     """
     whole = read_config(path, trust)
     if not isinstance(whole, dict) or not all(isinstance(whole.get(k), dict) for k in _NEEDED):

@@ -5,7 +5,7 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -120,9 +120,7 @@ def _describe(parser: ArgumentParser) -> None:
 
 def _posterior(chosen: Namespace) -> None:
     """Fit a posterior to embeddings, evaluate it and write a report."""
-    if (chosen.file is None) == (chosen.encoder is None) or bool(chosen.encoder) != bool(
-        chosen.data
-    ):
+    if (chosen.file is None) == (chosen.encoder is None) or (chosen.encoder and not chosen.data):
         raise ValueError("posterior needs a FILE of embeddings, or --encoder and --data.")
     _refuse(chosen, _OF_FILES if chosen.encoder else _OF_IMAGES)
     if chosen.encoder:
@@ -316,12 +314,16 @@ def _read(chosen: Namespace) -> _Parts:
 
 def _encoded(chosen: Namespace, folder: Path) -> _Parts:
     """Encode the images of a data set, and take their classes from it."""
-    features = chosen.features or folder / "features"
-    with progress_bar():
+    features = folder / "features"
+    alone: AbstractContextManager[Any] = nullcontext()
+    if chosen.features:
+        features = chosen.features
+        features.mkdir(parents=True, exist_ok=True)
+        alone = lock_run_dir(features)  # others may take the same at the same time
+    with alone, progress_bar():
         train, test = encode_data(
             chosen.encoder, chosen.data, features, root=chosen.root or Path("data"),
-            size=chosen.size,
-            download=chosen.download, seed=chosen.seed,
+            size=chosen.size, download=chosen.download, seed=chosen.seed,
         )  # fmt: skip
     return _parts(Items(*train), Items(*test), None, chosen.seed)
 

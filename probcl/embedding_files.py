@@ -93,7 +93,10 @@ def read_embeddings(
         found = _read(file, names, max_bytes, needed="embedding")
         if named is not None and "labels" not in found:
             known = ", ".join(found.get("others", ())) or "none"
-            raise ValueError(f"labels: {file} has no {named!r}, it has {known}, and no file is so.")
+            raise ValueError(
+                f"labels: {file} has no array {named!r}, it has {known}; a file of labels ends in "
+                f"{', '.join(ENDINGS)}."
+            )
         if labels is not None and elsewhere:
             names = {"labels": (*_LABEL, "")}  # a lone array needs no name
             found["labels"] = _read(Path(labels), names, max_bytes, needed="labels")["labels"]
@@ -171,7 +174,7 @@ def _read(file: Path, names: dict[str, tuple[str, ...]], most: int, needed: str)
     if needed not in found:
         wanted = " or ".join(repr(name) for name in names[needed] if name)
         there = ", ".join(found["others"]) or "nothing"
-        raise ValueError(f"file: {file} has no {wanted}: it has {there}; rename one so.")
+        raise ValueError(f"file: {file} has no {wanted}: it has {there}; rename one of them.")
     return found
 
 

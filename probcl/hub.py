@@ -121,7 +121,7 @@ class Pretrained(
         self._card = {
             "program": type(self.program).__name__,
             "image_shape": tuple(image_shape),
-            "metrics": metrics,
+            "metrics": {n: x for n, x in (metrics or {}).items() if not n.startswith("time/")},
             "data": data and yaml.safe_dump(data, sort_keys=False),
             "config": yaml.safe_dump(program, sort_keys=False),
         }

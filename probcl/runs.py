@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -293,7 +294,7 @@ def without_places(node: Any) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the hardware that numbers are measured with."""
+    """Return the versions, the commit and the hardware that numbers are measured with."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     hardware = {
@@ -302,7 +303,22 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
     }
-    return {"versions": versions, "hardware": hardware}
+    return {"versions": versions, "commit": _commit(), "hardware": hardware}
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this code is of; None of an installed one."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", checkout, "rev-parse", "--short=12", "HEAD"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def _processor() -> str:

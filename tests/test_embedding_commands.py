@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -262,6 +263,22 @@ def test_an_encoder_by_name_and_its_features_on_disk(no_report, monkeypatch, cap
     assert config["items"] == {"train": 1437, "test": 360}
 
 
+def test_features_that_another_run_writes_are_left_alone(monkeypatch):
+    monkeypatch.setattr("probcl.image_features.encoder_by_name", lambda name: torch.nn.Flatten())
+    Path("kept").mkdir()
+    holds = "import sys, pathlib, probcl.runs as r; f = r.lock_run_dir(pathlib.Path('kept')); "
+    holds += "print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SystemExit, match=r"another run, process .* writes to the folder kept"):
+            main(["posterior", "--encoder", "mine.encoder", "--data", "Digits", "--output", "out",
+                  "--features", "kept"])  # fmt: skip
+        other.stdin.close()
+    assert not Path("out").exists()
+
+
 def test_views_and_their_features_are_fitted_to(no_report, capsys, monkeypatch):
     taken = {}
     quick = embedding_commands.fit_posterior
@@ -373,7 +390,7 @@ BAD = [
     (["no.npy"], "no.npy cannot be read"),
     (["cut.npy"], "cut short"),
     (["declares.npz"], "cut short"),
-    (["good.npz", "--labels", "kind"], "has no 'kind', it has embedding, label"),
+    (["good.npz", "--labels", "kind"], "has no array 'kind', it has embedding, label"),
     (["good.npz", "--labels", "none.npy"], "there is no file none.npy"),
     (["good.npz", "--labels", "few.npz"], "few.npz must have shape (N,)"),
     (["good.npz", "--test", "texts.npz"], "numbers in every file, or texts in every file"),

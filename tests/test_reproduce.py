@@ -1,15 +1,18 @@
 """``probcl reproduce``: the interval, a run that lies in it, one that does not, and bad input."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import probcl
 from probcl import reproduce
 from probcl.cli import main
 from probcl.reproduce import prediction_interval
-from probcl.runs import record_of_run
+from probcl.runs import environment, record_of_run
 
 
 def test_the_interval_covers_one_more_run_as_often_as_it_says():
@@ -98,3 +101,12 @@ def test_options_that_make_another_run_are_refused_before_it(tmp_path, option):
 def test_a_record_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"b-seed0\.json cannot be read"):
         main(["reproduce", str(tmp_path / "b-seed0.json")])
+
+
+def test_a_record_names_the_commit_that_made_it():
+    head = Path(probcl.__file__).parents[1] / ".git"
+    commit = environment()["commit"]
+    if head.exists():
+        assert re.fullmatch(r"[0-9a-f]{12,}", commit)
+    else:
+        assert commit is None

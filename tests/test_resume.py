@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_refused_leaves_its_run_as_it_was(tmp_path, monkeyp
     before = {p.name: p.read_bytes() for p in Path("run").iterdir() if p.is_file()}
     last = ["fit", "--run_dir=run", "--ckpt_path=last", "--trainer.enable_progress_bar=false"]
     with pytest.raises(SystemExit, match="the checkpoint is not of this program"):
-        main([*last, "--model.program=SupCon"])
+        main([*last, "--model.program=SupCon", "--model.annealing=null"])
     assert {p.name: p.read_bytes() for p in Path("run").iterdir() if p.is_file()} == before
     capsys.readouterr()
     main([*last, "--trainer.max_epochs=2"])

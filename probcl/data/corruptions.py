@@ -58,7 +58,7 @@ class Corruption:
                 default 0, 1, 2 and so on.
 
         Raises:
-            ValueError: If ``images`` or ``rows`` have another shape, or ``severity`` is none.
+            ValueError: If ``images`` or ``rows`` have another shape, or ``severity`` is not 1 to 5.
 
         Example:
             >>> images = torch.rand(4, 3, 8, 8)

@@ -190,7 +190,7 @@ def _read_imagenet100(
     except (OSError, ValueError) as error:
         raise ValueError(f"classes: cannot read {classes}: give a file of WordNet ids.") from error
     if len(set(wnids)) < 2:
-        raise ValueError(f"classes: {classes} names less than two classes: give one on each line.")
+        raise ValueError(f"classes: {classes} names fewer than two classes: give one on each line.")
     return _imagenet(_unpacked(root, download), wnids, unreadable)
 
 

@@ -307,8 +307,8 @@ def number_classes(folder: Path, count: int | None = None) -> dict[str, int]:
         )
     if len(names) < 2:
         raise ValueError(
-            f"{folder} has {', '.join(map(repr, names)) or 'nothing'} for class folders: "
-            "contrastive learning and its evaluation need two or more to tell apart."
+            f"{folder} has {len(names)} class folders: contrastive learning and its evaluation "
+            "need two or more to tell apart."
         )
     return {name: number for number, name in enumerate(names)}
 

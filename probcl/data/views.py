@@ -36,7 +36,8 @@ class CroppedBatch(NamedTuple):
 class CroppedViews(Dataset):
     """Views of the images of a data set, each by a transform of its own.
 
-    With a ``seed``, the random draws of an image follow from it and the image's row alone.
+    Once the attribute ``seed`` is set, the random draws of an image follow from it and the image's
+    row alone.
 
     Args:
         data: Data set of items that begin with an image and its class, or ``None``. An image is

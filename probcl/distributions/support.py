@@ -25,7 +25,7 @@ def _transform_to(constraint: Any) -> Any:
 
 @transform_to.register(_Mixture)
 def _transform_to_mixture(constraint: Any) -> Any:
-    """Of mixtures on the sphere, which torch leaves out: an initial value is sought by it."""
+    """Seek initial values of mixtures on the sphere, which torch leaves out."""
     if not is_sphere(constraint):
         raise NotImplementedError(f"Cannot transform {type(constraint).__name__} constraints")
     return transform_to(constraints.sphere)

@@ -20,7 +20,7 @@ class Abstention:
     """A rule that accepts what is certain enough.
 
     Args:
-        threshold: Certainties from it on are accepted; all, if it is minus infinity.
+        threshold: Certainties of at least this are accepted; minus infinity accepts all.
         risk: Level that the error rate among the accepted stays below.
         confidence: Probability that it does.
         bound: Upper confidence bound of the error rate among the accepted, at most ``risk``.

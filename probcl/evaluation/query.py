@@ -31,7 +31,7 @@ from probcl.evaluation.probe import LinearProbe, fit_linear_probe
 from probcl.evaluation.progress import step
 from probcl.evaluation.retrieval import Retrieval, retrieval
 from probcl.evaluation.scaling import fit_temperature, fit_vector
-from probcl.evaluation.subsets import evenly_spaced, in_blocks
+from probcl.evaluation.subsets import evenly_spaced, held_out_rows, in_blocks
 
 __all__ = ["Query", "Reference"]
 
@@ -55,12 +55,7 @@ class Reference(Embeddings):
     @cached_property
     def split(self) -> tuple[Tensor, Tensor]:
         """Rows held out, a tenth at random, and the rest; of fewer than 20 both are all."""
-        count = len(self)
-        if count < 2 * _HELD_OUT:
-            return torch.arange(count), torch.arange(count)
-        # Not every tenth: classes may come in turn.
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        return order[: count // _HELD_OUT], order[count // _HELD_OUT :]
+        return held_out_rows(len(self), _HELD_OUT)
 
     @cached_property
     def probe(self) -> LinearProbe:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["evenly_spaced", "in_blocks"]
+__all__ = ["evenly_spaced", "held_out_rows", "in_blocks"]
 
 _ROWS = 4096
 
@@ -19,6 +19,24 @@ def evenly_spaced(count: int, most: int) -> Tensor:
     """
     # In float64: float32 has not every row beyond 16 million, and would leave the last of them.
     return torch.linspace(0, count - 1, min(most, count), dtype=torch.double).round().long()
+
+
+def held_out_rows(count: int, one_in: int) -> tuple[Tensor, Tensor]:
+    """Return rows of ``count``, ascending: one in so many at random, held out, and the rest.
+
+    Where fewer than two would be held out, both are all.
+
+    Example:
+        >>> held, rest = held_out_rows(100, 10)
+        >>> len(held), len(rest)
+        (10, 90)
+    """
+    if count < 2 * one_in:
+        return torch.arange(count), torch.arange(count)
+    # Not every tenth: classes may come in turn.
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    held, rest = order.split([count // one_in, count - count // one_in])
+    return held.sort().values, rest.sort().values
 
 
 def in_blocks(compute: Callable[..., Tensor], *items: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ class PosteriorEmbedder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Args:
         likelihood: ``"match"`` or ``"neighbours"``; by default the first with classes, the second
             without.
-        neighbours: As ``fit_posterior`` takes it, and so on.
-        hidden: The same.
-        steps: The same.
-        learning_rate: The same.
+        neighbours: As for ``fit_posterior``.
+        hidden: As for ``fit_posterior``.
+        steps: As for ``fit_posterior``.
+        learning_rate: As for ``fit_posterior``.
         random_state: Seed, as scikit-learn takes it.
 
     References:

@@ -32,7 +32,7 @@ class NearestGraph:
         self._index.add(np.arange(len(direction)), _array(direction), threads=threads)
 
     def nearest(self, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return rows of about the nearest, on the CPU, and which of them are any.
+        """Return rows of approximately the nearest, on the CPU, and which were found.
 
         Args:
             query: Unit vectors ``(N, d)``.

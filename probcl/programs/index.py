@@ -65,7 +65,7 @@ class PosteriorIndex:
             and some of that size to compute them.
         candidates: How many of the nearest by the cosine are compared with a query, for galleries
             that are too large to compare with all: they are sought in a graph (extra ``index``),
-            which misses some. An item that is less near is not found, however long it is.
+            which misses some. An item that is less near is not found, however certain it is.
 
     Raises:
         ValueError: If matches were not the likelihood, or an argument does not fit.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from probcl.checks import check_choice, check_count
 from probcl.evaluation.embeddings import Embeddings
+from probcl.evaluation.subsets import held_out_rows
 from probcl.programs.bank import SAME, Bank, Seen, cross_fitted, fit_bank
 from probcl.programs.concentration import ConcentrationHead
 from probcl.programs.events import (
@@ -190,7 +191,7 @@ def _held_out(
     Without any given, a tenth of the items is held out; of fewer than 20 all are both.
     """
     if given is None:
-        rest, fold = _split(len(train), _HELD_OUT)
+        fold, rest = held_out_rows(len(train), _HELD_OUT)
         return _rows(train, rest), _rows(train, fold), [_rows(part, rest) for part in copies]
     if not isinstance(given, tuple):
         given = given, getattr(given, "labels", None)
@@ -301,21 +302,12 @@ def _of_views(inputs: Inputs, train: Embeddings, copies: list[Embeddings], head:
 
 def _parted(events: Events, parts: int) -> tuple[list[Events], Events]:
     """Return the events to fit to, and one in ``parts`` to choose by; of few all are both."""
-    rest, fold = _split(len(events), parts)
+    fold, rest = held_out_rows(len(events), parts)
     return [events.at_rows(rest)], events.at_rows(fold)
 
 
 def _see(bank: Bank, items: Embeddings, own: Tensor | None = None, p: Tensor | None = None) -> Any:
     return bank.see(items.features.float(), items.direction.float(), own, p)
-
-
-def _split(count: int, parts: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of most items, and of one in ``parts`` at random; of few all twice."""
-    if count < 2 * parts:
-        return torch.arange(count), torch.arange(count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    fold, rest = order.split([count // parts, count - count // parts])
-    return rest.sort().values, fold.sort().values
 
 
 def _start(cosine: Tensor) -> float:

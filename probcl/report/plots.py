@@ -116,9 +116,9 @@ def plot_shift(shift: Mapping[str, Mapping[int, Mapping[str, float]]]) -> tuple[
             panel.plot(list(curve), list(curve.values()), color="0.75", linewidth=1)
         mean = [np.mean([c[s] for c in curves.values() if s in c]) for s in severities]
         panel.plot(severities, mean, color=COLOURS[0], marker="o", linewidth=2)
-        order = sorted(curves, key=lambda corruption: np.mean(list(curves[corruption].values())))
-        worst = order[0 if name == "top1" else -1]
-        end = list(curves[worst].items())[-1]
+        ends = {corruption: list(curve.items())[-1] for corruption, curve in curves.items()}
+        worst = (min if name == "top1" else max)(ends, key=lambda corruption: ends[corruption][1])
+        end = ends[worst]
         panel.annotate(worst, end, ha="right", va="bottom")
         panel.set(xlabel="severity", ylabel=label, ylim=(0, 1.02 if name == "top1" else None))
     return figure, axes

@@ -46,7 +46,7 @@ def _loss(history: dict[str, np.ndarray]) -> Section:
     epochs = history.pop("epoch")
     text = (
         "The loss and its terms, mean of each epoch: the contrastive term, or that of the label y, "
-        "should fall and a KL settle, not grow without end; that of z should not settle at 0."
+        "should fall and a KL settle, not grow without end; that of z is small where its weight is."
     )
     if len(history) == 2:
         text = "The loss, mean of each epoch."

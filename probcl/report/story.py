@@ -14,7 +14,7 @@ from probcl.evaluation import QUESTIONS
 from probcl.report.choice import FEW, best_score, finder, too_few
 from probcl.report.findings import Findings
 from probcl.report.verdict import when_to_trust
-from probcl.report.words import counted, meaning, percent
+from probcl.report.words import corruption, counted, meaning, percent
 
 __all__ = ["Answered", "answers_of", "confused", "opening", "three_answers"]
 
@@ -149,7 +149,7 @@ def _doubtful(found: Findings) -> list[str]:
         return ["No score was computed."]
     order = found.scores[score].argsort(descending=True, stable=True)
     tenth = order[: len(order) // 10]
-    text = [f"Those with the largest `{score}`{meaning(score)}; the first of them:"]
+    text = [f"The most uncertain by `{score}`{meaning(score)}; the first of them:"]
     wrong = found.wrong.get("probe")
     if wrong is not None and len(wrong) >= FEW:
         held, errors = int(wrong[tenth].sum()), int(wrong.sum())
@@ -179,7 +179,7 @@ def _overconfident(found: Findings) -> list[str]:
     points = f"by {100 * abs(gap) / len(p):.1f} points"
     verdict = (
         "These are too few to tell" if len(p) < FEW
-        else "No" if abs(gap) <= within
+        else "No sign of it" if abs(gap) <= within
         else f"Yes, {points}" if gap > 0 else f"No, it is underconfident, {points}"
     )  # fmt: skip
     text = [
@@ -263,7 +263,7 @@ def _corruption(found: Findings, degraded: int) -> str:
     clean = 1 - found.wrong["probe"].float().mean().item()
     if last[worst] > 0.8 * clean:
         return ""
-    fall = f"with the strongest {worst.replace('_', ' ')} accuracy is {percent(last[worst])}"
+    fall = f"under the strongest {corruption(worst)} accuracy is {percent(last[worst])}"
     if degraded:
         return f"Train on such {found.noun} too if they come: {fall}, though views were degraded."
     return f"Degrade views (`--data.degraded_views 1`) if such {found.noun} will come: {fall}."

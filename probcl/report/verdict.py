@@ -1,5 +1,7 @@
 """When a report says to trust a model: by bounds of its error rate, or by a score of its errors."""
 
+from math import ceil, floor
+
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -58,14 +60,14 @@ def _without_rule(found: Findings) -> str:
     errors, count = int(wrong.sum()), len(wrong)
     least, most = _bounds(errors, count)
     are = f"{errors or 'none'} of {count:,} {'is' if errors < 2 else 'are'} wrong"
-    at_most = f", at most {percent(most)} with {percent(_CONFIDENCE)} confidence"
+    at_most = f", at most {percent(most, ceil)} with {percent(_CONFIDENCE)} confidence"
     score, area, finds = _finds(found, wrong)
     if most <= _LOW:
         less = finds and errors > _RISKS[0] * count
         few = f"; {count:,} items are too few to guarantee less" if less else ""
         return f"Trust it on {found.noun} like these: {are}{at_most}{few}{finds}"
     if least > _HIGH and count >= FEW:
-        at_least = f", at least {percent(least)} with {percent(_CONFIDENCE)} confidence"
+        at_least = f", at least {percent(least, floor)} with {percent(_CONFIDENCE)} confidence"
         return f"Do not trust it: {are}{at_least}{finds}"
     if score and not finds:
         return (

@@ -1,21 +1,36 @@
 """Numbers and scores in the words of a report."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from probcl.evaluation import SCORES
 
-__all__ = ["counted", "limit", "meaning", "percent"]
+__all__ = ["corruption", "counted", "limit", "meaning", "percent"]
 
 
-def percent(share: float) -> str:
-    """Return a share as a percentage of few digits."""
+def percent(share: float, rounded: Callable[[float], float] = round) -> str:
+    """Return a share as a percentage of few digits, by default to the nearest.
+
+    A bound is rounded to the side that it holds on, by ``math.ceil`` or ``math.floor``.
+    """
     digits = 0 if share in (0, 1) else 1 if share > 0.005 else 2
+
+    def number() -> float:
+        # Without the rounding of the product: 0.07 is 7, not a little more.
+        return rounded(round(100 * share * 10**digits, 6)) / 10**digits
+
     # What is not all, or nothing, is not called so.
-    while 0 < share < 1 and float(f"{100 * share:.{digits}f}") in (0, 100) and digits < 9:
+    while 0 < share < 1 and number() in (0, 100) and digits < 9:
         digits += 1
-    shown = f"{100 * share:.{digits}f}".removesuffix(".0")
+    shown = f"{number():.{digits}f}".removesuffix(".0")
     return f"{shown} %"
+
+
+def corruption(name: str) -> str:
+    """Return a corruption by what grows with its severity."""
+    return {"contrast": "loss of contrast"}.get(name, name.replace("_", " "))
 
 
 def limit(largest: float, values: Tensor) -> str:

@@ -64,7 +64,7 @@ def as_batch(given: Any, loader: int | None = None) -> Batch:
             from, the second those to evaluate on, and others inputs unlike them; None in training.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is something else.
 
     Example:
         >>> images, labels = torch.rand(2, 4, 1, 8, 8), torch.arange(4)

@@ -362,7 +362,7 @@ def test_imagenet100_has_the_classes_of_its_list(tmp_path):
     ):
         read("ImageNet100", tmp_path, classes=own)
     own.write_text("n00000001\n")
-    with pytest.raises(ValueError, match=r"classes: .* names less than two classes"):
+    with pytest.raises(ValueError, match=r"classes: .* names fewer than two classes"):
         read("ImageNet100", tmp_path, classes=own)
     with pytest.raises(ValueError, match=r"classes: cannot read .*none"):
         read("ImageNet100", tmp_path, classes=tmp_path / "none.txt")

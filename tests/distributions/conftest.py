@@ -51,7 +51,7 @@ BAD_LOC = (
 AXIAL_PARAMS = {"loc": UNIT, "concentration": [3.0, 0.0]}
 BAD_AXIAL = (
     ({"loc": [[0.0, 0.0, 0.0]] * 2}, "loc must hold unit vectors, got a norm of 0"),
-    ({"loc": [[NAN, 0.0, 1.0]] * 2}, "loc must hold unit vectors, got a norm of nan"),
+    ({"loc": [[NAN, 0.0, 1.0]] * 2}, "loc must be finite, got 2 of 2"),
     ({"loc": [[1.0], [1.0]]}, "at least 2"),
     ({"concentration": [-1.0, 2.0]}, "concentration must be non-negative and finite, got -1.0"),
     ({"concentration": [NAN, 2.0]}, "concentration must be non-negative and finite, got nan"),

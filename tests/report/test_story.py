@@ -1,6 +1,7 @@
 """What a report says and shows: of data whose answers are known, and what is saved of it."""
 
 import json
+import math
 import re
 import shutil
 from types import SimpleNamespace
@@ -70,7 +71,8 @@ def test_the_opening_counts_what_was_counted(evaluation, found):
 
 
 @pytest.mark.parametrize(
-    ("power", "verdict"), [(1.0, "No:"), (4.0, "Yes, by "), (0.2, "No, it is underconfident, by ")]
+    ("power", "verdict"),
+    [(1.0, "No sign of it:"), (4.0, "Yes, by "), (0.2, "No, it is underconfident, by ")],
 )
 def test_overconfidence_is_that_of_probabilities_that_are_sharpened(power, verdict):
     torch.manual_seed(0)
@@ -118,18 +120,18 @@ TOO_FEW = "test items are too few to say when to trust it:"
     [
         (2, 2, 99, f"2 {TOO_FEW} 2 of 2 are wrong."),
         (1, 2, 99, f"2 {TOO_FEW} 1 of 2 is wrong, at most 94.9 % with 90 % confidence."),
-        (0, 8, 99, f"8 {TOO_FEW} none of 8 is wrong, at most 25 % with 90 % confidence."),
+        (0, 8, 99, f"8 {TOO_FEW} none of 8 is wrong, at most 25.1 % with 90 % confidence."),
         (7, 40, 99, f"40 {TOO_FEW} 7 of 40 are wrong, at most 27.7 % with 90 % confidence."),
         (12, 60, 2, f"60 {TOO_FEW} 12 of 60 are wrong, at most 28.2 % with 90 % confidence, but "
          "`trust` finds its errors (AUROC 0.9"),
-        (0, 200, 99, "Trust it on items like these: none of 200 is wrong, at most 1.1 % with "),
-        (3, 200, 99, "Trust it on items like these: 3 of 200 are wrong, at most 3.3 % with "),
-        (14, 360, 2, "Trust it on items like these: 14 of 360 are wrong, at most 5.5 % with 90 % "
+        (0, 200, 99, "Trust it on items like these: none of 200 is wrong, at most 1.2 % with "),
+        (3, 200, 99, "Trust it on items like these: 3 of 200 are wrong, at most 3.4 % with "),
+        (14, 360, 2, "Trust it on items like these: 14 of 360 are wrong, at most 5.6 % with 90 % "
          "confidence; 360 items are too few to guarantee less, but `trust` finds its errors (AU"),
         (400, 4000, 1.4, "Trust it where its uncertainty `trust` is at most "),
         (80, 400, 99, "No score finds its errors well enough to say when to trust it, the best "),
         (30, 30, 99, "Do not trust it: 30 of 30 are wrong, at least 92.6 % with 90 % confidence."),
-        (200, 400, 99, "Do not trust it: 200 of 400 are wrong, at least 46.7 % with 90 % conf"),
+        (200, 400, 99, "Do not trust it: 200 of 400 are wrong, at least 46.6 % with 90 % conf"),
     ],
 )  # fmt: skip
 def test_trust_is_by_the_bound_of_the_error_rate(errors, count, spread, says):
@@ -262,6 +264,13 @@ def test_a_share_that_is_not_all_is_not_called_so():
     shares = {0.9996: "99.96 %", 0.99999: "99.999 %", 3e-5: "0.003 %", 1.0: "100 %", 0.0: "0 %",
               0.5: "50 %", 0.123: "12.3 %", 0.004: "0.40 %"}  # fmt: skip
     assert {share: percent(share) for share in shares} == shares
+
+
+def test_bounds_are_rounded_to_the_side_that_they_hold_on():
+    assert percent(0.01846, math.ceil) == "1.9 %"
+    assert percent(0.01846, math.floor) == "1.8 %"
+    assert percent(0.07, math.ceil) == percent(0.07, math.floor) == "7 %"
+    assert percent(0.9996, math.floor) == "99.9 %"
 
 
 def test_a_rule_as_printed_lets_through_what_was_tested():

@@ -73,7 +73,7 @@ class RandomGrayscale(nn.Module):
         probability: Probability that an image loses its colour.
 
     Raises:
-        ValueError: If ``probability`` is none.
+        ValueError: If ``probability`` is not in [0, 1].
     """
 
     def __init__(self, probability: float = 0.2) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from probcl.checks import check_probability, check_range
+from probcl.checks import check_count, check_probability, check_range
 from probcl.data.augment.draws import as_float, sent
 
 __all__ = ["Boxes", "RandomResizedCrop", "resized_crop"]
@@ -56,9 +56,7 @@ class RandomResizedCrop(nn.Module):
         flip: float = 0.5,
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}.")
-        self.size = size
+        self.size = check_count("size", size)
         self.scale = check_range("scale", scale, high=1.0)
         self.ratio = check_range("ratio", ratio)
         self.flip = check_probability("flip", flip)

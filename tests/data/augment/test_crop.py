@@ -95,7 +95,7 @@ def test_the_transforms_of_one_image_have_its_settings():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "size must be at least 1 pixel, got 0"),
+        ({"size": 0}, "size must be at least 1, got 0"),
         ({"scale": (0.5, 1.5)}, "scale must give the lowest first and be finite, at most 1"),
         ({"scale": (0.0, 1.0)}, "scale must be two numbers above 0"),
         ({"ratio": (2.0, 1.0)}, "ratio must give the lowest first"),
