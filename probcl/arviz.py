@@ -126,7 +126,8 @@ def _check_names(scores: Mapping[str, Tensor]) -> None:
 
 
 def _array(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy()
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _per_item(name: str, values: Tensor, count: int) -> np.ndarray:

@@ -23,15 +23,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def full_precision(function: _Function) -> _Function:
-    """Run a function of a tensor, or a distribution's method, with autocast switched off.
+    """Run a function or method of a tensor, or a distribution's, with autocast switched off.
 
     Log densities and contrastive losses need every bit of float32.
     """
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        first = args[0] if args else next(iter(kwargs.values()))
-        device_type = (first if isinstance(first, Tensor) else first.loc).device.type
+        given = (*args, *kwargs.values())
+        tensor = next((x for x in given if isinstance(x, Tensor)), None)
+        device_type = (given[0].loc if tensor is None else tensor).device.type
         if not torch.is_autocast_enabled(device_type):
             return function(*args, **kwargs)
         with torch.autocast(device_type, enabled=False):

@@ -142,3 +142,8 @@ def check_dimensions(data):
     assert data["posterior"]["embedding"].dims == ("chain", "draw", "item", "dim")
     assert data["sample_stats"]["lp"].dims == ("chain", "draw", "item")
     assert data["constant_data"]["embedding"].values.tolist() == [0, 1, 2]
+
+
+def test_scores_in_half_precision_are_taken(posterior):
+    tree = to_arviz(posterior, scores={"entropy": torch.tensor([0.5, 0.25, 1]).bfloat16()})
+    assert tree is not None

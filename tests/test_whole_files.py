@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from probcl.files import read_tensors, replacing, write_tensors
 from probcl.training.checkpoint_io import WholeCheckpointIO
@@ -69,3 +70,13 @@ def test_one_item_of_a_wide_stride_is_written_too(tmp_path):
     one = torch.arange(2.0)[::2]
     write_tensors(tmp_path / "file", {"one": one})
     assert torch.equal(read_tensors(tmp_path / "file")[0]["one"], one)
+
+
+def test_a_checkpoint_elsewhere_has_weights_alone_too(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        TorchCheckpointIO, "load_checkpoint", lambda self, *args, **options: asked.append(args)
+    )
+    for given in (None, True, False):
+        WholeCheckpointIO().load_checkpoint("https://example.com/last.ckpt", "cpu", given)
+    assert [args[-1] for args in asked] == [True, True, False]

@@ -116,13 +116,18 @@ def read_image_list(path: str | Path, root: str | Path) -> ImageFiles:
         root: Folder that the paths are within.
 
     Raises:
-        ValueError: If a line is not as described.
+        ValueError: If the list cannot be read, or a line is not as described.
 
     References:
         Zhang et al. (2023), OpenOOD v1.5. https://arxiv.org/abs/2306.09301
     """
     paths, labels = [], []
-    for number, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text: {error}.") from error
+    # Not splitlines: a name may hold what Unicode takes for the end of a line.
+    for number, text in enumerate(content.split("\n"), 1):
         line = text.rsplit(maxsplit=1)  # a path may hold spaces
         if not all(part.removeprefix("-").isdecimal() for part in line[1:]):
             raise ValueError(f"{path}: line {number} must have a path and a class, got {line}.")

@@ -27,7 +27,7 @@ from torch.nn.functional import grid_sample, interpolate, pad
 
 from probcl.data.augment.colour import blur_weights
 from probcl.data.augment.draws import as_float
-from probcl.precision import at_least_float32
+from probcl.precision import at_least_float32, full_precision
 
 __all__ = ["CORRUPTIONS", "OUT_OF_DISTRIBUTION", "SEVERITIES", "Change", "Corruption"]
 
@@ -90,6 +90,7 @@ class Change:
         return _one_by_one(self.of_one, images, rows)
 
 
+@full_precision
 def _one_by_one(change: Callable, images: Tensor, rows: Tensor | None, *severity: int) -> Tensor:
     if images.dim() != 4 or not images.numel():
         raise ValueError(
@@ -113,7 +114,7 @@ def _one_by_one(change: Callable, images: Tensor, rows: Tensor | None, *severity
 
 
 def _gaussian_noise(image: Tensor, severity: int, random: Generator) -> Tensor:
-    noise = torch.randn(image.shape, generator=random).to(image)
+    noise = torch.randn(image.shape, generator=random, dtype=torch.float32).to(image)
     return (image + 0.08 * severity * noise).clamp(0, 1)
 
 
@@ -130,7 +131,7 @@ def _impulse_noise(image: Tensor, severity: int, random: Generator) -> Tensor:
 def _defocus_blur(image: Tensor, severity: int, random: Generator) -> Tensor:
     radius = 0.5 + 0.02 * severity * image.shape[-2]
     reach = math.ceil(radius)
-    place = torch.arange(-reach, reach + 1.0)
+    place = torch.arange(-reach, reach + 1.0, dtype=torch.float32)
     disc = (radius + 0.5 - torch.hypot(place[:, None], place)).clamp(0, 1).to(image)
     padded = pad(image, (reach, reach, reach, reach), mode="replicate")
     size = padded.shape[-2:]
@@ -149,12 +150,13 @@ def _motion_blur(image: Tensor, severity: int, random: Generator) -> Tensor:
     length = 0.06 * severity * image.shape[-2]
     angle = math.pi * _uniform(image, 1, random=random)
     direction = torch.cat([angle.cos(), angle.sin()])
-    steps = torch.linspace(-0.5, 0.5, 2 * math.ceil(length / 2) + 1).to(image)
+    count = 2 * math.ceil(length / 2) + 1
+    steps = torch.linspace(-0.5, 0.5, count, dtype=torch.float32).to(image)
     return _moved(image, length * steps[:, None, None, None] * direction).mean(0, keepdim=True)
 
 
 def _zoom_blur(image: Tensor, severity: int, random: Generator) -> Tensor:
-    zooms = torch.linspace(1, 1 + 0.08 * severity, 8).to(image)
+    zooms = torch.linspace(1, 1 + 0.08 * severity, 8, dtype=torch.float32).to(image)
     return _moved(image, image.new_zeros(2), zooms[:, None, None, None]).mean(0, keepdim=True)
 
 
@@ -226,7 +228,7 @@ def _noise_only(image: Tensor, random: Generator) -> Tensor:
 
 def _uniform(image: Tensor, *shape: int, random: Generator) -> Tensor:
     """Draw numbers in [0, 1) of a shape, the same for images of every type."""
-    return torch.rand(shape, generator=random).to(image)
+    return torch.rand(shape, generator=random, dtype=torch.float32).to(image)
 
 
 def _smooth_noise(image: Tensor, cells: int, random: Generator) -> Tensor:
@@ -268,9 +270,12 @@ def _moved(image: Tensor, shift: Tensor, zoom: Tensor | float = 1.0) -> Tensor:
 @lru_cache
 def _places(height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return where the pixels lie, and how far one pixel is, from -1 to 1 as in ``grid_sample``."""
-    rows, columns = (torch.linspace(-1, 1, 2 * extent + 1)[1::2] for extent in (height, width))
+    rows, columns = (
+        torch.linspace(-1, 1, 2 * extent + 1, dtype=torch.float32)[1::2]
+        for extent in (height, width)
+    )
     place = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-    return place, 2 / torch.tensor([width, height])
+    return place, 2 / torch.tensor([width, height], dtype=torch.float32)
 
 
 #: The fifteen corruptions of ImageNet-C and two more, by name. "A step" is one of severity.

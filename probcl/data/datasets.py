@@ -212,7 +212,7 @@ def decode_image(content: bytes, mode: str = "RGB", max_pixels: int = MAX_PIXELS
     Args:
         content: A file of one of ``FORMATS``.
         mode: ``RGB`` or ``L``, into which the image is converted.
-        max_pixels: The most pixels that a file may declare.
+        max_pixels: The most pixels that a file may declare; PIL refuses more than 178 million.
 
     Raises:
         Exception: Whatever PIL's decoders raise where the content is damaged or incomplete;
@@ -245,11 +245,22 @@ def in_eight_bits(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _numbers(name: str, values: Tensor | np.ndarray | Sequence) -> Tensor:
+    if isinstance(values, Tensor):
+        tensor = values.detach().cpu()
+        if tensor.dtype == torch.bool or tensor.is_complex():
+            raise ValueError(f"{name} must be real numbers, got {tensor.dtype}: convert them.")
+        if tensor.is_floating_point() or tensor.dtype == torch.uint8:
+            return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        return tensor.long()
     array = np.asarray(values)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be real numbers, got {array.dtype}: convert them.")
-    wide = array.dtype.kind == "u" and array.dtype.itemsize > 1  # few operations in torch
-    return torch.as_tensor(array.astype(np.int64) if wide else array)
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f" and array.dtype != np.uint8:
+        array = array.astype(np.int64)  # torch has few operations of unsigned integers
+    # Of this machine's bytes, and without a step backwards, which torch has not.
+    return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), "C"))
 
 
 def _stacked(images: Sequence | np.ndarray, name: str) -> np.ndarray:

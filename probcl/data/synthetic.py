@@ -91,9 +91,11 @@ class ConjugateGenerator:
         Raises:
             ValueError: If ``batch`` or ``views`` is not positive.
         """
-        latent = HypersphericalUniform(self.dim).sample((check_count("batch", batch),))
+        prior = HypersphericalUniform(self.dim, dtype=torch.float32)
+        latent = prior.sample((check_count("batch", batch),))
         low, high = self.concentration
-        concentration = low * (high / low) ** torch.rand(check_count("views", views), batch)
+        share = torch.rand(check_count("views", views), batch, dtype=torch.float32)
+        concentration = low * (high / low) ** share
         loc = VonMisesFisher(latent.expand(views, -1, -1), concentration).sample()
         return ConjugateBatch(self.mix(loc, concentration), loc, concentration, latent)
 

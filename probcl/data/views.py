@@ -144,7 +144,7 @@ def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> Cropp
     Where none could be read there are no views.
 
     Raises:
-        ValueError: If the images do not all have as many channels.
+        ValueError: If the images do not all have one size and as many channels.
     """
     readable = [(item[0], *item[1:]) for item in items if not isinstance(item[0], str)]
     unreadable = [item[0] for item in items if isinstance(item[0], str)]
@@ -154,11 +154,23 @@ def collate_views(items: Sequence[tuple[list[Tensor] | str, Any, int]]) -> Cropp
             f"images must all have as many channels, got {' and '.join(map(str, sorted(channels)))}"
             ": convert them to one mode."
         )
-    views = [torch.stack(parts) for parts in zip(*(v for v, _, _ in readable), strict=True)]
+    views = []
+    for parts in zip(*(views for views, _, _ in readable), strict=True):
+        for part in parts:
+            _check_size(part.shape, parts[0].shape)
+        views.append(torch.stack(parts))
     known = [label for _, label, _ in readable if label is not None]
     labels = torch.tensor(known, dtype=torch.long) if len(known) == len(readable) else None
     rows = torch.tensor([row for _, _, row in readable], dtype=torch.long)
     return CroppedBatch(views, labels, rows, unreadable)
+
+
+def _check_size(size: torch.Size, first: torch.Size) -> None:
+    if size != first:
+        raise ValueError(
+            f"images must all have one size and as many channels, got {' x '.join(map(str, first))}"
+            f" and {' x '.join(map(str, size))}: resize them, and convert them to one mode."
+        )
 
 
 def read_into_memory(
@@ -185,6 +197,7 @@ def read_into_memory(
             if images is None:
                 # In place, batch by batch: a list of what workers send would keep their files open.
                 images = batch.views[0].new_empty(len(data), *batch.views[0].shape[1:])  # type: ignore[arg-type]
+            _check_size(batch.views[0].shape[1:], images.shape[1:])
             images[filled : filled + len(batch.rows)] = batch.views[0]
             filled += len(batch.rows)
             labels.append(batch.labels)
@@ -193,4 +206,6 @@ def read_into_memory(
         raise ValueError(f"not one of the images can be read{among}.")
     known = [part for part in labels if part is not None]
     whole = torch.cat(known) if len(known) == len(labels) else None
-    return ImageArrays(images[:filled], whole, classes=class_names(data)), unreadable
+    arrays = ImageArrays(images[:filled], classes=class_names(data))
+    arrays.labels = whole  # unchecked, as those of a data set are: one unlike it may have one class
+    return arrays, unreadable

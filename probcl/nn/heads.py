@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -206,6 +206,10 @@ class ProjectedNormalHead(_LocatedHead):
         factor = self.factor(features).unflatten(-1, (self.dim, self.rank))
         factor = factor * (unit / math.sqrt(self.rank))
         return ProjectedNormal(loc, cov_factor=factor, cov_diag=scale.square())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._measured = False  # the length may be that of a head that is not trained yet
 
     def _in_units(self, loc: Tensor) -> Tensor:
         """Return locations in units of their first length, each of its own before it is known."""

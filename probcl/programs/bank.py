@@ -9,6 +9,7 @@ from probcl.evaluation.embeddings import Embeddings
 from probcl.evaluation.knn import Neighbours, vote_entropy
 from probcl.evaluation.ood import Gate, Gaussians, fit_gate, fit_gaussians
 from probcl.evaluation.probe import LinearProbe, fit_linear_probe
+from probcl.precision import full_precision
 
 __all__ = ["SAME", "Bank", "Seen", "cross_fitted", "fit_bank"]
 
@@ -84,6 +85,7 @@ class Bank(nn.Module):
             features = torch.cat([features, direction], -1)
         return (features - self.mean) / self.scale
 
+    @full_precision
     def distance(self, features: Tensor, direction: Tensor) -> Tensor:
         """Return the Mahalanobis distance of items to the Gaussian, ``(N,)``."""
         gaussian = Gaussians(torch.zeros_like(self.mean)[None], self.root)
@@ -94,6 +96,7 @@ class Bank(nn.Module):
         half, power = self.gate.tolist()
         return Gate(half, power)(self.distance(features, direction)).float()
 
+    @full_precision
     def nearest(self, direction: Tensor, own: Tensor | None = None) -> Neighbours:
         """Find the nearest items, the item itself left out.
 
@@ -115,6 +118,7 @@ class Bank(nn.Module):
             rows.append(row[~itself].view(-1, k))
         return Neighbours(torch.cat(cosines), torch.cat(rows))
 
+    @full_precision
     def see(
         self,
         features: Tensor,

@@ -202,7 +202,7 @@ class BarlowTwins(_RedundancyReduction):
 
 @full_precision
 def _cosines(z: Tensor, prototypes: Tensor) -> Tensor:
-    return linear(normalize(z), prototypes)
+    return linear(normalize(z), prototypes.to(z))
 
 
 @full_precision

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from probcl.distributions import VonMisesFisher
 from probcl.nn import MLP, PointHead
+from probcl.precision import full_precision
 from probcl.programs.bank import Bank
 from probcl.programs.matches import LARGEST, Link, concentration_of
 from probcl.sphere import normalize
@@ -50,9 +51,10 @@ class ConcentrationHead(PointHead):
         seen = torch.cat([inputs[name] for name in self.inputs], -1)
         return torch.sigmoid(self.perceptron(seen)[:, 0]).clamp_max(LARGEST)
 
+    @full_precision
     def forward(self, features: Tensor) -> VonMisesFisher:
         """Map features ``(*, F)`` to posteriors of batch shape ``(*,)``."""
-        flat = features.reshape(-1, features.shape[-1])
+        flat = features.reshape(-1, features.shape[-1]).to(self.bank.embedding)
         others, direction = self.parts(flat)
         kappa = self.concentration(self.bank.see(others, direction).inputs)
         shape = features.shape[:-1]

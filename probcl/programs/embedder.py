@@ -131,12 +131,12 @@ class PosteriorEmbedder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return as_matrix("X", checked)
 
     def _classes(self, embedding: Tensor, y: Any) -> np.ndarray | None:
-        """Return classes numbered from 0; None where there are none, or one."""
+        """Return classes numbered from 0; None where there are none, or nothing to tell apart."""
         if y is None:
             return None
         given = column_or_1d(y, warn=True)
         check_consistent_length(embedding, given)
         if type_of_target(given, input_name="y") not in ("binary", "multiclass"):
             return None
-        names, classes = np.unique(given, return_inverse=True)
-        return classes if len(names) > 1 else None
+        names, classes, counts = np.unique(given, return_inverse=True, return_counts=True)
+        return classes if len(names) > 1 and counts.max() > 1 else None

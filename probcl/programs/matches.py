@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probcl.distributions import VonMisesFisher
+from probcl.precision import full_precision
 from probcl.special import bessel_ratio_derivative, inverse_bessel_ratio
 
 __all__ = ["LARGEST", "Link", "concentration_of", "match_probability", "observe_matches"]
@@ -38,6 +39,7 @@ def concentration_of(length: Tensor, dim: int) -> Tensor:
     return kappa + (length - length.detach()) / bessel_ratio_derivative(kappa, dim)
 
 
+@full_precision
 def match_probability(own: VonMisesFisher, other: VonMisesFisher, link: Link) -> Tensor:
     """Return ``rho_i rho_j g(mu_i . mu_j)`` of posteriors of ``N`` and ``M`` items, ``(N, M)``."""
     length = own.mean_resultant_length[:, None] * other.mean_resultant_length

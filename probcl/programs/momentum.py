@@ -154,7 +154,9 @@ class BYOL(_MomentumProgram):
         self.predictor = predictor
 
     def _anchors(self, z: Tensor, targets: Tensor) -> Tensor:
-        predictions = at_least_float32(self.predictor(z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+        weight = next(self.predictor.parameters(), z)
+        flat = self.predictor(z.flatten(0, 1).to(weight.dtype))
+        predictions = at_least_float32(flat).unflatten(0, z.shape[:2])
         if predictions.shape != targets.shape:
             raise ValueError(
                 f"predictor has dimension {predictions.shape[-1]}, the projection "
@@ -164,7 +166,8 @@ class BYOL(_MomentumProgram):
 
     def _run_every_layer(self, images: Tensor) -> None:
         super()._run_every_layer(images)
-        self.predictor(self.project(self.encoder(images)))
+        z = self.project(self.encoder(images))
+        self.predictor(z.to(next(self.predictor.parameters(), z).dtype))
 
 
 @full_precision

@@ -121,6 +121,10 @@ class PostHoc(Program):
         """Return what the head takes of images or arrays, ``(N, F)``."""
         head: Any = self.posterior_head
         if head.width is None:
+            if not items.is_floating_point():
+                from probcl.data import as_float  # loads torchvision, which takes as long as torch
+
+                items = as_float(items)
             return self.encoder(items)
         return array_features(items, head.width, head.dim).to(head.bank.embedding)
 
@@ -299,8 +303,8 @@ def _built(
     """Return an encoder and the head that some weights are of."""
     bank = Bank(**{n[5:]: x for n, x in weights.items() if n.startswith("bank.")})
     first = weights["perceptron.1.0.weight"]
-    network = perceptron(torch.zeros(1, first.shape[1]), len(first), 0.0)
-    link = Link() if "link.shift" in weights else None
+    network = perceptron(first.new_zeros(1, first.shape[1]), len(first), 0.0)
+    link = Link().to(first.dtype) if "link.shift" in weights else None
     if width is not None:
         projection = LastColumns(bank.embedding.shape[1])
     head = ConcentrationHead(

@@ -130,7 +130,7 @@ def fit_posterior(
         encoder.eval()
     reader = Reader(encoder, projection)
     options = _Options(chosen, neighbours, hidden, steps, learning_rate)
-    with seeded(seed):
+    with torch.autocast("cpu", enabled=False), seeded(seed):
         with torch.no_grad():
             train = reader.read("embeddings", items, features)
             if len(train) < neighbours + 2:

@@ -20,6 +20,7 @@ from probcl.programs.posthoc import check_directions
 __all__ = ["Reader", "with_labels"]
 
 _BATCH = 256
+_MOST = 2**30  # numbers that may be held at once
 _FEWEST = 20  # labels that the classes of other items may be predicted from
 
 
@@ -87,6 +88,11 @@ class Reader:
         if callable(views):
             if self.encoder is None:
                 raise ValueError("views must be arrays where there is no encoder, got a function.")
+            if isinstance(items, Iterator):
+                raise ValueError(
+                    "items must be a tensor or a loader where views are a function: what gives "
+                    "them once cannot be read again."
+                )
             again = (_changed(items, views) for _ in range(passes))
             return [self.like("views", batches, train) for batches in again]
         parts = [self.like(f"views[{i}]", part, train) for i, part in enumerate(views)]
@@ -139,6 +145,12 @@ def with_labels(items: Embeddings, labels: Any) -> tuple[Embeddings, int]:
         raise ValueError("labels must be classes, integers of at least 0, or -1 where not known.")
     y = values.long()
     known = y >= 0
+    numbers = len(y) * (int(y.max()) + 1)  # of the probabilities of a class for each item
+    if numbers > _MOST:
+        raise ValueError(
+            f"labels must be numbered without large gaps, got {int(y.max())} for {len(y)} items: "
+            "number the classes by np.unique(labels, return_inverse=True)[1]."
+        )
     counts = y[known].unique(return_counts=True)[1]
     if len(counts) < 2:
         raise ValueError(

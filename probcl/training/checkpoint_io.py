@@ -40,7 +40,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Nothing but tensors and plain values is loaded, unless ``weights_only`` is False.
         """
         if not Path(path).is_file():
-            return super().load_checkpoint(path, map_location)
+            return super().load_checkpoint(path, map_location, weights_only is not False)
         torn = f"{path} is not a whole checkpoint: take another one of its run."
         if not has_its_checksums(path):
             raise ValueError(torn)

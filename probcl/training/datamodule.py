@@ -243,6 +243,8 @@ class ImageData(LightningDataModule, ABC):
         """
         train, test = (self._plain(part) for part in self.sets[:2])
         count = len(test)  # type: ignore[arg-type]
+        if not count:
+            raise ValueError("the test set holds no image: give one with images, or leave it out.")
         limit = 1.0 if self.trainer is None else self.trainer.limit_test_batches
         limited = limit != 1 or isinstance(limit, int)  # 1.0 is all of them, 1 is one
         whole = self.example.dim() == 4 and not limited  # else vectors

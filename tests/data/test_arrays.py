@@ -363,3 +363,20 @@ def test_a_damaged_array_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"path: jpeg in .* is damaged"):
         read_arrays(path)
+
+
+def test_arrays_of_every_make_are_taken():
+    pixels = np.random.default_rng(0).random((4, 3, 8, 8)).astype(np.float32)
+    labels = np.array([0, 1, 0, 1])
+    expected = torch.from_numpy(pixels)
+    for images in (pixels.astype(">f4"), pixels.astype(np.longdouble), expected.requires_grad_(),
+                   pixels[:, ::-1][:, ::-1], np.asfortranarray(pixels)):  # fmt: skip
+        for own in (labels, labels.astype(">i4"), labels[::-1][::-1], torch.from_numpy(labels)):
+            data = ImageArrays(images, own)
+            assert torch.equal(data.images, expected)
+            assert data.labels.tolist() == [0, 1, 0, 1]
+    assert torch.equal(ImageArrays(pixels[:, ::-1], labels).images, expected.flip(1))
+    half = expected.bfloat16()
+    assert torch.equal(ImageArrays(half, labels).images, half.float())
+    signed = torch.randint(0, 100, (4, 3, 8, 8), dtype=torch.int8)
+    assert torch.equal(ImageArrays(signed, labels).images, signed.to(torch.uint8))

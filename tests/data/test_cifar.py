@@ -100,6 +100,13 @@ def test_a_list_of_images_is_read(tmp_path):
     (tmp_path / "airplane/1.png").rename(tmp_path / "airplane/a jet.png")
     file.write_text("airplane/a jet.png 3\nairplane/2.png 0\n")
     assert read_image_list(file, tmp_path)[0][0].getpixel((0, 0)) == (1, 0, 0)
+    name = "airplane/a\x85b.png"
+    (tmp_path / "airplane/2.png").rename(tmp_path / name)
+    file.write_text(f"\ufeff{name} 1\r\nairplane/a jet.png 3\n", encoding="utf-8")
+    assert read_image_list(file, tmp_path).labels.tolist() == [1, 3]
+    file.write_bytes(b"airplane/\xe9.png 1\n")
+    with pytest.raises(ValueError, match=r"test\.txt cannot be read as text"):
+        read_image_list(file, tmp_path)
     file.write_text("\n\nairplane/1.png zero\n")
     with pytest.raises(ValueError, match=r"line 3 must have a path and a class, got \['airplane"):
         read_image_list(file, tmp_path)

@@ -199,3 +199,16 @@ def test_jpeg_is_that_of_torchvision():
         content = io.encode_jpeg((before * 255).round().byte(), quality=6)
         theirs = io.decode_jpeg(content) / 255
         assert (after - theirs).abs().mean() < 2e-3
+
+
+@pytest.mark.parametrize("name", [*CORRUPTIONS])
+def test_neither_the_default_precision_nor_autocast_decides_anything(name):
+    images = torch.rand(2, 1, 12, 12)
+    plain = CORRUPTIONS[name].apply(images, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(CORRUPTIONS[name].apply(images, 3), plain)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(CORRUPTIONS[name].apply(images, 3), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)

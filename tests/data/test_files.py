@@ -355,3 +355,18 @@ def test_the_limit_of_pixels_is_an_option(folder):
 def test_items_that_are_no_pairs_are_refused(item):
     with pytest.raises(ValueError, match="must hold pairs of an image and its class, got"):
         CroppedViews([item], [v2.Identity()])[0]
+
+
+@pytest.mark.parametrize("other", [(1, 8, 8), (3, 1, 8), (3, 9, 9)])
+@pytest.mark.parametrize("first", [False, True])
+def test_images_that_differ_are_named_wherever_they_are(other, first):
+    sizes = [(3, 8, 8)] * 256 + [other] * 44
+    items = [(torch.rand(size), n % 2) for n, size in enumerate(sizes[::-1] if first else sizes)]
+    with pytest.raises(ValueError, match="images must all have"):
+        read_into_memory(items, torch.nn.Identity(), num_workers=0)
+
+
+def test_images_of_one_class_may_be_read_into_memory():
+    items = [(torch.rand(3, 8, 8), 1) for _ in range(4)]  # as a set out of distribution may be
+    images, _ = read_into_memory(items, torch.nn.Identity(), num_workers=0)
+    assert images.labels.tolist() == [1] * 4

@@ -1,5 +1,7 @@
 """Heads: projections, where their posteriors start, and what they refuse; priors alike."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -203,3 +205,16 @@ def test_bad_settings_are_named():
         VonMisesFisherMixturePrior(components=0)
     with pytest.raises(ValueError, match="concentration must be a finite number of at least 0"):
         VonMisesFisherPrior(concentration=-1.0)
+
+
+def test_a_head_that_is_put_back_to_its_start_measures_its_length_again():
+    head, x = ProjectedNormalHead(8), torch.randn(32, 5)
+    head.eval()(x)
+    start = copy.deepcopy(head.state_dict())
+    head.train()(x)
+    first, length = head(x), head.length.clone()
+    head.load_state_dict(start)  # as what looks for a learning rate does
+    assert head.length == 0
+    head.train()(x)
+    assert torch.equal(head.length, length) and length > 0
+    torch.testing.assert_close(head(x).loc, first.loc)

@@ -399,3 +399,13 @@ def test_missing_lightly_is_named(kind, monkeypatch, tmp_path):
 def test_the_others_do_without_lightly(make, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightly", None)
     assert loss_of(make(name))(VIEWS).isfinite()
+
+
+@pytest.mark.parametrize("name", ["BYOL", "SwAV", "MoCo"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_train(make, name, dtype):
+    program = make(name)
+    program.materialize(VIEWS[0])
+    loss = loss_of(program.to(dtype))(VIEWS.to(dtype))
+    loss.backward()
+    assert loss.isfinite()

@@ -84,3 +84,9 @@ def test_it_stands_in_a_pipeline():
 def test_bad_settings_are_refused_when_it_is_fitted(settings, error):
     with pytest.raises(ValueError, match=error):
         PosteriorEmbedder(**settings).fit(clusters()[0])
+
+
+def test_numbers_of_which_no_two_are_alike_are_no_classes():
+    fitted = PosteriorEmbedder(steps=2).fit(np.random.default_rng(0).normal(size=(60, 4)),
+                                            np.arange(60))  # fmt: skip
+    assert fitted.posterior_.fit.likelihood == "neighbours"

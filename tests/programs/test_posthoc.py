@@ -517,3 +517,44 @@ def test_a_class_with_one_member_and_few_items_are_taken():
 def test_without_labels_items_held_out_need_none():
     fitted = fit_posterior(Z, held_out=Z[:20], steps=1)
     assert fitted.fit.held_out == 20
+
+
+def test_images_of_bytes_are_those_that_were_fitted_to():
+    images = torch.randint(0, 256, (80, 1, 4, 4), dtype=torch.uint8)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 8))
+    fitted = fit_posterior(images, torch.arange(80) % 4, encoder=encoder, steps=2)
+    torch.testing.assert_close(fitted.gate(images), fitted.gate(images / 255))
+    torch.testing.assert_close(fitted(images).concentration, fitted(images / 255).concentration)
+
+
+def test_a_posterior_in_float64_comes_back_bit_for_bit(tmp_path):
+    fitted = fit_posterior(Z, Y, steps=5).double()
+    fitted.save_pretrained(tmp_path)
+    again = PostHoc.from_pretrained(tmp_path)
+    assert torch.equal(again(Z).concentration, fitted(Z).concentration)
+    assert torch.equal(again.match_probability(Z, Z[:3]), fitted.match_probability(Z, Z[:3]))
+
+
+@pytest.mark.parametrize("labels", [Y, None])
+def test_autocast_changes_no_number(labels):
+    plain = fit_posterior(Z, labels, steps=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        fitted = fit_posterior(Z, labels, steps=5)
+        assert torch.equal(plain(Z).concentration, plain(Z).concentration)
+        within = plain(Z).concentration, plain.gate(Z)
+    assert torch.equal(fitted(Z).concentration, plain(Z).concentration)
+    assert torch.equal(within[0], plain(Z).concentration)
+    assert torch.equal(within[1], plain.gate(Z))
+
+
+def test_labels_that_would_fill_the_memory_are_named():
+    with pytest.raises(
+        ValueError, match="labels must be numbered without large gaps, got 90000000"
+    ):
+        fit_posterior(Z, 30_000_000 * Y, steps=1)
+
+
+def test_what_gives_images_once_cannot_be_changed_again():
+    batches = (torch.rand(10, 1, 2, 4) for _ in range(3))
+    with pytest.raises(ValueError, match="items must be a tensor or a loader where views are a fu"):
+        fit_posterior(batches, encoder=nn.Flatten(), views=torch.relu, steps=1)

@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 
 from probcl.checks import check_amount, check_channels, check_probability, check_range
 from probcl.data.augment.draws import drawn_rows, sent
+from probcl.precision import full_precision
 
 __all__ = [
     "ColorJitter", "GaussianBlur", "RandomGrayscale", "blur_weights", "gaussian_blur", "jitter",
@@ -144,6 +145,7 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(changed).index_copy_(0, rows, changed).view_as(images)
 
 
+@full_precision
 def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
     """Blur images by Gaussians, mirrored at the borders, of ``sigma`` pixels, shape ``(N,)``.
 

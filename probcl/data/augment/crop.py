@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from probcl.checks import check_count, check_probability, check_range
 from probcl.data.augment.draws import as_float, sent
+from probcl.precision import full_precision
 
 __all__ = ["Boxes", "RandomResizedCrop", "resized_crop"]
 
@@ -105,6 +106,7 @@ class RandomResizedCrop(nn.Module):
         return resized_crop(images, Boxes(*sides), flipped, self.size)
 
 
+@full_precision
 def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int) -> Tensor:
     """Cut a box out of each image and resize it, antialiased and bilinear, to a square in [0, 1].
 

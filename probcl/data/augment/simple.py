@@ -11,6 +11,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from probcl.checks import check_amount, check_probability
 from probcl.data.augment.colour import gaussian_blur
+from probcl.precision import full_precision
 
 __all__ = ["Degrade", "RandomAffine", "RandomContrast", "RandomNoise"]
 
@@ -108,6 +109,7 @@ class Degrade(nn.Module):
             raise ValueError(f"strength must be above 0 and at most 1, got {strength}.")
         self.strength = strength
 
+    @full_precision
     def forward(self, images: Tensor) -> Tensor:
         """Degrade images ``(N, channels, height, width)``, within [0, 1]."""
         # On the CPU, so that a GPU need not be waited for to know how many there are of a kind.

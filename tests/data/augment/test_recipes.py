@@ -12,6 +12,7 @@ from probcl.data import (
     Augmentation,
     AutoAugment,
     ColorJitter,
+    Degrade,
     MultiCrop,
     RandomResizedCrop,
     SimAugment,
@@ -129,3 +130,14 @@ def test_multi_crop_refuses_lists_that_do_not_fit():
         MultiCrop(sizes=(8, 4), counts=(2,))
     with pytest.raises(ValueError, match="at least 1"):
         MultiCrop(sizes=(8, 4), counts=(2, 0))
+
+
+def test_views_under_autocast_are_those_without():
+    images = torch.rand(4, 3, 16, 16)
+    for recipe in (SimAugment(8), Degrade()):
+        torch.manual_seed(0)
+        plain = recipe(images)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            under = recipe(images)
+        torch.testing.assert_close(under, plain)
