@@ -1,5 +1,6 @@
 """The command ``probcl reproduce``: does another machine give the figure that was recorded?"""
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ __all__ = ["Interval", "prediction_interval", "run"]
 
 _CONFIDENCE = 0.95
 _OWN = {"config", "run_dir", "ckpt_path", "evaluate"}
+_RANGES = {"0 to 1": (0.0, 1.0), "-1 to 1": (-1.0, 1.0)}
 
 
 class Interval(NamedTuple):
@@ -134,10 +136,14 @@ def _shown_first(numbers: list[dict[str, float]]) -> list[str]:
 
 
 def _interval(name: str, numbers: list[dict[str, float]]) -> Interval:
-    """Return where one more run is expected."""
+    """Return where one more run is expected, of what is a share within its range."""
     if any(not isinstance(each.get(name), float | int) for each in numbers):
         raise ValueError(f"metrics: {name} is not a number of every record.")
-    return prediction_interval([each[name] for each in numbers])
+    from probcl.report.tables import unit_of  # takes as long to import as all the rest
+
+    middle, low, high = prediction_interval([each[name] for each in numbers])
+    least, most = _RANGES.get(unit_of(name), (-math.inf, math.inf))
+    return Interval(middle, max(low, least), min(high, most))
 
 
 def _report(

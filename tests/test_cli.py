@@ -143,7 +143,7 @@ def test_a_run_leaves_what_it_says(trained):
     assert all(name.count("/") == 2 for name in metrics if name.startswith("unc/"))
     assert all(np.isfinite(list(metrics.values())))
     record = record_of_run(trained)
-    assert list(record) == ["config", "versions", "hardware", "metrics"]
+    assert list(record) == ["config", "versions", "commit", "hardware", "metrics"]
     assert record["metrics"] == metrics
     assert record["config"]["model"]["program"]["init_args"]["num_samples"] == 2
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]

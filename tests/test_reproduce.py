@@ -110,3 +110,10 @@ def test_a_record_names_the_commit_that_made_it():
         assert re.fullmatch(r"[0-9a-f]{12,}", commit)
     else:
         assert commit is None
+
+
+def test_what_is_a_share_is_expected_within_its_range():
+    numbers = [{"knn/top1": x, "cal/nll": 5 * x, "unc/corruption/entropy": x} for x in (0.5, 0.9)]
+    for name, least, most in (("knn/top1", 0, 1), ("unc/corruption/entropy", -1, 1)):
+        assert reproduce._interval(name, numbers)[1:] == (least, most)
+    assert reproduce._interval("cal/nll", numbers).high > 5

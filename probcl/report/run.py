@@ -137,7 +137,8 @@ def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
     uncertainty = Table(box=None)
     uncertainty.add_column("uncertainty", no_wrap=True)
     for question in best:
-        uncertainty.add_column(question.replace("_", " "), justify="right")
+        measure = "Spearman" if question in ("corruption", "truth") else "AUROC"
+        uncertainty.add_column(f"{question.replace('_', ' ')}\n{measure}", justify="right")
     for score, answer in answers.items():
         cells = []
         for question, winner in best.items():
