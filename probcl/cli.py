@@ -2,12 +2,12 @@
 
 import gc
 import sys
-from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from probcl import __version__
+from probcl.arguments import Parser
 
 __all__ = ["main"]
 
@@ -61,7 +61,7 @@ def _run(given: list[str], for_good: bool) -> None:
     elif given[0] == "--version":
         print(f"probcl {__version__}")
     elif given[0] in ("datasets", "programs", "scores"):
-        parser = ArgumentParser(prog=f"probcl {given[0]}", description=f"List the {given[0]}.")
+        parser = Parser(prog=f"probcl {given[0]}", description=f"List the {given[0]}.")
         parser.parse_args(given[1:])
         import_module("probcl.cli_help").print_table(given[0])
     elif given[0] in ("compare", "report"):
@@ -96,7 +96,7 @@ def _imported(name: str, for_good: bool) -> ModuleType:
 
 def _compare(args: list[str]) -> None:
     """Run ``probcl compare``."""
-    parser = ArgumentParser(prog="probcl compare", description="Set runs side by side on one page.")
+    parser = Parser(prog="probcl compare", description="Set runs side by side on one page.")
     which = "folders of runs, their metrics.json, or records of experiments"
     parser.add_argument("runs", nargs="+", type=Path, help=which)
     page = "page to write (default: compare.html, also where there is one)"
@@ -113,7 +113,7 @@ def _compare(args: list[str]) -> None:
 def _report(args: list[str]) -> None:
     """Run ``probcl report``."""
     about = "Write the report of a run anew, from what its folder holds: nothing is computed again."
-    parser = ArgumentParser(prog="probcl report", description=about)
+    parser = Parser(prog="probcl report", description=about)
     parser.add_argument("run", type=Path, help="folder of a run that was evaluated")
     chosen = parser.parse_args(args)
     from probcl.report import rewrite_report

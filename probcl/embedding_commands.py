@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, NoReturn, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 import yaml
 from torch.nn.functional import binary_cross_entropy
 
+from probcl.arguments import Parser
 from probcl.checks import as_matrix, check_count
 from probcl.data import DATASETS
 from probcl.embedding_files import ENDINGS, Items, ending, number_labels, read_embeddings
@@ -55,12 +56,6 @@ class _Parts(NamedTuple):
     classes: list[str]
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Answer bad input with one sentence."""
-        self.exit(2, f"probcl: error: {message}\n")
-
-
 def run(command: str, args: list[str]) -> None:
     """Run ``posterior`` or ``evaluate``, and answer bad input with one sentence.
 
@@ -71,7 +66,7 @@ def run(command: str, args: list[str]) -> None:
     work, describe = {"posterior": (_posterior, _describe), "evaluate": (_evaluate, _shared)}[
         command
     ]
-    parser = _Parser(prog=f"probcl {command}", description=(work.__doc__ or "").splitlines()[0])
+    parser = Parser(prog=f"probcl {command}", description=(work.__doc__ or "").splitlines()[0])
     describe(parser)
     chosen = parser.parse_args(args, Namespace(command=command))
     try:

@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 import tempfile
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 from scipy.stats import t
 
+from probcl.arguments import Parser
 from probcl.evaluation import METRICS
 from probcl.runs import PROBCL, read_metrics
 from probcl.trust import check_trusted, read_config
@@ -66,7 +66,7 @@ def prediction_interval(values: Sequence[float], confidence: float = _CONFIDENCE
 
 def run(args: list[str]) -> None:
     """Run ``probcl reproduce``."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="probcl reproduce",
         description="Make the run of a record again, and say whether its numbers lie within the "
         "spread of the records of its row, of this seed and others. Further options go to probcl "

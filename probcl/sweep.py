@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from probcl.arguments import Parser
 from probcl.checks import check_count
 from probcl.files import write_whole
 from probcl.report import compare_runs
@@ -157,7 +157,7 @@ def _range(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def run(args: list[str]) -> None:
     """Run ``probcl sweep``."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="probcl sweep",
         description="Run probcl fit for every combination of some options and every seed, or let "
         "Optuna choose them; then write results.csv and compare.html. A sweep that was "

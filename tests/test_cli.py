@@ -576,3 +576,13 @@ def test_importing_leaves_the_garbage_collector_as_it_was():
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "sweep", "reproduce", "evaluate"])
+def test_options_that_are_not_there_get_one_sentence(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--nothing=1"])
+    if stopped.value.code == 2:  # else it is the sentence itself
+        assert capsys.readouterr().err.splitlines()[1:] == []
+    else:
+        assert len(str(stopped.value.code).splitlines()) == 1

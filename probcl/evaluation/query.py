@@ -179,7 +179,7 @@ class Query(Embeddings):
         return _softmax(self.logits)
 
     @cached_property
-    def agreement(self) -> Tensor:
+    def same_class(self) -> Tensor:
         """How likely a class drawn from the probe is the one drawn from the vote, ``(N,)``."""
         return in_blocks(lambda p, vote: (p * vote).sum(-1), self.probabilities, self.vote)
 

@@ -117,7 +117,7 @@ SCORES = {
         "ambiguity", ("labels",), lambda q: vote_entropy(q.vote)),
     "agreement": Score(
         "chance that a class drawn from the probe and one from the neighbours' vote differ",
-        "retrieval_error", ("labels",), lambda q: 1 - q.agreement),
+        "retrieval_error", ("labels",), lambda q: 1 - q.same_class),
     "nearest_cosine": Score("1 - cosine to the 5th nearest training embedding",
         "retrieval_error", (), lambda q: 1 - q.nearest_cosine),
     "mahalanobis": Score(
@@ -141,7 +141,7 @@ SCORES = {
     "trust": Score(
         "1 - (1 - agreement) w, w the gate on the Mahalanobis distance D: 0.99 at the .85 quantile "
         "of D of clean items that were held out, 0.5 at the .985 quantile",
-        "ambiguity", ("labels",), lambda q: _gated(1 - q.agreement, q)),
+        "ambiguity", ("labels",), lambda q: _gated(1 - q.same_class, q)),
     "trust_without_labels": Score(
         "1 - (1 - r) w, r the rank of nearest_cosine among clean items that were held out, w the "
         "gate on the Mahalanobis distance D: 0.99 at the .85 quantile of D of these, 0.5 at the "
