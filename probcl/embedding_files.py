@@ -1,6 +1,5 @@
 """Embeddings from files that others wrote: arrays of numbers, and the classes of their rows."""
 
-import importlib
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +248,7 @@ def _check_size(file: Path, declared: int, most: int) -> None:
 
 def _read_parquet(file: Path, names: dict[str, tuple[str, ...]], most: int) -> dict[str, Any]:
     try:
-        parquet = importlib.import_module("pyarrow.parquet")
+        from pyarrow import parquet
     except ImportError as error:
         raise ValueError(
             f"file: {file} needs PyArrow: pip install 'probcl[parquet]', or write .npz."
@@ -281,12 +280,15 @@ def _read_parquet(file: Path, names: dict[str, tuple[str, ...]], most: int) -> d
 
 
 def _is_number(kind: Any) -> bool:
-    types = importlib.import_module("pyarrow.types")
+    from pyarrow import types
+
     return types.is_floating(kind) or types.is_integer(kind)
 
 
 def _columns_of_numbers(schema: Any, labelled: Sequence[str | None]) -> list[str]:
     """Return the columns that have an embedding's numbers: whole ones only where all are whole."""
+    from pyarrow import types
+
     numbers = [
         field
         for field in schema
@@ -294,8 +296,8 @@ def _columns_of_numbers(schema: Any, labelled: Sequence[str | None]) -> list[str
         and field.name not in labelled
         and not field.name.startswith("__index_level_")
     ]
-    floating = importlib.import_module("pyarrow.types").is_floating
-    return [field.name for field in numbers if floating(field.type)] or [f.name for f in numbers]
+    floating = [field for field in numbers if types.is_floating(field.type)]
+    return [field.name for field in floating or numbers]
 
 
 def _declared(metadata: Any, wanted: set[str]) -> int:
@@ -312,11 +314,15 @@ def _declared(metadata: Any, wanted: set[str]) -> int:
 
 def _column(file: Path, name: str, column: Any, of_classes: bool) -> np.ndarray:
     """Return a column of numbers or texts ``(N,)``, or of lists of numbers ``(N, d)``."""
-    types = importlib.import_module("pyarrow.types")
-    compute = importlib.import_module("pyarrow.compute")
+    from pyarrow import compute, types
+
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if types.is_list(column.type) or types.is_large_list(column.type) or _is_fixed(column.type):
+    if (
+        types.is_list(column.type)
+        or types.is_large_list(column.type)
+        or types.is_fixed_size_list(column.type)
+    ):
         lengths = compute.list_value_length(column).unique()
         inner = compute.list_flatten(column)
         if column.null_count or inner.null_count or len(lengths) > 1:
@@ -327,10 +333,6 @@ def _column(file: Path, name: str, column: Any, of_classes: bool) -> np.ndarray:
     if column.null_count and of_classes and types.is_integer(column.type):
         column = column.fill_null(-1)  # a class that is not known
     return _numbers(column, file, name)
-
-
-def _is_fixed(kind: Any) -> bool:
-    return importlib.import_module("pyarrow.types").is_fixed_size_list(kind)
 
 
 def _numbers(column: Any, file: Path, name: str) -> np.ndarray:

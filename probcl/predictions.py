@@ -1,6 +1,5 @@
 """What ``probcl predict`` writes: embeddings, posteriors, classes and scores, by image."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -82,8 +81,8 @@ def write_predictions(
             with partial.open("wb") as file:
                 np.savez(file, **columns)
         else:
-            parquet = importlib.import_module("pyarrow.parquet")
-            table = importlib.import_module("pyarrow").table
+            from pyarrow import parquet, table
+
             parquet.write_table(table({name: x.tolist() for name, x in columns.items()}), partial)
     return path
 

@@ -491,6 +491,6 @@ def test_bad_tables_get_one_sentence(parquet):
 
 def test_a_table_without_pyarrow_says_what_to_install(monkeypatch):
     Path("z.parquet").write_text("")
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install 'probcl\[parquet\]'"):
         read_embeddings("z.parquet")
