@@ -1,6 +1,7 @@
 """The commands for embeddings that are there already: ``probcl posterior``, ``probcl evaluate``."""
 
 import json
+import os
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -314,7 +315,11 @@ def _encoded(chosen: Namespace, folder: Path) -> _Parts:
     if chosen.features:
         features = chosen.features
         features.mkdir(parents=True, exist_ok=True)
-        alone = lock_run_dir(features)  # others may take the same at the same time
+        try:
+            alone = lock_run_dir(features)  # others may take the same at the same time
+        except ValueError as error:
+            if os.access(features, os.W_OK):  # else nothing can be written: it may all be there
+                raise ValueError(str(error).replace("run_dir", "features", 1)) from error
     with alone, progress_bar():
         train, test = encode_data(
             chosen.encoder, chosen.data, features, root=chosen.root or Path("data"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probcl.checks import as_labels, as_matrix, as_truths, as_values
 from probcl.evaluation.geometry import class_sums
-from probcl.evaluation.subsets import evenly_spaced
+from probcl.evaluation.subsets import evenly_spaced, in_blocks
 from probcl.special import inverse_bessel_ratio, log_bessel
 
 __all__ = [
@@ -137,7 +137,7 @@ class Gaussians:
     """One Gaussian of the features, or one for each class, with a covariance in common.
 
     Args:
-        means: In float64, shape ``(C, F)``.
+        means: Shape ``(C, F)``; features are centred in their precision.
         root: Matrix whose square, ``root root'``, is the inverse of the covariance; ``(F, F)``.
     """
 
@@ -146,16 +146,21 @@ class Gaussians:
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the Mahalanobis distance of features ``(N, F)`` to the nearest mean, ``(N,)``."""
-        # First centred, in the precision of the means: far from zero float32 would round it away.
-        centre = self.means.mean(0)
-        whitened, means = (
-            (x.to(self.means) - centre).to(self.root) @ self.root for x in (features, self.means)
-        )
-        nearest = means
-        if len(means) > 1:
-            nearest = means[torch.cdist(whitened, means).argmin(-1)]
-        # Again, without the rounding of a difference of squares.
-        return torch.linalg.vector_norm(whitened - nearest, dim=-1)
+        return in_blocks(self._distance, features)
+
+    def _distance(self, features: Tensor) -> Tensor:
+        nearest = self.means
+        if len(nearest) > 1:
+            centre = nearest.mean(0)
+            near = torch.cdist(self._whitened(features, centre), self._whitened(nearest, centre))
+            nearest = nearest[near.argmin(-1)]
+        # Again from the nearest, without the rounding of a difference of squares.
+        whitened = self._whitened(features, nearest)
+        return torch.linalg.vector_norm(whitened, dim=-1, dtype=torch.double).to(self.root)
+
+    def _whitened(self, features: Tensor, centre: Tensor) -> Tensor:
+        # Centred in the precision of the means: far from zero float32 would round it away.
+        return (features.to(self.means) - centre).to(self.root) @ self.root
 
 
 def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
@@ -175,9 +180,11 @@ def fit_gaussians(features: Any, labels: Any | None = None) -> Gaussians:
         y = as_labels("labels", labels, len(x)).unique(return_inverse=True)[1]
     means = class_sums(x, y) / y.bincount()[:, None]
     covariance = _shrunk_covariance(x, y, means)
-    # A feature that never changes, as of a dead unit, would leave no inverse, or but rounding.
-    size = means.square().mean()
-    floor = 1e-6 * covariance.diagonal().mean() + 1e-24 * size + 1e-60
+    spread = covariance.diagonal().mean()
+    if not spread > 1e-24 * means.square().mean():  # but rounding: distances are as they are
+        spread = torch.ones_like(spread)
+    # A feature that never changes, as of a dead unit, would leave no inverse.
+    floor = 1e-6 * spread
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(floor).rsqrt()
     # In the order in which it is read from a file: in another a product rounds otherwise.

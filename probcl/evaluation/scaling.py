@@ -85,7 +85,8 @@ def fit_dirichlet(logits: Any, labels: Any) -> Scaling:
     """Fit a matrix and a bias of the log probabilities: Dirichlet calibration.
 
     Every entry of the bias, and of the matrix less the identity, has a standard normal prior;
-    arguments and errors are those of ``fit_temperature``.
+    arguments and errors are those of ``fit_temperature``. Of many classes it takes long, 20 s of
+    one core for 100 classes of 3,000 items, and needs many items of each.
 
     Raises:
         ValueError: If a label's logit is minus infinity, or one is not a number.

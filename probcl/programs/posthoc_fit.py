@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -193,9 +194,9 @@ def _held_out(
     if given is None:
         fold, rest = held_out_rows(len(train), _HELD_OUT)
         return _rows(train, rest), _rows(train, fold), [_rows(part, rest) for part in copies]
-    if not isinstance(given, tuple):
-        given = given, getattr(given, "labels", None)
-    items, labels = given
+    items, labels = given, getattr(given, "labels", None)
+    if isinstance(given, tuple | list) and len(given) == 2 and np.ndim(given[1]) < 2:
+        items, labels = given
     held = reader.like("held_out", items, train)
     if train.labels is not None:
         if labels is None:

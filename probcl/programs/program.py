@@ -265,7 +265,7 @@ class VariationalProgram(Program):
                 f"prior must be a module whose forward() returns a distribution, got "
                 f"{type(prior).__name__}: wrap it in one."
             )
-        if prior is not None and not beta and any(True for _ in prior.parameters()):
+        if prior is not None and not beta and any(p.requires_grad for p in prior.parameters()):
             raise ValueError("prior has weights, which learn nothing with beta 0: raise beta.")
         self.prior = UniformPrior(dim_of(self.posterior_head)) if prior is None else prior
         self.beta = beta

@@ -145,8 +145,9 @@ def with_labels(items: Embeddings, labels: Any) -> tuple[Embeddings, int]:
         raise ValueError("labels must be classes, integers of at least 0, or -1 where not known.")
     y = values.long()
     known = y >= 0
-    numbers = len(y) * (int(y.max()) + 1)  # of the probabilities of a class for each item
-    if numbers > _MOST:
+    count = int(y.max()) + 1
+    # Each item has a probability of each class, also of those that there are none of.
+    if len(y) * count > _MOST and count > 2 * len(y.unique()):
         raise ValueError(
             f"labels must be numbered without large gaps, got {int(y.max())} for {len(y)} items: "
             "number the classes by np.unique(labels, return_inverse=True)[1]."

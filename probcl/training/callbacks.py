@@ -239,6 +239,11 @@ def checkpoint_callbacks(folder: Path, held_out: bool, history: History) -> list
 class _Last(ModelCheckpoint):
     """The checkpoint of the last epoch, with the weights that averaging leaves at the end."""
 
+    @property
+    def state_key(self) -> str:
+        """That of its kind, by which Lightning finds its state in a checkpoint."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it again, if the weights have been averaged since."""
         super().on_train_end(trainer, pl_module)

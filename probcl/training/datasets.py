@@ -252,10 +252,11 @@ class Synthetic(ImageData):
 
     def _views(self, batch: tuple) -> list[Tensor]:
         low, high = self.source.concentration
-        latent = batch[0][:, : self.dim].cpu()  # where the generator is
+        latent = batch[0][:, : self.dim].cpu().float()  # where and as the generator is
         views = []
         for _ in range(self.views):
-            concentration = low * (high / low) ** torch.rand(len(latent))
+            share = torch.rand(len(latent), dtype=torch.float32)
+            concentration = low * (high / low) ** share
             loc = VonMisesFisher(latent, concentration, validate_args=False).sample()
             views.append(self.source.mix(loc, concentration).to(batch[0]))
         return views

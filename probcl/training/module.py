@@ -12,12 +12,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from probcl.checks import check_count
 from probcl.evaluation import Embeddings, Evaluation, rank_correlation
 from probcl.infer import ContrastiveELBO
 from probcl.infer.divergence import KL
 from probcl.programs import Program
+from probcl.programs.program import PointProgram
 from probcl.randomness import seeded
 from probcl.training.batch import Batch, Part, as_batch
 from probcl.training.callbacks import Materialize, Monitor, RequireFinite, Throughput
@@ -85,7 +87,8 @@ class ContrastiveModule(LightningModule):
             check_count("reference_batch_size", reference_batch_size)
         if warmup_epochs is not None and not 0 <= warmup_epochs < math.inf:
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
-        if annealing is not None and not getattr(program, "beta", 0):
+        without = isinstance(program, PointProgram) or getattr(program, "beta", None) == 0
+        if annealing is not None and without:
             raise ValueError(
                 "annealing weighs the KL, and the program has none: leave it out, or give the "
                 "program a beta above 0."
@@ -130,7 +133,8 @@ class ContrastiveModule(LightningModule):
         images, self._batch_size = self._first_images(stage)
         if self.trainer.precision == "64-true":  # else Lightning rounds what a checkpoint has
             self.double()
-            images = images if images is None else images.double()
+            if images is not None and images.is_floating_point():
+                images = images.double()
         if images is not None:
             # By a seed of their own, so that weights begin alike on one device and on several.
             with seeded(derived_seed(torch.initial_seed())):
@@ -138,6 +142,8 @@ class ContrastiveModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Prepare the encoder."""
+        if not self._batch_size or any(map(is_lazy, self.program.parameters())):
+            self.materialize(stage)  # where no callback has done it
         if self.freeze_encoder:
             self.program.freeze_encoder()
         if self._truth is not None and self._untrained is None:

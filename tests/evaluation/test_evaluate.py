@@ -320,3 +320,11 @@ def test_two_pairs_of_a_class_are_enough_for_a_bound():
     bound = evaluate(few, None, few, None).metrics["information/info_nce_bound"]
     # Each of the two sees its partner at a cosine of 1 and the other at 0, at temperature .1.
     assert bound == pytest.approx(math.log(2) - math.log1p(math.exp(-10)))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_collapsed_encoder_is_evaluated_too(value):
+    z, y = torch.full((60, 8), value), torch.arange(60) % 3
+    found = evaluate(z, y, z, y, out_of_distribution={"noise": torch.randn(60, 8)})
+    assert found.metrics["unc/auroc_noise/mahalanobis"] == 1.0
+    assert all(math.isfinite(x) for x in found.metrics.values())

@@ -119,8 +119,9 @@ def test_the_surprise_is_minus_the_log_density_of_the_mean_of_the_posteriors():
 @pytest.mark.parametrize("classes", [1, 3, 40])
 @pytest.mark.parametrize(("offset", "scale"), [(1e6, 1.0), (1e3, 1.0), (0.0, 1e-20), (0.0, 1e10)])
 def test_distances_are_right_far_from_zero_and_at_any_scale(classes, offset, scale):
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(800, 4, generator=random).double() @ torch.randn(4, 4).double()
+    random = torch.Generator().manual_seed(classes)
+    mixed = torch.randn(4, 4, generator=random).double()
+    x = torch.randn(800, 4, generator=random).double() @ mixed
     y = torch.arange(800) % classes
     x = offset + scale * (x + 3 * y[:, None])
     covariance = LedoitWolf(assume_centered=True)
@@ -132,6 +133,9 @@ def test_distances_are_right_far_from_zero_and_at_any_scale(classes, offset, sca
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_features_that_never_change_have_no_distance():
-    x = torch.full((50, 3), 0.3)
-    assert fit_gaussians(x).distance(x).max() < 1e-3
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e-20])
+def test_features_that_never_change_have_no_distance_and_others_a_finite_one(value):
+    x = torch.full((50, 3), value)
+    gaussian = fit_gaussians(x)
+    assert gaussian.distance(x).max() < 1e-3
+    assert gaussian.distance(torch.randn(9, 3)).isfinite().all()

@@ -16,6 +16,7 @@ from probcl.infer import ContrastiveELBO
 from probcl.nn import ConvNet
 from probcl.programs import PostHoc, SimCLR, fit_posterior
 from probcl.programs.events import Events, mean_loss
+from probcl.programs.reading import with_labels
 from probcl.special import inverse_bessel_ratio
 from probcl.sphere import normalize
 from probcl.training.batch import Batch
@@ -558,3 +559,14 @@ def test_what_gives_images_once_cannot_be_changed_again():
     batches = (torch.rand(10, 1, 2, 4) for _ in range(3))
     with pytest.raises(ValueError, match="items must be a tensor or a loader where views are a fu"):
         fit_posterior(batches, encoder=nn.Flatten(), views=torch.relu, steps=1)
+
+
+def test_labels_of_many_items_and_classes_are_taken():
+    count = 1_281_167
+    items = Embeddings(torch.zeros(count, 1), torch.arange(count) % 1000)
+    assert with_labels(items, None)[1] == count
+
+
+def test_items_held_out_may_come_as_a_list():
+    for labels in (Y[:20], Y[:20].tolist(), Y[:20].numpy()):
+        assert fit_posterior(Z, Y, held_out=[Z[:20], labels], steps=1).fit.held_out == 20

@@ -354,3 +354,4 @@ def test_priors_that_learn_nothing_are_refused():
     with pytest.raises(ValueError, match="prior has weights, which learn nothing with beta 0"):
         programs.MCInfoNCE(nn.Flatten(), prior=VonMisesFisherMixturePrior())
     programs.MCInfoNCE(nn.Flatten(), prior=VonMisesFisherPrior())  # it has nothing to learn
+    programs.MCInfoNCE(nn.Flatten(), prior=VonMisesFisherMixturePrior().requires_grad_(False))

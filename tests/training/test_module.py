@@ -3,17 +3,22 @@
 import math
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)  # fmt: skip
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from probcl.data import load_digits
 from probcl.infer import ContrastiveELBO
-from probcl.nn import ConvNet, ProjectedNormalHead, ResNet
-from probcl.programs import SimCLR, SupCon, VSimCLR
+from probcl.nn import ConvNet, ProjectedNormalHead, ResNet, UniformPrior
+from probcl.programs import Program, SimCLR, SupCon, VSimCLR
 from probcl.training import ContrastiveModule, Named
 from probcl.training.batch import as_batch
 from probcl.training.callbacks import Materialize, checkpoint_callbacks
@@ -292,6 +297,53 @@ def test_a_training_is_monitored(validation):
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ContrastiveModule(program(), **options)
+
+
+class Own(Program):
+    """A program of one's own with a KL, which has no ``beta``."""
+
+    def __init__(self):
+        super().__init__(ConvNet([4]), ProjectedNormalHead(8))
+
+    def model(self, views, labels=None):
+        with pyro.plate("items", views.shape[1]):
+            pyro.sample("z", UniformPrior(8)())
+
+    def guide(self, views, labels=None):
+        with pyro.plate("items", views.shape[1]):
+            pyro.sample("z", self(views[0]))
+
+
+def test_a_program_of_ones_own_may_be_annealed():
+    module = ContrastiveModule(Own(), annealing=lambda step: 0.25)
+    fitted(module, plain(), epochs=1)
+    assert module.elbo.kl_weight == 0.25
+
+
+class Alone(ContrastiveModule):
+    def configure_callbacks(self):
+        return []
+
+
+def test_lazy_layers_take_their_sizes_without_our_callbacks():
+    module = Alone(VSimCLR(ConvNet([4]), ProjectedNormalHead(8)))
+    fitted(module, plain(), epochs=1)
+    assert all(p.isfinite().all() for p in module.parameters())
+
+
+def test_integers_stay_what_they_are_in_float64():
+    words = torch.randint(0, 50, (16, 2, 7))
+    loader = DataLoader(list(words), batch_size=8, collate_fn=lambda items: torch.stack(items, 1))
+    encoder = nn.Sequential(nn.Embedding(50, 4), nn.Flatten())
+    module = ContrastiveModule(SimCLR(encoder))
+    fitted(module, loader, epochs=1, precision="64-true")
+    assert encoder[0].weight.dtype == torch.float64
+
+
+def test_the_last_checkpoint_has_lightnings_own_key(tmp_path):
+    history = History(tmp_path)
+    last = checkpoint_callbacks(tmp_path, False, history)[1]
+    assert last.state_key == ModelCheckpoint(tmp_path, "last").state_key
 
 
 def test_annealing_without_a_kl_is_refused():
