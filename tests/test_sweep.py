@@ -179,6 +179,7 @@ def test_the_others_go_on_where_a_run_fails(quick, capsys):
 
 
 def test_a_search_whose_first_run_fails_says_why(quick, capsys):
+    pytest.importorskip("optuna", reason="pip install 'probcl[sweeps]'")
     vary, search = {"model.program.beta": [13]}, {"metric": "knn/top1", "trials": 2}
     file = write(quick / "f.yaml", {"vary": vary, "search": search})
     with pytest.raises(SystemExit, match="not one run of runs/f was made: see the messages above"):
