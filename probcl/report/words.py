@@ -30,7 +30,8 @@ def percent(share: float, rounded: Callable[[float], float] = round) -> str:
 
 def corruption(name: str) -> str:
     """Return a corruption by what grows with its severity."""
-    return {"contrast": "loss of contrast"}.get(name, name.replace("_", " "))
+    grows = {"contrast": "loss of contrast", "pixelate": "pixelation"}
+    return grows.get(name, name.replace("_", " "))
 
 
 def limit(largest: float, values: Tensor) -> str:
