@@ -84,10 +84,11 @@ def fit_linear_probe(
         tensor([0, 0, 1, 1])
     """
     x = features
-    if not (torch.is_tensor(x) and x.numel() > exact_up_to):  # such a one stays on its device
+    if torch.is_tensor(x) and x.numel() > exact_up_to:
+        check_finite("features", x)  # and leave it on its device
+    else:
         x = as_matrix("features", x)
     large = x.numel() > exact_up_to
-    check_finite("features", x)
     y = as_labels("labels", labels, len(x))
     seen, target = y.unique(return_inverse=True)
     if len(seen) < 2:

@@ -233,7 +233,7 @@ def _fit_one(
         p = cross_fitted(train, sets) if train.labelled else [None] * len(sets)
         seen = [_see(bank, items, own, q) for items, q in zip(sets, p, strict=True)]
         new = _see(bank, held)
-    memorises, recalls = _memorises(train, seen[0], held, new)
+    memorises, (own_recall, held_out_recall) = _memorises(train, seen[0], held, new)
 
     def events(head: ConcentrationHead) -> tuple[list[Events], Events]:
         if options.likelihood == "views":
@@ -265,13 +265,11 @@ def _fit_one(
     with torch.no_grad():
         bank.length.copy_(head.resultant_length(seen[0].inputs))
     to = "held-out items" if memorises else "training items"
-    own_recall, held_out_recall = recalls
-    fit = Fit(
+    return head, Fit(
         options.likelihood, len(train), labelled=0, predicted=0, held_out=len(held), fitted_to=to,
         own_recall=own_recall, held_out_recall=held_out_recall, inputs=names, held_out_loss=loss,
         calibration_error=error,
     )  # fmt: skip
-    return head, fit
 
 
 def _of_neighbours(

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from probcl.evaluation.bootstrap import Interval
 from probcl.evaluation.calibration import Reliability
 from probcl.evaluation.selective import RiskCoverage
+from probcl.report.words import measured
 
 __all__ = [
     "plot_answers", "plot_out_of_distribution", "plot_pareto", "plot_reliability",
@@ -91,7 +92,7 @@ def plot_answers(answers: Mapping[str, Mapping[str, Interval]]) -> tuple[Figure,
         values = np.array([answer.get(question, [np.nan] * 3) for answer in answers.values()])
         best = np.nanargmax(values[:, 0])
         spread = np.abs(values[:, 1:] - values[:, :1]).T
-        panel.axvline(0 if question in ("corruption", "truth") else 0.5, color="0.7", linewidth=1)
+        panel.axvline(measured(question)[1], color="0.7", linewidth=1)
         panel.errorbar(
             values[:, 0], place, xerr=spread, fmt="o", color=COLOURS[0], markersize=4, elinewidth=1
         )

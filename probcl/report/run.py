@@ -20,6 +20,7 @@ from probcl.report.pictures import Tiles
 from probcl.report.sections import sections_of
 from probcl.report.story import answers_of, opening, three_answers
 from probcl.report.tables import confusion_of, strips_of, unit_of
+from probcl.report.words import measured
 from probcl.runs import CLASSES, read_history, record_of_run
 from probcl.trust import read_config
 
@@ -137,8 +138,8 @@ def print_summary(metrics: Mapping[str, float], answers: Answers) -> None:
     uncertainty = Table(box=None)
     uncertainty.add_column("uncertainty", no_wrap=True)
     for question in best:
-        measure = "Spearman" if question in ("corruption", "truth") else "AUROC"
-        uncertainty.add_column(f"{question.replace('_', ' ')}\n{measure}", justify="right")
+        heading = f"{question.replace('_', ' ')}\n{measured(question)[0]}"
+        uncertainty.add_column(heading, justify="right")
     for score, answer in answers.items():
         cells = []
         for question, winner in best.items():

@@ -14,7 +14,7 @@ from probcl.evaluation import QUESTIONS
 from probcl.report.choice import FEW, best_score, finder, too_few
 from probcl.report.findings import Findings
 from probcl.report.verdict import when_to_trust
-from probcl.report.words import corruption, counted, meaning, percent
+from probcl.report.words import corruption, counted, meaning, measured, percent
 
 __all__ = ["Answered", "answers_of", "confused", "opening", "three_answers"]
 
@@ -65,7 +65,7 @@ def answers_of(found: Findings) -> list[Answered]:
             continue
         wrong = _wrong(found, question)
         score, (value, lower, upper) = best
-        chance = 0.0 if question in ("corruption", "truth") else 0.5
+        measure, chance = measured(question)
         if wrong is not None and too_few(wrong):
             errors = int(wrong.sum())
             such = f"only {counted(errors, 'such items')}" if errors else "no such items"
@@ -76,7 +76,6 @@ def answers_of(found: Findings) -> list[Answered]:
         if upper <= chance:
             answered.append(Answered(words, "", "no score tells more than chance"))
             continue
-        measure = "AUROC" if chance else "Spearman"
         interval = f"({lower:.2f} to {upper:.2f})"
         answered.append(Answered(words, score, f"{measure} {value:.3f} {interval}"))
     return answered

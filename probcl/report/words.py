@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probcl.evaluation import SCORES
 
-__all__ = ["corruption", "counted", "limit", "meaning", "percent"]
+__all__ = ["corruption", "counted", "limit", "meaning", "measured", "percent"]
 
 
 def percent(share: float, rounded: Callable[[float], float] = round) -> str:
@@ -26,6 +26,11 @@ def percent(share: float, rounded: Callable[[float], float] = round) -> str:
         digits += 1
     shown = f"{number():.{digits}f}".removesuffix(".0")
     return f"{shown} %"
+
+
+def measured(question: str) -> tuple[str, float]:
+    """Return what the answers to a question are measured by, and what chance gives."""
+    return ("Spearman", 0.0) if question in ("corruption", "truth") else ("AUROC", 0.5)
 
 
 def corruption(name: str) -> str:

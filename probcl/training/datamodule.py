@@ -242,9 +242,7 @@ class ImageData(LightningDataModule, ABC):
         batches of a test, the changes are left out.
         """
         train, test = (self._plain(part) for part in self.sets[:2])
-        count = len(test)  # type: ignore[arg-type]
-        if not count:
-            raise ValueError("the test set holds no image: give one with images, or leave it out.")
+        count = check_count("the number of test images", len(test))  # type: ignore[arg-type]
         limit = 1.0 if self.trainer is None else self.trainer.limit_test_batches
         limited = limit != 1 or isinstance(limit, int)  # 1.0 is all of them, 1 is one
         whole = self.example.dim() == 4 and not limited  # else vectors
